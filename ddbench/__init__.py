@@ -1,0 +1,1 @@
+"""ddbench: dataset distillation, benchmarked."""

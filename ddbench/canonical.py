@@ -1,0 +1,33 @@
+"""One way to write a value and one way to hash it: what recipes, caches, records and sets are keyed by."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def canonical_json(value: Any) -> str:
+    """Write plain data (dicts, lists, strings, finite numbers) as JSON that equal values share.
+
+    Keys are sorted, no white space, NaN and infinities are refused (ValueError). Tuples read as lists. A float
+    that is a whole number is written as Python writes it (`1.0`), so 1 and 1.0 differ: recipes are typed.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of `value`, as 64 hex digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def tensors_digest(tensors: Mapping[str, "torch.Tensor"], header: Any = None) -> str:
+    """SHA-256 over named tensors (name, dtype, shape, bytes; in the order of their names) and a plain header."""
+    total = hashlib.sha256(canonical_json(header).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        total.update(tensor.flatten().view(tensor.dtype).numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,30 @@
+"""The errors that people meet: each message is one clear line (what, where, allowed values)."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DDBenchError(Exception):
+    """A check or a job failed; the command line exits with code 1."""
+
+
+class UsageError(DDBenchError):
+    """Bad input: an unknown name, a wrong value, a broken file; the command line exits with code 2."""
+
+
+class JobFailed(DDBenchError):
+    """A job that can give no result, a diverged one say; recorded as failed with this reason."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """Build the error for a name that is not known, with the nearest names first.
+
+    Args:
+        kind: what the name should have been, in words: "data set", "method".
+        name: what was given.
+        known: every allowed name.
+    """
+    names = sorted(known)
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f": did you mean {', '.join(near)}?" if near else "."
+    return UsageError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}")

@@ -1,0 +1,85 @@
+"""Files that are whole or absent: atomic writes and locks between processes."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ddbench.errors import UsageError
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows has no fcntl; there, writers are not held apart
+    fcntl = None  # type: ignore[assignment]
+
+
+def make_folder(path: Path) -> Path:
+    """Create `path` and its parents; UsageError in one line where that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot create folder {path}: {error.strerror or error}") from error
+    return path
+
+
+def write_with(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write(temporary_path)` produce a file beside `path`, then move it into place in one step.
+
+    A reader sees the old file or the new one, never a part; after a failure (a full disk say) the old file
+    stands and the temporary one is gone. UsageError where the folder or file cannot be written.
+    """
+    make_folder(path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write bytes, or text as UTF-8, whole or not at all (see `write_with`)."""
+    payload = data.encode() if isinstance(data, str) else data
+    write_with(path, lambda temporary: temporary.write_bytes(payload) and None)
+
+
+def check_writable(path: Path) -> None:
+    """Raise UsageError now if `path` (a file to be written later) could not be written; leaves nothing behind."""
+    make_folder(path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=".probe.", dir=path.parent)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    os.close(handle)
+    with contextlib.suppress(OSError):
+        os.unlink(name)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock between processes on `path` (a hidden lock file beside it). Released if the holder dies."""
+    make_folder(path.parent)
+    try:
+        file = (path.parent / f".{path.name}.lock").open("a")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    with file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,34 @@
+"""Randomness is a key, not a stream: every draw comes from a generator seeded by what the draw is for.
+
+So a cache hit, a resume or another worker count shifts nothing. What libraries draw from torch's global
+generators (initialisers, dropout) runs inside `forked`.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ddbench.canonical import canonical_json
+
+Key = str | int
+
+
+def seed_of(seed: int, *key: Key) -> int:
+    """The 63-bit seed that stands for (seed, key): the head of the SHA-256 of their canonical JSON."""
+    head = hashlib.sha256(canonical_json([seed, *key]).encode()).digest()[:8]
+    return int.from_bytes(head, "big") >> 1
+
+
+def rng(seed: int, *key: Key) -> torch.Generator:
+    """A fresh CPU generator for one purpose: `rng(seed, "dsa", step)`."""
+    return torch.Generator().manual_seed(seed_of(seed, *key))
+
+
+@contextmanager
+def forked(seed: int, *key: Key) -> Iterator[None]:
+    """Run a block with torch's global generators (CPU, and CUDA where present) seeded by key, then restore them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_of(seed, *key))
+        yield

@@ -1,0 +1,49 @@
+"""Where things are kept, and defaults from the environment. Flags beat environment beat defaults."""
+
+import os
+from pathlib import Path
+
+from ddbench.errors import UsageError
+
+
+def cache_dir() -> Path:
+    """Stages, teachers, checkpoints, distilled sets: DDBENCH_CACHE, else ~/.cache/ddbench. Safe to delete."""
+    return Path(os.environ.get("DDBENCH_CACHE") or Path.home() / ".cache" / "ddbench").expanduser()
+
+
+def data_dir() -> Path:
+    """Downloaded data sets: DDBENCH_DATA, else `data` below the cache."""
+    named = os.environ.get("DDBENCH_DATA")
+    return Path(named).expanduser() if named else cache_dir() / "data"
+
+
+def results_dir() -> Path:
+    """Records: DDBENCH_RESULTS, else results/measured below the current folder."""
+    return Path(os.environ.get("DDBENCH_RESULTS") or Path("results") / "measured").expanduser()
+
+
+def default_threads() -> int:
+    """Threads per job: DDBENCH_THREADS, else 1. Part of every run's identity, so it never follows from --workers."""
+    return _positive("DDBENCH_THREADS", 1)
+
+
+def default_workers() -> int:
+    """Worker processes of a grid: DDBENCH_WORKERS, else 1."""
+    return _positive("DDBENCH_WORKERS", 1)
+
+
+def default_device() -> str:
+    """DDBENCH_DEVICE ("cpu" or "cuda"), else "auto": CUDA where torch finds it."""
+    name = os.environ.get("DDBENCH_DEVICE") or "auto"
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"DDBENCH_DEVICE={name!r}: allowed are auto, cpu, cuda")
+    return name
+
+
+def _positive(variable: str, default: int) -> int:
+    text = os.environ.get(variable)
+    if text is None:
+        return default
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"{variable}={text!r}: a whole number of at least 1 is needed")
+    return int(text)
