@@ -17,7 +17,10 @@ KINDS = {
     "ddbench.commands": "command",
     "ddbench.losses": "loss",
     "ddbench.schedules": "schedule",
+    "ddbench.optimizers": "optimizer",
     "ddbench.augmentations": "augmentation",
+    "ddbench.mixes": "mix",
+    "ddbench.views": "view kind",
 }
 
 

@@ -29,6 +29,6 @@ def rng(seed: int, *key: Key) -> torch.Generator:
 @contextmanager
 def forked(seed: int, *key: Key) -> Iterator[None]:
     """Run a block with torch's global generators (CPU, and CUDA where present) seeded by key, then restore them."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed_of(seed, *key))
         yield

@@ -1,0 +1,84 @@
+"""Losses of a student: what its logits are compared with, and how.
+
+A loss is called with the student's logits [b, K] and `Labels`, and gives the batch mean as a scalar.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch.nn import functional as F
+
+from ddbench.components import Components
+from ddbench.errors import UsageError
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a batch's images stand for.
+
+    Attributes:
+        classes: int64 [b].
+        logits: [b, K] from a teacher or a stored soft label, for the images as the student sees them; or none.
+        permutation, weight: of a mixed batch (CutMix, MixUp): image i holds `weight` of itself and the rest of image
+            `permutation[i]`. Logits are of the mixed image already.
+    """
+
+    classes: torch.Tensor
+    logits: torch.Tensor | None = None
+    permutation: torch.Tensor | None = None
+    weight: float = 1.0
+
+
+Loss = Callable[[torch.Tensor, Labels], torch.Tensor]
+
+
+def cross_entropy() -> Loss:
+    """Cross-entropy with the classes; in a mixed batch, the weighted sum over both images' classes."""
+
+    def loss(student: torch.Tensor, labels: Labels) -> torch.Tensor:
+        own = F.cross_entropy(student, labels.classes)
+        if labels.permutation is None:
+            return own
+        other = F.cross_entropy(student, labels.classes[labels.permutation])
+        return labels.weight * own + (1 - labels.weight) * other
+
+    return loss
+
+
+def kullback_leibler(temperature: Positive = 1.0, squared: bool = False) -> Loss:
+    """KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, times T^2 if `squared`."""
+
+    def loss(student: torch.Tensor, labels: Labels) -> torch.Tensor:
+        wanted = F.log_softmax(_logits(labels) / temperature, dim=1)
+        given = F.log_softmax(student / temperature, dim=1)
+        value = F.kl_div(given, wanted, reduction="batchmean", log_target=True)
+        return value * temperature**2 if squared else value
+
+    return loss
+
+
+def soft_cross_entropy(temperature: Positive = 1.0) -> Loss:
+    """Cross-entropy of the student (at temperature 1) with the probabilities softmax(teacher / T)."""
+
+    def loss(student: torch.Tensor, labels: Labels) -> torch.Tensor:
+        return F.cross_entropy(student, F.softmax(_logits(labels) / temperature, dim=1))
+
+    return loss
+
+
+def _logits(labels: Labels) -> torch.Tensor:
+    if labels.logits is None:
+        raise UsageError("this loss needs soft labels (labels = targets or teacher), but the recipe reads classes only")
+    return labels.logits
+
+
+LOSSES = Components(
+    "loss",
+    "ddbench.losses",
+    {"ce": cross_entropy, "kl": kullback_leibler, "soft-ce": soft_cross_entropy},
+)

@@ -1,0 +1,72 @@
+"""Learning-rate schedules and optimisers of a student, by name.
+
+A schedule is called with (step, steps, steps_per_epoch), step counted from 0, and gives the factor on the learning
+rate of that step.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from ddbench.components import Components
+
+Schedule = Callable[[int, int, float], float]
+Rate = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+def constant() -> Schedule:
+    """The learning rate as given, throughout."""
+    return lambda step, steps, steps_per_epoch: 1.0
+
+
+def step_at(at: Fraction = 0.5, factor: Rate = 0.1) -> Schedule:
+    """Times `factor` from the fraction `at` of the steps on; the optimiser keeps its momentum."""
+    return lambda step, steps, steps_per_epoch: factor if step >= at * steps else 1.0
+
+
+def step_every(epochs: Annotated[int, Field(ge=1)], factor: Rate) -> Schedule:
+    """Times `factor` after every so many epochs, again and again."""
+    return lambda step, steps, steps_per_epoch: factor ** int(step / steps_per_epoch / epochs)
+
+
+def cosine(stretch: Rate = 1.0) -> Schedule:
+    """(1 + cos(pi t / (stretch T))) / 2, per step: ends at 0; with stretch 2 it ends at half (CV-DD's eta)."""
+    return lambda step, steps, steps_per_epoch: (1 + math.cos(math.pi * step / (stretch * steps))) / 2
+
+
+SCHEDULES = Components(
+    "schedule",
+    "ddbench.schedules",
+    {"constant": constant, "step": step_at, "step-every": step_every, "cosine": cosine},
+)
+
+OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+
+
+def sgd(lr: Rate, momentum: Fraction = 0.0, weight_decay: NotNegative = 0.0) -> OptimizerFactory:
+    """Stochastic gradient descent; weight decay on every parameter."""
+    return lambda parameters: torch.optim.SGD(
+        parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True
+    )
+
+
+def adamw(lr: Rate, weight_decay: NotNegative = 0.01) -> OptimizerFactory:
+    """AdamW with betas (0.9, 0.999); weight decay only on tensors of 2 or more dimensions (not on biases and norms)."""
+
+    def make(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        everything = list(parameters)
+        groups = [
+            {"params": [p for p in everything if p.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in everything if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, fused=True)
+
+    return make
+
+
+OPTIMIZERS = Components("optimizer", "ddbench.optimizers", {"sgd": sgd, "adamw": adamw})

@@ -1,0 +1,179 @@
+"""Teachers: trained networks, kept by content, so that a soft label can always name who gave it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from ddbench import networks
+from ddbench.canonical import tensors_digest
+from ddbench.data import Dataset
+from ddbench.errors import UsageError
+from ddbench.files import write_atomic
+from ddbench.settings import cache_dir
+from ddbench.space import Space, make_space, transform_for
+from ddbench.stages import Stage, read_sealed, write_sealed
+from ddbench.student import CODE_VERSION, accuracy, train
+from ddbench.student_recipe import StudentRecipe
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A trained network with all that is needed to use it: name, shape, classes, the space that it reads, weights."""
+
+    network: str
+    dataset: str
+    split_hash: str
+    class_names: tuple[str, ...]
+    channels: int
+    side: int
+    space: Space
+    recipe_hash: str
+    state: dict[str, torch.Tensor]
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the weights, as plain data."""
+        return {
+            "network": self.network,
+            "dataset": self.dataset,
+            "split_hash": self.split_hash,
+            "class_names": list(self.class_names),
+            "channels": self.channels,
+            "side": self.side,
+            "space": self.space.to_json(),
+            "recipe_hash": self.recipe_hash,
+        }
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over facts and weights."""
+        return tensors_digest(self.state, self.facts())
+
+    def bytes(self) -> int:
+        """Size of the weights as stored."""
+        return sum(tensor.nbytes for tensor in self.state.values())
+
+    def module(self, device: torch.device) -> nn.Module:
+        """The network with its weights, in eval mode, without gradients."""
+        module = networks.create(
+            self.network, channels=self.channels, side=self.side, classes=len(self.class_names)
+        )
+        module.load_state_dict(self.state)
+        return module.to(device).eval().requires_grad_(False)
+
+
+def keep(teacher: Teacher) -> str:
+    """Put a teacher into the cache under its hash, and return the hash."""
+    path = cache_dir() / "teachers" / f"{teacher.hash}.safetensors"
+    if not path.exists():
+        write_sealed(path, teacher.state, teacher.facts())
+    return teacher.hash
+
+
+def recall(wanted: str) -> Teacher | None:
+    """The teacher with this hash, or None if the cache does not have it."""
+    product = read_sealed(cache_dir() / "teachers" / f"{wanted}.safetensors")
+    if product is None or product.hash != wanted:
+        return None
+    facts = {**product.info, "class_names": tuple(product.info["class_names"])}
+    return Teacher(**{**facts, "space": Space.from_json(facts["space"])}, state=product.tensors)
+
+
+def require(wanted: str) -> Teacher:
+    """The teacher with this hash; UsageError if it is not in the cache."""
+    teacher = recall(wanted)
+    if teacher is None:
+        raise UsageError(
+            f"teacher {wanted[:12]} is not in the cache ({cache_dir() / 'teachers'}): "
+            "distil the set again here, or put the teacher's file there"
+        )
+    return teacher
+
+
+def reference_teacher(
+    recipe: StudentRecipe,
+    dataset: Dataset,
+    device: torch.device,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Teacher:
+    """The teacher of a soft protocol: trained once by `recipe` on the whole training split, in `normalised` space.
+
+    Args:
+        recipe: the teacher's recipe, part of the protocol's digest.
+        dataset: its training split is read; the test split is not.
+        device: where to train, if it is not cached.
+        seed: stage seed.
+        progress: called with (steps done, steps).
+    """
+    space = make_space("normalised", dataset)
+    key = {
+        "recipe": recipe.model_dump(mode="json"),
+        "dataset": dataset.id,
+        "split_hash": dataset.train.hash,
+        "space": space.to_json(),
+        "precision": "float32",
+        "code": CODE_VERSION,
+        "seed": seed,
+    }
+    stage = Stage("reference-teacher", key)
+
+    def known() -> Teacher | None:
+        product = stage.load("product")
+        return recall(product.info["teacher"]) if product else None
+
+    teacher = known()
+    if teacher is None:
+        with stage.locked():
+            teacher = known()
+            if teacher is None:
+                teacher = _train_teacher(recipe, dataset, space, device, seed, progress)
+                stage.save("product", {}, {"teacher": keep(teacher)})
+    return teacher
+
+
+def _train_teacher(
+    recipe: StudentRecipe,
+    dataset: Dataset,
+    space: Space,
+    device: torch.device,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> Teacher:
+    shape = {"channels": dataset.channels, "side": dataset.side}
+    network = networks.create(
+        recipe.network, **shape, classes=len(dataset.class_names), seed=seed, key=("reference-teacher",)
+    ).to(device)
+    images = transform_for(space, dataset).encode(dataset.train.read().float() / 255).to(device)
+    train(network, images, dataset.train.labels.to(device), recipe, seed=seed, progress=progress)
+    return Teacher(
+        network=recipe.network,
+        dataset=dataset.id,
+        split_hash=dataset.train.hash,
+        class_names=dataset.class_names,
+        **shape,
+        space=space,
+        recipe_hash=recipe.hash(),
+        state={name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()},
+    )
+
+
+def measured_accuracy(teacher: Teacher, dataset: Dataset, device: torch.device) -> float:
+    """Top-1 of a sealed teacher on the test split, a fraction; measured once and kept beside the teacher.
+
+    For people and records only: no method ever sees it.
+    """
+    path = cache_dir() / "teachers" / f"{teacher.hash}.accuracy.json"
+    key = f"{dataset.id} {dataset.test.hash}"
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return float(kept[key])
+    except (OSError, ValueError, KeyError, TypeError):
+        measured = accuracy(teacher.module(device), dataset.test, transform_for(teacher.space, dataset), device).top1
+        write_atomic(path, json.dumps({key: measured}) + "\n")
+        return measured

@@ -1,0 +1,9 @@
+"""The set's own student recipe, played as its method says: optimiser, learned step size, loss, labels, epochs."""
+
+from ddbench.protocol import Protocol
+
+SHIPPED_V1 = Protocol(
+    name="shipped-v1",
+    version=1,
+    summary="the student recipe that travels in the set; last step scored like everywhere",
+)
