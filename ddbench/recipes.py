@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from ddbench.canonical import digest
 from ddbench.data import Dataset
 from ddbench.errors import UsageError, unknown
-from ddbench.method import Hyper, Method
+from ddbench.method import Hyper, Method, find_method
 from ddbench.networks import canonical
 
 GENERIC = "generic"
@@ -117,6 +117,22 @@ class Resolved:
     def hash(self) -> str:
         """SHA-256 of the recipe as canonical JSON."""
         return digest(self.to_json())
+
+
+def restore(plain: Mapping[str, Any], source: str = "") -> Resolved:
+    """The resolved recipe that `Resolved.to_json` wrote down, for another process or from a record."""
+    method = find_method(plain["method"])
+    budget = plain["budget"]
+    return Resolved(
+        method=method,
+        dataset=plain["dataset"],
+        split_hash=plain["split_hash"],
+        budget=Budget(budget.get("ipc"), budget.get("fraction")),
+        network=plain["network"],
+        hyper=_validate(method, plain["hyper"], f"recipe {plain['name']}"),
+        name=plain["name"],
+        source=source,
+    )
 
 
 def parse(text: str, where: str) -> RecipeFile:
@@ -224,7 +240,7 @@ def _is_path(recipe: str) -> bool:
 def _choose(
     file: RecipeFile, method: Method, dataset: Dataset, budget: Budget, recipe: str | None
 ) -> RecipeEntry:
-    if recipe == GENERIC or (recipe is None and not method.hyper.model_fields and not file.recipe):
+    if recipe == GENERIC or (recipe is None and not file.recipe):
         source = "the method's defaults, for a cell without a published recipe"
         return RecipeEntry(name=GENERIC, dataset=dataset.id, all=True, source=source)
     fitting = entries_for(file, dataset.id, budget)

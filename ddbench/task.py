@@ -1,0 +1,247 @@
+"""Task: all that a method is given. No test split, no paths, no device calls, no printing."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ddbench import networks
+from ddbench.checkpoints import Checkpoint
+from ddbench.data import Dataset
+from ddbench.errors import JobFailed, UsageError
+from ddbench.progress import Reporter
+from ddbench.randomness import Key, forked, rng
+from ddbench.recipes import Budget
+from ddbench.space import Space, make_space, transform_for
+from ddbench.stages import Product, Stage
+from ddbench.synset import SynSet
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """What a method may know of the data set. `labels` are those of the training split (of what `tensors` gives)."""
+
+    id: str
+    class_names: tuple[str, ...]
+    channels: int
+    side: int
+    flip: bool
+    split_hash: str
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A held-out part of the training split: images by space, and int64 labels."""
+
+    images: Callable[[Space], torch.Tensor]
+    labels: torch.Tensor
+
+
+def stratified(labels: torch.Tensor, fraction: float, *key: Key) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split places 0..n-1 into (kept, held), the same fraction of every class held, fixed by key; both sorted.
+
+    Raises:
+        UsageError: the fraction is not inside (0, 1), or leaves a class without an image on either side.
+    """
+    if not 0 < fraction < 1:
+        raise UsageError(f"holdout fraction must be inside (0, 1), not {fraction}")
+    kept, held = [], []
+    for c in labels.unique(sorted=True).tolist():
+        places = (labels == c).nonzero()[:, 0]
+        order = places[torch.randperm(len(places), generator=rng(0, "holdout", *key, c))]
+        count = round(fraction * len(places))
+        if not 0 < count < len(places):
+            raise UsageError(f"a holdout of {fraction} of class {c}'s {len(places)} images leaves one side empty")
+        held.append(order[:count])
+        kept.append(order[count:])
+    return torch.cat(kept).sort().values, torch.cat(held).sort().values
+
+
+class Task:
+    """The training split, the budget, the distillation network, keyed randomness, cached stages and checkpoints."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        budget: Budget,
+        network: str,
+        seed: int,
+        device: torch.device,
+        *,
+        reporter: Reporter | None = None,
+        checkpoint: Checkpoint | None = None,
+        stage_seed: int = 0,
+    ) -> None:
+        """Made by the runner; `network` is canonical, `seed` the synthesis seed."""
+        self._source = dataset
+        self._kept: torch.Tensor | None = None
+        self._reserved: float | None = None
+        self._cached: dict[Space, torch.Tensor] = {}
+        self._reporter = reporter or Reporter()
+        self._checkpoint = checkpoint or Checkpoint(None)
+        self.budget, self.network, self.seed, self.device = budget, network, seed, device
+        self.ipc, self.fraction, self.stage_seed = budget.ipc, budget.fraction, stage_seed
+        self.dataset = self._describe(dataset.train.labels)
+        self.teachers: dict[str, dict[str, Any]] = {}
+        """Facts of the teachers and experts used, by hash; a method adds to it, the record shows it."""
+
+    def _describe(self, labels: torch.Tensor) -> TaskData:
+        source = self._source
+        return TaskData(
+            source.id, source.class_names, source.channels, source.side, source.flip, source.train.hash, labels
+        )
+
+    def rng(self, *key: Key) -> torch.Generator:
+        """A fresh generator for one purpose of this synthesis seed."""
+        return rng(self.seed, *key)
+
+    def forked(self, *key: Key) -> AbstractContextManager[None]:
+        """Torch's global generators keyed within a block, for what a library draws."""
+        return forked(self.seed, *key)
+
+    def space(self, kind: str) -> Space:
+        """The data set's "pixel", "normalised" or "zca" space."""
+        return make_space(kind, self._source)
+
+    def holdout(self, fraction: float) -> Held:
+        """Set a fixed, stratified part of the training split aside; `tensors` and stages then do without it.
+
+        Raises:
+            UsageError: `tensors` was asked for before, or another fraction was.
+        """
+        if self._reserved not in (None, fraction) or (self._reserved is None and self._cached):
+            raise UsageError("holdout must be asked for once, before the training images are")
+        kept, held = stratified(self._source.train.labels, fraction, self._source.train.hash)
+        self._reserved, self._kept = fraction, kept
+        self.dataset = self._describe(self._source.train.labels[kept])
+        return Held(lambda space: self._encode(space, held), self._source.train.labels[held].to(self.device))
+
+    def tensors(self, space: Space) -> tuple[torch.Tensor, torch.Tensor]:
+        """Training images float32 [n, C, H, W] in `space` and int64 labels [n], on the device.
+
+        Raises:
+            UsageError: the split is too large to be held; use `batches`.
+        """
+        if not self._source.train.resident:
+            raise UsageError(f"{self._source.id} does not fit in memory: this method needs tensors(), not batches()")
+        if space not in self._cached:
+            self._cached = {space: self._encode(space, self._kept)}  # one space at a time: they are large
+        return self._cached[space], self.dataset.labels.to(self.device)
+
+    def batches(self, space: Space, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """The training split in index order: images, labels and places, `size` at a time, on the device."""
+        for places in torch.arange(len(self.dataset.labels)).split(size):
+            origin = places if self._kept is None else self._kept[places]
+            yield self._encode(space, origin), self.dataset.labels[places].to(self.device), places
+
+    def _encode(self, space: Space, indices: torch.Tensor | None) -> torch.Tensor:
+        pixels = self._source.train.read(indices).to(self.device)
+        return transform_for(space, self._source).to(self.device).encode(pixels.float() / 255)
+
+    def read(self, space: Space, places: torch.Tensor) -> torch.Tensor:
+        """Some training images, by their places in `dataset.labels`: float32 [b, C, H, W] in `space`, on the device."""
+        places = places.cpu()
+        return self._encode(space, places if self._kept is None else self._kept[places])
+
+    def class_indices(self) -> list[torch.Tensor]:
+        """Places of each class's images in `dataset.labels`, int64, in class order."""
+        labels = self.dataset.labels
+        return [(labels == c).nonzero()[:, 0] for c in range(len(self.dataset.class_names))]
+
+    def create_network(self, *key: Key, name: str | None = None) -> nn.Module:
+        """The distillation network (or another), freshly initialised by key, on the device, in train mode."""
+        data = self.dataset
+        network = networks.create(
+            name or self.network,
+            channels=data.channels,
+            side=data.side,
+            classes=len(data.class_names),
+            seed=self.seed,
+            key=key,
+        )
+        return network.to(self.device).train()
+
+    def stage(
+        self,
+        name: str,
+        key: Mapping[str, Any],
+        build: Callable[[], tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]],
+    ) -> Product:
+        """A cached product; `key` says how it is made, data set, holdout, precision and stage seed are added.
+
+        `build` must draw by `stage_seed`, never by the synthesis seed: runs of all seeds share the product.
+        """
+        return self.open_stage(name, key).product(build)
+
+    def open_stage(self, name: str, key: Mapping[str, Any]) -> Stage:
+        """The stage itself, for products made of several entries (experts, committees)."""
+        full = {
+            "method": dict(key),
+            "dataset": self.dataset.id,
+            "split_hash": self.dataset.split_hash,
+            "holdout": self._reserved,
+            "precision": "float32",
+            "seed": self.stage_seed,
+        }
+        return Stage(name, full)
+
+    def resume(self) -> Any:
+        """The state of the last checkpoint, or None: nested dicts and lists of tensors and plain values."""
+        return self._checkpoint.load()
+
+    def checkpoint(self, state: Callable[[], Any]) -> None:
+        """Offer a state; it is computed and saved when a minute has passed since the last one."""
+        self._checkpoint.save_when_due(state)
+
+    def loop(self, start: int, total: int, label: str) -> Iterator[int]:
+        """Count from `start` to `total` - 1, with progress and an estimate."""
+        for step in range(start, total):
+            yield step
+            self._reporter.advance(label, step + 1, total)
+
+    def report(self, step: int | None = None, **metrics: float) -> None:
+        """Numbers for whoever watches: the loss, say."""
+        self._reporter.metrics(step, metrics)
+
+    def synset(
+        self,
+        *,
+        space: Space,
+        classes: torch.Tensor,
+        images: torch.Tensor | None = None,
+        indices: torch.Tensor | None = None,
+        **more: Any,
+    ) -> SynSet:
+        """The method's result.
+
+        Args:
+            space: that the images live in.
+            classes: int64 [n].
+            images: float32 [n, C, H, W] in `space`, or uint8 with a codec; or
+            indices: int64 [n], places in `dataset.labels`.
+            more: other fields of `SynSet`.
+
+        Raises:
+            JobFailed: the images are not finite: the distillation diverged.
+        """
+        if images is not None and not bool(torch.isfinite(images).all()):
+            raise JobFailed("the distillation diverged: its images are not finite")
+        if indices is not None:
+            indices = indices.cpu() if self._kept is None else self._kept[indices.cpu()]
+        data = self.dataset
+        return SynSet(
+            dataset=data.id,
+            split_hash=data.split_hash,
+            class_names=data.class_names,
+            channels=data.channels,
+            side=data.side,
+            classes=classes.detach().cpu(),
+            space=space,
+            images=None if images is None else images.detach().cpu().contiguous(),
+            indices=indices,
+            **more,
+        )
