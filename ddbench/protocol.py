@@ -26,7 +26,7 @@ class Tier:
     student: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Protocol:
     """A protocol as a constant: everything that decides a score, and nothing that may vary unseen.
 
@@ -47,7 +47,7 @@ class Protocol:
     tiers: tuple[Tier, ...] = ()
     teacher: tuple[Tier, ...] = ()
     smallest: int = 1
-    accuracies: Mapping[str, float] = field(default_factory=dict, compare=False)
+    accuracies: Mapping[str, float] = field(default_factory=dict)
     """Reference teacher's test accuracy by data set id, for flagging one that is off; not part of the digest."""
 
     @property

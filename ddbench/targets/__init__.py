@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 GROUP = "ddbench.targets"
 
-__all__ = ["Binding", "TargetKind", "Targets", "find_target_kind", "targets_of"]
+__all__ = ["Binding", "TargetKind", "Targets", "find_target_kind", "online_teacher", "targets_of"]
 
 
 @dataclass(frozen=True)
@@ -67,3 +67,8 @@ def targets_of(synset: SynSet) -> tuple[TargetKind, Targets]:
     kind = find_target_kind(synset.targets.kind)
     kind.check(synset)
     return kind, synset.targets
+
+
+def online_teacher(teacher: "Teacher") -> Targets:
+    """Targets that ask one teacher, with weight 1. The teacher must be in the cache (`ddbench.teachers.keep`)."""
+    return Targets("teachers", {"teachers": [{"hash": teacher.hash, "weight": 1.0}]})

@@ -73,9 +73,4 @@ def _committee(synset: SynSet) -> list[tuple[Teacher, float]]:
     return [(require(entry["hash"]), entry["weight"]) for entry in synset.targets.params["teachers"]]
 
 
-def online_teacher(teacher: Teacher) -> Targets:
-    """Targets that ask one teacher, with weight 1. The teacher must be in the cache (`ddbench.teachers.keep`)."""
-    return Targets("teachers", {"teachers": [{"hash": teacher.hash, "weight": 1.0}]})
-
-
 TEACHERS = Teachers()

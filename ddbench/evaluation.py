@@ -1,0 +1,296 @@
+"""One student under one protocol: from a SynSet to a record with one run."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from ddbench import networks, plugins
+from ddbench.canonical import digest
+from ddbench.data import Dataset
+from ddbench.environment import commit, versions
+from ddbench.errors import JobFailed, UsageError
+from ddbench.protocol import Protocol
+from ddbench.records import Record, Run, SynSetFacts, TeacherFacts, now
+from ddbench.space import Space, transform_for
+from ddbench.storage import bytes_of
+from ddbench.student import Labeller, accuracy, train
+from ddbench.student_recipe import StudentRecipe
+from ddbench.synset import SynSet, check_dataset
+from ddbench.targets import Binding, online_teacher, targets_of
+from ddbench.teachers import Teacher, measured_accuracy, reference_teacher
+
+log = logging.getLogger("ddbench")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a job computes: part of every run's identity, and of the key of a distilled set.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        threads: of the job, on a CPU.
+        precision: "float32".
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    precision: str = "float32"
+
+    def apply(self) -> torch.device:
+        """Set this process's threads and give the device."""
+        torch.set_num_threads(self.threads)
+        return torch.device(self.device)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields of a run that say how it was computed."""
+        return {
+            "device": self.device,
+            "precision": self.precision,
+            "compiled": False,
+            "stacked": False,
+            "threads": self.threads,
+            "build": torch.__version__,
+        }
+
+
+@dataclass(frozen=True)
+class NotScored(Exception):  # noqa: N818 - not an error: a definition
+    """A protocol does not apply to a set: `shipped-v1` where the set ships no student recipe."""
+
+    reason: str
+
+
+def student_recipe(synset: SynSet, dataset: Dataset, protocol: Protocol, network: str | None) -> StudentRecipe:
+    """The training of a student on this set: the protocol's, or the set's own.
+
+    Raises:
+        NotScored: the protocol plays the set's own recipe, and the set has none.
+    """
+    if not protocol.shipped:
+        return protocol.student(dataset, network)
+    own = synset.student_recipe
+    if own is None:
+        raise NotScored(f"the set ships no student recipe, so {protocol.name} does not score it")
+    name = networks.canonical(network or own.network, side=dataset.side)
+    return own.model_copy(update={"network": name})
+
+
+def evaluate_once(
+    synset: SynSet,
+    dataset: Dataset,
+    protocol: Protocol,
+    *,
+    seed: int,
+    setting: Setting,
+    network: str | None = None,
+    label: str | None = None,
+    borrowed: str | None = None,
+    progress: Progress | None = None,
+) -> Record:
+    """Train one student on a set and test it; the record holds this one run.
+
+    A student that diverges gives a failed run with its reason. See `base_record` for `label` and `borrowed`.
+
+    Raises:
+        NotScored: the protocol does not apply to this set.
+        UsageError: the set does not fit the data set, the network is unknown, a teacher is missing.
+    """
+    check_dataset(synset, dataset)
+    device = setting.apply()
+    recipe = student_recipe(synset, dataset, protocol, network)
+    reference = _reference(protocol, dataset, device, progress)
+    record = base_record(synset, protocol, recipe, label=label, borrowed=borrowed)
+    teachers = {reference.hash: (reference, True)} if reference else {}
+    if recipe.labels == "targets":
+        kind, _ = targets_of(synset)
+        teachers |= {teacher.hash: (teacher, False) for teacher in kind.teachers(synset)}
+    facts = {key: _teacher_facts(teacher, dataset, device, is_ref) for key, (teacher, is_ref) in teachers.items()}
+    for key, (_, is_reference) in teachers.items():
+        _flag(protocol, dataset, facts[key], is_reference)
+    run = _run(synset, dataset, protocol, recipe, reference, seed, setting, progress)
+    return record.model_copy(
+        update={
+            "synsets": {synset.hash: _synset_facts(synset, dataset, protocol, reference)},
+            "teachers": facts,
+            "runs": [run.model_copy(update={"teacher": next(iter(facts), None)})],
+        }
+    )
+
+
+def _reference(
+    protocol: Protocol, dataset: Dataset, device: torch.device, progress: Progress | None
+) -> Teacher | None:
+    recipe = protocol.reference(dataset)
+    return reference_teacher(recipe, dataset, device, progress=progress) if recipe else None
+
+
+def _run(
+    synset: SynSet,
+    dataset: Dataset,
+    protocol: Protocol,
+    recipe: StudentRecipe,
+    reference: Teacher | None,
+    seed: int,
+    setting: Setting,
+    progress: Progress | None,
+) -> Run:
+    device = torch.device(setting.device)
+    head, dirty = commit()
+    about = {
+        "seed": seed,
+        "synset": synset.hash,
+        **setting.identity(),
+        "versions": versions(),
+        "commit": head,
+        "dirty": dirty,
+        "date": now(),
+    }
+    images, classes, space = training_images(synset, dataset, reference if protocol.space == "teacher" else None)
+    network = networks.create(
+        recipe.network,
+        channels=dataset.channels,
+        side=dataset.side,
+        classes=len(dataset.class_names),
+        seed=seed,
+        key=("student",),
+    ).to(device)
+    try:
+        labeller = _labeller(recipe, synset, dataset, reference, device)
+        images, classes = images.to(device), classes.to(device)
+        done = train(network, images, classes, recipe, seed=seed, labeller=labeller, progress=progress)
+    except JobFailed as failure:
+        return Run(**about, status="failed", reason=str(failure))
+    found = accuracy(network, dataset.test, transform_for(space, dataset), device)
+    return Run(
+        **about,
+        status="ok",
+        top1=found.top1,
+        top5=found.top5,
+        per_class=found.per_class,
+        seconds=round(done.seconds, 3),
+        steps=done.steps,
+        final_loss=done.final_loss,
+    )
+
+
+def training_images(
+    synset: SynSet, dataset: Dataset, teacher: Teacher | None = None
+) -> tuple[torch.Tensor, torch.Tensor, Space]:
+    """What a student trains on: images float32 [n, C, H, W], int64 classes [n], and the space that they live in.
+
+    With a teacher, the set is mapped once into the teacher's space.
+    """
+    if synset.views is not None:
+        plugins.find("ddbench.views", synset.views.kind)  # none is built in yet: says which are known
+    images = synset.pixels(dataset)
+    if teacher is None or teacher.space == synset.space:
+        return images, synset.classes, synset.space
+    decoded = transform_for(synset.space, dataset).decode(images)
+    return transform_for(teacher.space, dataset).encode(decoded), synset.classes, teacher.space
+
+
+def _labeller(
+    recipe: StudentRecipe, synset: SynSet, dataset: Dataset, reference: Teacher | None, device: torch.device
+) -> Labeller | None:
+    if recipe.labels == "classes":
+        return None
+    if recipe.labels == "targets":
+        kind, _ = targets_of(synset)
+        return kind.bind(Binding(synset, dataset, device))
+    if reference is None:
+        raise UsageError("the student recipe asks for the reference teacher, which only a soft protocol has")
+    in_its_space = replace(synset, space=reference.space, targets=online_teacher(reference))
+    kind, _ = targets_of(in_its_space)
+    return kind.bind(Binding(in_its_space, dataset, device))
+
+
+def base_record(
+    synset: SynSet,
+    protocol: Protocol,
+    recipe: StudentRecipe,
+    *,
+    label: str | None = None,
+    borrowed: str | None = None,
+) -> Record:
+    """The record of a set under a protocol, without runs.
+
+    Args:
+        synset: distilled here (its provenance has recipe and seed) or imported (its hash stands in for them).
+        protocol: the protocol.
+        recipe: the resolved student recipe, whose network is the student network.
+        label: name of an imported set's method.
+        borrowed: of a baseline that borrows a set's student recipe: who from.
+    """
+    made = synset.provenance
+    distilled = made.recipe_hash is not None and made.seed is not None
+    plain = made.recipe if distilled else {"name": "imported", "method": label or made.method}
+    own = synset.student_recipe
+    return Record(
+        protocol=protocol.name,
+        protocol_version=protocol.version,
+        protocol_digest=protocol.digest(),
+        dataset=synset.dataset,
+        budget=plain["budget"] if distilled else _budget_of(synset),
+        student_network=recipe.network,
+        distill_network=plain["network"] if distilled else None,
+        student_recipe_hash=own.hash() if protocol.shipped and own else None,
+        method=plain["method"],
+        recipe=plain,
+        recipe_hash=made.recipe_hash if distilled else digest(plain),
+        synthesis_seed=made.seed if distilled else None,
+        imported=None if distilled else synset.hash,
+        borrowed=borrowed,
+    )
+
+
+def _budget_of(synset: SynSet) -> dict[str, Any]:
+    """IPC of an imported set: the largest class's count; balance is a property of the set, not of the budget."""
+    return {"ipc": max(synset.per_class())}
+
+
+def _synset_facts(
+    synset: SynSet, dataset: Dataset, protocol: Protocol, reference: Teacher | None
+) -> SynSetFacts:
+    made = synset.provenance
+    cost = {"seconds": made.seconds, "peak_memory": made.peak_memory}
+    plain = {key: value for key, value in made.environment.items() if not isinstance(value, dict)}
+    return SynSetFacts(
+        images=len(synset),
+        bytes=_counted(synset, dataset, protocol, reference),
+        cost={name: float(value) for name, value in cost.items() if value is not None},
+        environment={**plain, **made.environment.get("versions", {})},
+        codec=synset.codec if synset.images is not None else "indices",
+        space=synset.space.kind,
+    )
+
+
+@lru_cache(maxsize=64)
+def _counted(synset: SynSet, dataset: Dataset, protocol: Protocol, reference: Teacher | None) -> dict[str, int]:
+    return bytes_of(synset, dataset, protocol, reference)
+
+
+def _teacher_facts(teacher: Teacher, dataset: Dataset, device: torch.device, reference: bool) -> TeacherFacts:
+    return TeacherFacts(
+        network=teacher.network,
+        accuracy=measured_accuracy(teacher, dataset, device),
+        reference=reference,
+        recipe_hash=teacher.recipe_hash,
+    )
+
+
+def _flag(protocol: Protocol, dataset: Dataset, facts: TeacherFacts, is_reference: bool) -> None:
+    """Warn where a reference teacher is more than a point off the accuracy that is kept for its data set."""
+    kept = protocol.accuracies.get(dataset.id)
+    if is_reference and kept is not None and abs(facts.accuracy - kept) > 0.01:
+        log.warning(
+            "the reference teacher of %s on %s reaches %.1f %%, more than a point off the %.1f %% kept for it",
+            protocol.name,
+            dataset.id,
+            100 * facts.accuracy,
+            100 * kept,
+        )

@@ -1,0 +1,237 @@
+"""Jobs: distil one set, train one student. Plain values in, files and records out; idempotent by key.
+
+What a job needs is named, not held (data set by name, set by file), so that it can run in another process.
+"""
+
+import inspect
+import json
+import logging
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ddbench.borrowing import borrow
+from ddbench.canonical import canonical_json, digest
+from ddbench.checkpoints import Checkpoint
+from ddbench.data import Dataset, load_dataset
+from ddbench.environment import environment
+from ddbench.errors import JobFailed, UsageError
+from ddbench.evaluation import Setting, evaluate_once
+from ddbench.files import locked
+from ddbench.meter import Meter
+from ddbench.method import Method
+from ddbench.progress import Reporter
+from ddbench.protocol import find_protocol
+from ddbench.recipes import Resolved, restore
+from ddbench.records import Record
+from ddbench.settings import cache_dir
+from ddbench.synset import SynSet, load, save
+from ddbench.task import Task
+
+log = logging.getLogger("ddbench")
+
+
+@dataclass(frozen=True)
+class DataName:
+    """How a data set is named on the command line: "digits", or "folder:PATH" with a name of its own."""
+
+    name: str
+    dataset_name: str | None = None
+
+    def load(self) -> Dataset:
+        """The data set; memoised per process."""
+        return load_dataset(self.name, dataset_name=self.dataset_name)
+
+
+@dataclass(frozen=True)
+class DistillJob:
+    """One distillation.
+
+    Attributes:
+        data: the data set.
+        recipe: the resolved recipe as canonical JSON.
+        source: where the recipe comes from.
+        seed: synthesis seed.
+        setting: how to compute.
+    """
+
+    data: DataName
+    recipe: str
+    source: str
+    seed: int
+    setting: Setting
+
+    @classmethod
+    def of(cls, data: DataName, recipe: Resolved, seed: int, setting: Setting) -> "DistillJob":
+        """The job that makes a set by a resolved recipe."""
+        return cls(data, canonical_json(recipe.to_json()), recipe.source, seed, setting)
+
+    def resolved(self) -> Resolved:
+        """The recipe, read back."""
+        return restore(json.loads(self.recipe), self.source)
+
+    @property
+    def key(self) -> str:
+        """Digest of recipe, seed, setting and the method's source: the set's name in the cache."""
+        resolved = self.resolved()
+        setting = {"device": self.setting.device, "threads": self.setting.threads, "precision": self.setting.precision}
+        return digest([resolved.hash, self.seed, setting, source_digest(resolved.method)])[:32]
+
+    @property
+    def path(self) -> Path:
+        """Where the finished set is kept."""
+        return cache_dir() / "synsets" / f"{self.key}.safetensors"
+
+    def label(self) -> str:
+        """For people: "dm on digits, IPC 1, seed 0"."""
+        recipe = self.resolved()
+        return f"{recipe.method.name} on {recipe.dataset}, {recipe.budget}, seed {self.seed}"
+
+
+@cache
+def _file_digest(path: str) -> str:
+    return digest(Path(path).read_text(encoding="utf-8"))
+
+
+def source_digest(method: Method) -> str:
+    """Digest of the method's module and of the engines beside it, so that an edited method never meets an old set."""
+    try:
+        module = Path(inspect.getfile(method.distill))
+    except TypeError:
+        return ""
+    engines = sorted((module.parent / "engines").glob("*.py"))
+    return digest([_file_digest(str(path)) for path in (module, *engines)])
+
+
+def finished(job: DistillJob) -> SynSet | None:
+    """The cached set of a job, or None. A damaged one is logged, removed, and counts as absent."""
+    if not job.path.exists():
+        return None
+    try:
+        return load(job.path)
+    except UsageError as error:
+        log.warning("cached set is damaged: made again (%s)", error)
+        job.path.unlink(missing_ok=True)
+        return None
+
+
+def distill_job(job: DistillJob, reporter: Reporter | None = None) -> SynSet:
+    """Make the set of a job, or take it from the cache; a stopped run goes on from its last checkpoint.
+
+    Two processes that want the same set make it once.
+
+    Raises:
+        JobFailed: the method says that it diverged.
+        UsageError: the data set is missing, the budget is above a class's size, ...
+    """
+    found = finished(job)
+    if found is not None:
+        return found
+    with locked(job.path):
+        found = finished(job)
+        if found is None:
+            found = _distill(job, reporter or Reporter())
+            save(found, job.path)
+            _checkpoint(job).clear()
+    return found
+
+
+def _checkpoint(job: DistillJob) -> Checkpoint:
+    return Checkpoint(cache_dir() / "checkpoints" / f"{job.key}.safetensors")
+
+
+def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
+    recipe, device = job.resolved(), job.setting.apply()
+    dataset = job.data.load()
+    check_budget(recipe, dataset)
+    task = Task(
+        dataset,
+        recipe.budget,
+        recipe.network,
+        job.seed,
+        device,
+        reporter=reporter,
+        checkpoint=_checkpoint(job),
+    )
+    with Meter(device) as meter:
+        synset = recipe.method.distill(task, recipe.hyper)
+    check_balance(synset, recipe)
+    return synset.with_provenance(
+        method=recipe.method.name,
+        recipe=recipe.to_json(),
+        recipe_hash=recipe.hash,
+        seed=job.seed,
+        seconds=round(meter.seconds, 3),
+        peak_memory=meter.peak_memory,
+        environment={**environment(), "device": job.setting.device, "precision": job.setting.precision},
+        teachers=task.teachers,
+        note=recipe.source,
+    )
+
+
+def check_budget(recipe: Resolved, dataset: Dataset) -> None:
+    """Raise UsageError if the budget asks for more images of a class than there are."""
+    ipc = recipe.budget.ipc
+    if ipc is None:
+        return
+    counts = dataset.train.labels.bincount(minlength=len(dataset.class_names))
+    smallest = int(counts.argmin())
+    if ipc > int(counts[smallest]):
+        raise UsageError(
+            f"IPC {ipc} is above the size of class {dataset.class_names[smallest]!r} of {dataset.id}: "
+            f"{int(counts[smallest])} training images"
+        )
+
+
+def check_balance(synset: SynSet, recipe: Resolved) -> None:
+    """Raise JobFailed if a method that declares balance gives a class more or fewer images than the IPC."""
+    ipc = recipe.budget.ipc
+    if ipc is not None and recipe.method.balanced and any(count != ipc for count in synset.per_class()):
+        raise JobFailed(f"{recipe.method.name} gave {synset.per_class()} images per class, not {ipc} each")
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """One student on one set.
+
+    Attributes:
+        data: the data set.
+        synset: the set's file.
+        protocol: its name.
+        network: student network; None: the protocol's default.
+        seed: evaluation seed.
+        setting: how to compute.
+        lender: file of the set whose student recipe a baseline borrows.
+        label: method name of an imported set.
+    """
+
+    data: DataName
+    synset: Path
+    protocol: str
+    network: str | None
+    seed: int
+    setting: Setting
+    lender: Path | None = None
+    label: str | None = None
+
+
+def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:
+    """Train and test the student of a job; see `ddbench.evaluation.evaluate_once` for what it raises."""
+    dataset, synset, borrowed = job.data.load(), load(job.synset), None
+    if job.lender is not None:
+        lender = load(job.lender)
+        synset, borrowed = borrow(synset, lender, dataset), lender.provenance.method
+    show = reporter or Reporter()
+    label = f"{synset.provenance.method}, {job.protocol}, seed {job.seed}"
+    return evaluate_once(
+        synset,
+        dataset,
+        find_protocol(job.protocol),
+        seed=job.seed,
+        setting=job.setting,
+        network=job.network,
+        label=job.label,
+        borrowed=borrowed,
+        progress=lambda done, total: show.advance(label, done, total),
+    )
+
