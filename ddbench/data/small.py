@@ -99,9 +99,10 @@ def load(name: str) -> Dataset:
     if debian is not None:
         with _unpacked(debian) as root:
             return _dataset(name, facts, root)
-    with locked(data_dir() / name):
-        if _missing(facts):
-            _download(name, facts)
+    if _missing(facts):  # asked before locking, too: a shared data folder may be read-only
+        with locked(data_dir() / name):
+            if _missing(facts):
+                _download(name, facts)
     return _dataset(name, facts, data_dir())
 
 
@@ -111,7 +112,7 @@ def _dataset(name: str, facts: SmallSet, root: Path) -> Dataset:
         test, _ = _split(facts, root, False)
     except READ_ERRORS as error:
         where = root if root == data_dir() else "the Debian package's files"
-        files = ", ".join(facts.files)
+        files = _listed(facts.files)
         raise UsageError(f"files of {name} in {where} are damaged ({error}): delete {files} and try again") from error
     return Dataset(
         name,
@@ -154,9 +155,16 @@ def _missing(facts: SmallSet) -> list[str]:
 
 def _by_hand(facts: SmallSet) -> str:
     return (
-        f"get it from {facts.page} and put {', '.join(facts.files)} (unpacked) below {data_dir()} "
+        f"get it from {facts.page} and put {_listed(facts.files)} (unpacked) below {data_dir()} "
         "(DDBENCH_DATA names another folder)"
     )
+
+
+def _listed(files: tuple[str, ...]) -> str:
+    """The files, those of one folder as folder/{a, b}."""
+    folder, _, _ = files[0].rpartition("/")
+    names = ", ".join(file.rpartition("/")[2] for file in files)
+    return f"{folder}/{{{names}}}" if folder else names
 
 
 def _download(name: str, facts: SmallSet) -> None:
