@@ -69,7 +69,7 @@ def cutout_of_one(image, row, column):
 
 def warp_of_one(image, matrix, align_corners):
     """Bilinear sampling at `matrix` times the output pixel's place, with 0 outside."""
-    channels, side, _ = image.shape
+    side = image.shape[-1]
     places = np.linspace(-1, 1, side) if align_corners else (2 * np.arange(side) + 1) / side - 1
     out = np.zeros_like(image)
     for i, v in enumerate(places):
@@ -204,7 +204,15 @@ def test_dsa_takes_other_dtypes_and_one_channel():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"ops": ()}, {"ops": ("crop", "crop")}, {"ops": ("hue",)}, {"ops": "crop"}, {"crop_rounding": "up"}, {"siamese": 1}]
+    "bad",
+    [
+        {"ops": ()},
+        {"ops": ("crop", "crop")},
+        {"ops": ("hue",)},
+        {"ops": "crop"},
+        {"crop_rounding": "up"},
+        {"siamese": 1},
+    ],
 )
 def test_dsa_refuses_bad_options_in_one_line(bad):
     with pytest.raises(UsageError) as error:
@@ -238,7 +246,9 @@ def test_flip_mirrors_about_half_of_the_samples():
     mirrored = [torch.equal(new, old.flip(-1)) for new, old in zip(flipped, images, strict=True)]
     kept = [torch.equal(new, old) for new, old in zip(flipped, images, strict=True)]
     assert all(a != b for a, b in zip(mirrored, kept, strict=True)) and 150 < sum(mirrored) < 250
-    assert torch.equal(flip(images, rng(7), p=1.0), images.flip(-1)) and torch.equal(flip(images, rng(7), p=0.0), images)
+    assert torch.equal(flip(images, rng(7), p=1.0), images.flip(-1)) and torch.equal(
+        flip(images, rng(7), p=0.0), images
+    )
 
 
 @pytest.mark.parametrize("side", [8, 32])

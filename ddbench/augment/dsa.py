@@ -150,7 +150,8 @@ def cutout_size(side: int) -> int:
 
 def _color(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
     shift_by, saturation, contrast = (
-        values[name].to(images.device, images.dtype).view(-1, 1, 1, 1) for name in ("brightness", "saturation", "contrast")
+        values[name].to(images.device, images.dtype).view(-1, 1, 1, 1)
+        for name in ("brightness", "saturation", "contrast")
     )
     images = images + shift_by
     grey = images.mean(1, keepdim=True)

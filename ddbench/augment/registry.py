@@ -35,6 +35,7 @@ class PadCrop:
             raise UsageError(f"pad-crop: pad is {self.pad!r}; a whole number of pixels, at least 0, is needed")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Crop each sample; see `pad_crop`."""
         return pad_crop(images, generator, pad=self.pad)
 
 
@@ -49,6 +50,7 @@ class Flip:
             raise UsageError(f"flip: p is {self.p!r}; a probability is needed")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Mirror some samples; see `flip`."""
         return flip(images, generator, p=self.p)
 
 
@@ -68,6 +70,7 @@ class RandomResizedCrop:
             object.__setattr__(self, name, tuple(ends))
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Crop and enlarge each sample; see `random_resized_crop`."""
         return random_resized_crop(images, generator, scale=self.scale, ratio=self.ratio)
 
 
@@ -77,7 +80,7 @@ _OURS: dict[str, Callable[..., Augmentation]] = {
     "flip": Flip,
     "random-resized-crop": RandomResizedCrop,
 }
-_MIXINGS: dict[str, Mixing] = {"cutmix": cutmix, "mixup": mixup}
+_MIXINGS: dict[str, Callable[..., tuple[Tensor, Tensor, float]]] = {"cutmix": cutmix, "mixup": mixup}
 
 
 def augmentation_names() -> tuple[str, ...]:

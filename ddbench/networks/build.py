@@ -10,7 +10,9 @@ from ddbench.networks.names import parse
 def build(name: str, *, channels: int, side: int, classes: int) -> nn.Module:
     """Build a network by name; its initial weights come from torch's global generator."""
     if min(channels, side, classes) < 1:
-        raise UsageError(f"network {name!r}: channels {channels}, side {side}, classes {classes} must each be at least 1")
+        raise UsageError(
+            f"network {name!r}: channels {channels}, side {side}, classes {classes} must each be at least 1"
+        )
     parsed = parse(name, side=side)
     base, width, norm = parsed.base, parsed.width or 0, parsed.norm
     shape = {"channels": channels, "side": side, "classes": classes}

@@ -18,20 +18,23 @@ def library_network(library: str, name: str, *, channels: int, side: int, classe
         logits, embedded = _try(net, channels, side, classes)
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"network '{library}:{name}' does not work at {side} px, {channels} channels: {reason}") from error
+        raise UsageError(
+            f"network '{library}:{name}' does not work at {side} px, {channels} channels: {reason}"
+        ) from error
     if logits.shape != (2, classes):
-        raise UsageError(f"network '{library}:{name}' gives outputs {tuple(logits.shape)}, not one row of classes an image")
-    return embedded or net
+        raise UsageError(
+            f"network '{library}:{name}' gives outputs {tuple(logits.shape)}, not one row of classes an image"
+        )
+    return (embedded or net).train()
 
 
 def _timm(name: str, channels: int, side: int, classes: int) -> nn.Module:
     import timm
 
-    options = {"pretrained": False, "num_classes": classes, "in_chans": channels}
     try:
-        return timm.create_model(name, img_size=side, **options)
+        return timm.create_model(name, num_classes=classes, in_chans=channels, img_size=side)
     except TypeError:  # only networks with position embeddings take an image size
-        return timm.create_model(name, **options)
+        return timm.create_model(name, num_classes=classes, in_chans=channels)
 
 
 def _torchvision(name: str, channels: int, side: int, classes: int) -> nn.Module:
@@ -64,7 +67,9 @@ def _try(net: nn.Module, channels: int, side: int, classes: int) -> tuple[torch.
     images = torch.randn(2, channels, side, side)
     net.eval()
     logits = net(images)
-    linear = [name for name, part in net.named_modules() if isinstance(part, nn.Linear) and part.out_features == classes]
+    linear = [
+        name for name, part in net.named_modules() if isinstance(part, nn.Linear) and part.out_features == classes
+    ]
     if not linear or not isinstance(logits, torch.Tensor):
         return logits, None
     parent, _, child = linear[-1].rpartition(".")
@@ -77,7 +82,6 @@ def _try(net: nn.Module, channels: int, side: int, classes: int) -> tuple[torch.
     except RuntimeError:
         same = False
     if same:
-        return logits, split.train()
+        return logits, split
     setattr(net.get_submodule(parent), child, head)
-    net.train()
     return logits, None

@@ -50,7 +50,7 @@ def _densenet121(channels: int, classes: int, kept: list[bool]) -> tuple[nn.Modu
     features = net.features
     features.conv0 = new_conv(features.conv0, channels=channels, kernel=None if kept[0] else 3)
     if not kept[0]:
-        features.conv0.stride = (1, 1)
+        drop_strides(features.conv0)
     if not kept[1]:
         features.pool0 = nn.Identity()
     for number, keep in enumerate(kept[2:], start=1):
@@ -62,7 +62,11 @@ def _densenet121(channels: int, classes: int, kept: list[bool]) -> tuple[nn.Modu
 
 def _thin_sequence(features: nn.Sequential, strided: tuple[int, ...], channels: int, kept: list[bool]) -> None:
     """Fit the stem, features[0][0], to the channels, and take the stride from the numbered stages not kept."""
-    features[0][0] = new_conv(features[0][0], channels=channels)
+    stem = features[0]
+    assert isinstance(stem, nn.Sequential)
+    conv = stem[0]
+    assert isinstance(conv, nn.Conv2d)
+    stem[0] = new_conv(conv, channels=channels)
     for number, keep in zip(strided, kept, strict=True):
         if not keep:
             drop_strides(features[number])
@@ -71,6 +75,7 @@ def _thin_sequence(features: nn.Sequential, strided: tuple[int, ...], channels: 
 def _take_last(classifier: nn.Sequential) -> nn.Linear:
     """Cut the linear layer off a classifier; its dropout stays, as part of the embedding."""
     head, classifier[-1] = classifier[-1], nn.Identity()
+    assert isinstance(head, nn.Linear)
     return head
 
 

@@ -47,7 +47,7 @@ def plain_activations(module: nn.Module) -> None:
     """Make activations write new tensors, so that what a hook kept of a layer stays as it was."""
     for part in module.modules():
         if hasattr(part, "inplace"):
-            part.inplace = False
+            setattr(part, "inplace", False)  # noqa: B010 - mypy sees a module's attributes as tensors
 
 
 def halvings(side: int) -> list[bool]:

@@ -15,7 +15,7 @@ def resnet(base: str, *, norm: str, channels: int, side: int, classes: int) -> N
 
     The `-ap` form has no global pool: its head sees 512 * 4 * 4 features at 32 px.
     """
-    name, _, pooled = base.partition("-")
+    name, _, pooled = base.partition("-")  # "resnet18", "ap"
     net = getattr(torchvision.models, name)(num_classes=classes)
     kept = halvings(side)
     net.conv1 = new_conv(net.conv1, channels=channels, kernel=None if kept[0] else 3)
@@ -32,12 +32,12 @@ def _thin(net: nn.Module, kept: list[bool]) -> None:
     """Take out the halvings that are not kept: stem conv, max pool, stages 2 to 4."""
     stem, pool, *stages = kept
     if not stem:
-        net.conv1.stride = (1, 1)
+        drop_strides(net.get_submodule("conv1"))
     if not pool:
         net.maxpool = nn.Identity()
-    for stage, keep in zip((net.layer2, net.layer3, net.layer4), stages, strict=True):
+    for number, keep in enumerate(stages, start=2):
         if not keep:
-            drop_strides(stage)
+            drop_strides(net.get_submodule(f"layer{number}"))
 
 
 def _pool_instead(net: nn.Module, final: int, classes: int) -> nn.Linear:
