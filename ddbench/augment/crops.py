@@ -46,6 +46,8 @@ def flip(images: Tensor, generator: torch.Generator, p: float = 0.5) -> Tensor:
 
 def flipped(images: Tensor, chosen: Tensor) -> Tensor:
     """Mirror the samples where `chosen` (bool [n] or [1]) is true."""
+    if len(chosen) == 1:
+        return images.flip(-1) if bool(chosen) else images
     return torch.where(chosen.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
 
 

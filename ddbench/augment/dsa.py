@@ -149,15 +149,15 @@ def cutout_size(side: int) -> int:
 
 
 def _color(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-    shift_by, saturation, contrast = (
+    """The three colour steps as one: each is linear, and saturation keeps the mean that contrast uses."""
+    brightness, saturation, contrast = (
         values[name].to(images.device, images.dtype).view(-1, 1, 1, 1)
         for name in ("brightness", "saturation", "contrast")
     )
-    images = images + shift_by
     grey = images.mean(1, keepdim=True)
-    images = torch.lerp(grey.expand_as(images), images, saturation)
-    mean = images.mean((1, 2, 3), keepdim=True)
-    return torch.lerp(mean.expand_as(images), images, contrast)
+    mean = grey.mean((2, 3), keepdim=True)
+    offset = contrast * (1 - saturation) * grey + (1 - contrast) * mean + brightness
+    return torch.addcmul(offset, images, contrast * saturation)
 
 
 def _cutout(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:

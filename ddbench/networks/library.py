@@ -21,10 +21,8 @@ def library_network(library: str, name: str, *, channels: int, side: int, classe
         raise UsageError(
             f"network '{library}:{name}' does not work at {side} px, {channels} channels: {reason}"
         ) from error
-    if logits.shape != (2, classes):
-        raise UsageError(
-            f"network '{library}:{name}' gives outputs {tuple(logits.shape)}, not one row of classes an image"
-        )
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, classes):
+        raise UsageError(f"network '{library}:{name}' does not give one row of {classes} logits for each image")
     return (embedded or net).train()
 
 
