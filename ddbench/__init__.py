@@ -1,1 +1,47 @@
-"""ddbench: dataset distillation, benchmarked."""
+"""ddbench: dataset distillation, benchmarked.
+
+Method plugins turn a real data set into a small one, fixed versioned protocols train students on it and score them,
+every score is a typed record, and every table and plot is a pure function of records. The calls below are what the
+commands are made of; each is imported when first used, so that `import ddbench` loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ddbench.api import distill as distill
+    from ddbench.api import evaluate as evaluate
+    from ddbench.api import sweep as sweep
+    from ddbench.data import load_dataset as load_dataset
+    from ddbench.store import RecordStore as RecordStore
+    from ddbench.sweep import Grid as Grid
+    from ddbench.synset import SynSet as SynSet
+    from ddbench.synset import load as load
+    from ddbench.synset import save as save
+    from ddbench.transfer import export_set as export_set
+    from ddbench.transfer import import_set as import_set
+
+_HOMES = {
+    "distill": "api",
+    "evaluate": "api",
+    "sweep": "api",
+    "load_dataset": "data",
+    "RecordStore": "store",
+    "Grid": "sweep",
+    "SynSet": "synset",
+    "load": "synset",
+    "save": "synset",
+    "export_set": "transfer",
+    "import_set": "transfer",
+}
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ddbench' has no attribute {name!r}")
+    return getattr(import_module(f"ddbench.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -12,6 +12,10 @@ class UsageError(DDBenchError):
     """Bad input: an unknown name, a wrong value, a broken file; the command line exits with code 2."""
 
 
+class CannotWrite(UsageError):
+    """A file cannot be written (no right, full disk): no fault of the job that wanted to, so nothing is recorded."""
+
+
 class JobFailed(DDBenchError):
     """A job that can give no result, a diverged one say; recorded as failed with this reason."""
 

@@ -226,24 +226,59 @@ def base_record(
         label: name of an imported set's method.
         borrowed: of a baseline that borrows a set's student recipe: who from.
     """
-    made = synset.provenance
-    distilled = made.recipe_hash is not None and made.seed is not None
-    plain = made.recipe if distilled else {"name": "imported", "method": label or made.method}
-    own = synset.student_recipe
+    made, own = synset.provenance, synset.student_recipe
+    shipped = own.hash() if protocol.shipped and own else None
+    if made.recipe_hash is not None and made.seed is not None:
+        return planned_record(
+            made.recipe,
+            made.recipe_hash,
+            made.seed,
+            protocol,
+            recipe.network,
+            student_recipe_hash=shipped,
+            borrowed=borrowed,
+        )
+    plain = {"name": "imported", "method": label or made.method}
     return Record(
         protocol=protocol.name,
         protocol_version=protocol.version,
         protocol_digest=protocol.digest(),
         dataset=synset.dataset,
-        budget=plain["budget"] if distilled else _budget_of(synset),
+        budget=_budget_of(synset),
         student_network=recipe.network,
-        distill_network=plain["network"] if distilled else None,
-        student_recipe_hash=own.hash() if protocol.shipped and own else None,
+        student_recipe_hash=shipped,
         method=plain["method"],
         recipe=plain,
-        recipe_hash=made.recipe_hash if distilled else digest(plain),
-        synthesis_seed=made.seed if distilled else None,
-        imported=None if distilled else synset.hash,
+        recipe_hash=digest(plain),
+        imported=synset.hash,
+        borrowed=borrowed,
+    )
+
+
+def planned_record(
+    plain: dict[str, Any],
+    recipe_hash: str,
+    seed: int,
+    protocol: Protocol,
+    student_network: str,
+    *,
+    student_recipe_hash: str | None = None,
+    borrowed: str | None = None,
+) -> Record:
+    """The record of a cell of the grid, known before its set is: from a resolved recipe as plain data."""
+    return Record(
+        protocol=protocol.name,
+        protocol_version=protocol.version,
+        protocol_digest=protocol.digest(),
+        dataset=plain["dataset"],
+        budget=plain["budget"],
+        student_network=student_network,
+        distill_network=plain["network"],
+        student_recipe_hash=student_recipe_hash,
+        method=plain["method"],
+        recipe=plain,
+        recipe_hash=recipe_hash,
+        synthesis_seed=seed,
         borrowed=borrowed,
     )
 

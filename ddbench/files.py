@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ddbench.errors import UsageError
+from safetensors import SafetensorError
+
+from ddbench.errors import CannotWrite
 
 try:
     import fcntl
@@ -16,11 +18,11 @@ except ImportError:  # pragma: no cover - Windows has no fcntl; there, writers a
 
 
 def make_folder(path: Path) -> Path:
-    """Create `path` and its parents; UsageError in one line where that is not possible."""
+    """Create `path` and its parents; CannotWrite in one line where that is not possible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot create folder {path}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot create folder {path}: {error.strerror or error}") from error
     return path
 
 
@@ -28,7 +30,7 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write(temporary_path)` produce a file beside `path`, then move it into place in one step.
 
     A reader sees the old file or the new one, never a part; after a failure (a full disk say) the old file
-    stands and the temporary one is gone. UsageError where the folder or file cannot be written.
+    stands and the temporary one is gone. CannotWrite where the folder or file cannot be written.
     """
     make_folder(path.parent)
     try:
@@ -43,8 +45,9 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CannotWrite(f"cannot write {path}: {reason}") from error
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -54,12 +57,12 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise UsageError now if `path` (a file to be written later) could not be written; leaves nothing behind."""
+    """Raise CannotWrite now if `path` (a file to be written later) could not be written; leaves nothing behind."""
     make_folder(path.parent)
     try:
         handle, name = tempfile.mkstemp(prefix=".probe.", dir=path.parent)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
     os.close(handle)
     with contextlib.suppress(OSError):
         os.unlink(name)
@@ -72,7 +75,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         file = (path.parent / f".{path.name}.lock").open("a")
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
     with file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -215,13 +215,18 @@ class EvaluateJob:
     label: str | None = None
 
 
+def borrowed_set(synset: SynSet, lender: Path | None, dataset: Dataset) -> tuple[SynSet, str | None]:
+    """The set as it is trained on: with what it borrows from the lender's file, and the lender's method."""
+    if lender is None:
+        return synset, None
+    other = load(lender)
+    return borrow(synset, other, dataset), other.provenance.method
+
+
 def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:
     """Train and test the student of a job; see `ddbench.evaluation.evaluate_once` for what it raises."""
-    dataset, synset, borrowed = job.data.load(), load(job.synset), None
-    if job.lender is not None:
-        lender = load(job.lender)
-        synset, borrowed = borrow(synset, lender, dataset), lender.provenance.method
-    show = reporter or Reporter()
+    dataset, show = job.data.load(), reporter or Reporter()
+    synset, borrowed = borrowed_set(load(job.synset), job.lender, dataset)
     label = f"{synset.provenance.method}, {job.protocol}, seed {job.seed}"
     return evaluate_once(
         synset,
@@ -234,4 +239,3 @@ def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:
         borrowed=borrowed,
         progress=lambda done, total: show.advance(label, done, total),
     )
-

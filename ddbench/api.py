@@ -1,0 +1,229 @@
+"""The Python calls behind every command. `import ddbench` offers them by name; nothing here prints."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddbench.environment import find_device
+from ddbench.errors import UsageError
+from ddbench.evaluation import Setting
+from ddbench.files import check_writable
+from ddbench.jobs import DataName, DistillJob, distill_job
+from ddbench.progress import Reporter
+from ddbench.recipes import Budget
+from ddbench.records import Record
+from ddbench.settings import cache_dir, default_threads, results_dir
+from ddbench.store import RecordStore
+from ddbench.sweep import Cell, Grid, Report, run_cells
+from ddbench.synset import SynSet, load, save
+from ddbench.transfer import from_tensors
+
+
+def setting(device: str | None = None, threads: int | None = None) -> Setting:
+    """How to compute: device "cpu", "cuda" or "auto" (DDBENCH_DEVICE), threads per job (DDBENCH_THREADS, else 1)."""
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, not {threads}")
+    return Setting(device=find_device(device).type, threads=threads or default_threads())
+
+
+def distill(
+    method: str,
+    *,
+    dataset: str = "digits",
+    ipc: int | None = None,
+    fraction: float | None = None,
+    seed: int = 0,
+    recipe: str | None = None,
+    network: str | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    out: Path | str | None = None,
+    dataset_name: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> SynSet:
+    """Distil a data set by a method, or take the same set from the cache.
+
+    Args:
+        method: name of the method.
+        dataset: name of the data set, or "folder:PATH".
+        ipc: images per class; or
+        fraction: of the training split; neither for a method that takes everything.
+        seed: synthesis seed.
+        recipe: a published recipe's name, "generic", or a TOML file; None: the cell's default.
+        network: distillation network, instead of the recipe's.
+        overrides: hyper-parameters to change: a mapping, or "KEY=VALUE" words.
+        out: file to write the set to as well.
+        dataset_name: name of a folder data set in records.
+        device, threads: see `setting`.
+        reporter: shown the progress.
+
+    Raises:
+        UsageError: bad input. JobFailed: the method diverged.
+    """
+    if out is not None:
+        check_writable(Path(out))
+    job = distillation(
+        method,
+        DataName(dataset, dataset_name),
+        Budget(ipc, fraction),
+        seed=seed,
+        recipe=recipe,
+        network=network,
+        overrides=overrides,
+        how=setting(device, threads),
+    )
+    synset = distill_job(job, reporter)
+    if out is not None:
+        save(synset, Path(out))
+    return synset
+
+
+def distillation(
+    method: str,
+    data: DataName,
+    budget: Budget,
+    *,
+    seed: int = 0,
+    recipe: str | None = None,
+    network: str | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    how: Setting,
+) -> DistillJob:
+    """The job that `distill` runs, resolved and checked; see there."""
+    words = [f"{k}={_word(v)}" for k, v in overrides.items()] if isinstance(overrides, Mapping) else list(overrides)
+    grid = Grid(
+        methods=[method],
+        datasets=[data],
+        budgets=[budget],
+        protocols=[],
+        synthesis_seeds=[seed],
+        recipe=recipe,
+        overrides=words,
+        distill_network=network,
+        setting=how,
+    )
+    return grid.distillations()[0]
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def evaluate(
+    images: torch.Tensor | SynSet | Path | str,
+    labels: torch.Tensor | None = None,
+    *,
+    dataset: str | None = None,
+    protocol: str = "hard-v1",
+    network: str | None = None,
+    seeds: int | Sequence[int] = 5,
+    space: str = "normalised",
+    soft_labels: torch.Tensor | None = None,
+    syn_lr: float | None = None,
+    name: str = "imported",
+    borrow: Path | str | None = None,
+    dataset_name: str | None = None,
+    results: Path | str | None = None,
+    workers: int = 1,
+    device: str | None = None,
+    threads: int | None = None,
+    retry_failed: bool = False,
+    reporter: Reporter | None = None,
+    observe: Callable[[Record], Record] | None = None,
+) -> Record:
+    """Train and test students on a set, from a file or from anyone's own loop.
+
+    Args:
+        images: float tensor [n, C, H, W] in `space` with `labels`; a `SynSet`; or a set's file.
+        labels: int64 [n] classes, for a tensor.
+        dataset: name of the data set; needed for a tensor, and for a set made on a folder ("folder:PATH").
+        protocol, network: what to score by; network None is the protocol's default.
+        seeds: how many evaluation seeds (0, 1, ...), or which.
+        space: of a tensor: "pixel", "normalised" or "zca".
+        soft_labels: logits [n, K] that go with a tensor, for `shipped-v1`.
+        syn_lr: learned step size that goes with a tensor: the set then ships a student recipe with it.
+        name: method name of an imported set, for tables.
+        borrow: file of a set whose student recipe this one is trained by (a baseline under `shipped-v1`).
+        results: folder of records to add to; None keeps no record on disk.
+        workers, device, threads, reporter: how to compute, see `setting`.
+        retry_failed: run failed runs again.
+        observe: see `ddbench.sweep.run_cells`.
+
+    Returns:
+        The record with all its runs of this set: those made now and those that were there.
+
+    Raises:
+        UsageError: bad input, also where the protocol does not apply to the set.
+    """
+    synset, data = _as_set(images, labels, dataset, dataset_name, space, soft_labels, syn_lr, name)
+    path = Path(images) if isinstance(images, str | Path) else _park(synset)
+    cell = Cell(
+        data=data,
+        file=path,
+        protocol=protocol,
+        network=network,
+        seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+        setting=setting(device, threads),
+        lender=Path(borrow) if borrow else None,
+        label=name,
+    )
+    with tempfile.TemporaryDirectory() as nowhere:
+        store = RecordStore(Path(results) if results is not None else Path(nowhere))
+        report = run_cells(
+            [cell], store, workers=workers, retry_failed=retry_failed, reporter=reporter, observe=observe
+        )
+        if report.problems or report.skipped:
+            raise UsageError((report.problems + report.skipped)[0])
+        return next(record for record in store if store.path(record.key()) == report.records[0])
+
+
+def _as_set(
+    images: torch.Tensor | SynSet | Path | str,
+    labels: torch.Tensor | None,
+    dataset: str | None,
+    dataset_name: str | None,
+    space: str,
+    soft_labels: torch.Tensor | None,
+    syn_lr: float | None,
+    name: str,
+) -> tuple[SynSet, DataName]:
+    if isinstance(images, torch.Tensor):
+        if labels is None or dataset is None:
+            raise UsageError("a tensor of images needs labels and the name of its data set")
+        data = DataName(dataset, dataset_name)
+        made = from_tensors(
+            images, labels, data.load(), space=space, soft_labels=soft_labels, syn_lr=syn_lr, name=name
+        )
+        return made, data
+    synset = images if isinstance(images, SynSet) else load(Path(images))
+    if dataset is None and "@" in synset.dataset:
+        raise UsageError(f"the set was made on the folder {synset.dataset}: say where it is with dataset=folder:PATH")
+    return synset, DataName(dataset or synset.dataset, dataset_name)
+
+
+def _park(synset: SynSet) -> Path:
+    """Keep a set that has no file in the cache, by its hash, so that workers can read it."""
+    path = cache_dir() / "imported" / f"{synset.hash}.safetensors"
+    save(synset, path)
+    return path
+
+
+def sweep(
+    grid: Grid,
+    *,
+    results: Path | str | None = None,
+    workers: int = 1,
+    retry_failed: bool = False,
+    reporter: Reporter | None = None,
+    observe: Callable[[Record], Record] | None = None,
+) -> Report:
+    """Distil, evaluate and record a grid; whatever the store has is not run again. See `Grid` and `run_cells`."""
+    store = RecordStore(Path(results) if results is not None else results_dir())
+    check_writable(store.root / "record")
+    return run_cells(
+        grid.cells(), store, workers=workers, retry_failed=retry_failed, reporter=reporter, observe=observe
+    )

@@ -1,0 +1,173 @@
+"""Work in this process or in several: a queue that grows as work is done, and survives the death of a worker."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Any
+
+from ddbench.errors import CannotWrite, JobFailed, UsageError
+from ddbench.progress import Reporter
+
+log = logging.getLogger("ddbench")
+ATTEMPTS = 3
+"""How often a piece of work is tried whose worker dies under it (killed, out of memory)."""
+
+
+@dataclass(eq=False)
+class Work:
+    """A call to make, in whichever process.
+
+    Attributes:
+        call: a top-level function; its arguments and result can be pickled. With workers=1 it also gets a reporter.
+        job: its argument.
+        tag: the driver's own note on what the result is for; stays in this process.
+        attempts: how often it was started.
+    """
+
+    call: Callable[..., Any]
+    job: Any
+    tag: Any = None
+    attempts: int = field(default=0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a piece of work: `value`, or an error and what kind of one it is.
+
+    Attributes:
+        failure: the reason, if the job gave no result (it diverged, died, met a bug).
+        usage: the line, if the input was at fault.
+        skipped: the reason, if a definition excludes the job.
+    """
+
+    value: Any = None
+    failure: str | None = None
+    usage: str | None = None
+    skipped: str | None = None
+
+
+def attempt(call: Callable[..., Any], *args: Any) -> Outcome:
+    """Make a call and turn what it raises into an outcome; only a place that cannot be written is raised on."""
+    from ddbench.evaluation import NotScored
+
+    try:
+        return Outcome(call(*args))
+    except CannotWrite:
+        raise
+    except NotScored as excluded:
+        return Outcome(skipped=excluded.reason)
+    except JobFailed as failed:
+        return Outcome(failure=str(failed))
+    except UsageError as error:
+        return Outcome(usage=str(error))
+    except MemoryError:
+        return Outcome(failure="out of memory")
+    except Exception as error:
+        log.error("unexpected error in a job\n%s", traceback.format_exc())
+        return Outcome(failure=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+def run_all(
+    first: Iterable[Work],
+    done: Callable[[Work, Outcome], Sequence[Work]],
+    *,
+    workers: int = 1,
+    reporter: Reporter | None = None,
+) -> None:
+    """Do all work, and what follows from it, in the order given as far as workers allow.
+
+    Args:
+        first: what to do.
+        done: called in this process with each outcome; gives the work that follows, which goes to the front.
+        workers: processes; 1 stays in this one.
+        reporter: shown how many pieces are done.
+    """
+    queue, show = deque(first), reporter or Reporter()
+    if workers == 1 or not queue:
+        _run_here(queue, done, show)
+    else:
+        _run_apart(queue, done, workers, show)
+
+
+def _run_here(queue: deque[Work], done: Callable[[Work, Outcome], Sequence[Work]], show: Reporter) -> None:
+    finished = 0
+    while queue:
+        work = queue.popleft()
+        queue.extendleft(reversed(done(work, attempt(work.call, work.job, show))))
+        finished += 1
+        show.advance("jobs", finished, finished + len(queue))
+
+
+def _run_apart(
+    queue: deque[Work], done: Callable[[Work, Outcome], Sequence[Work]], workers: int, show: Reporter
+) -> None:
+    running: dict[Future[Outcome], Work] = {}
+    finished, pool = 0, _open(workers)
+    try:
+        while queue or running:
+            # no more than `workers` at once, so that a death can be blamed on few
+            while queue and len(running) < workers:
+                work = queue.popleft()
+                work.attempts += 1
+                running[pool.submit(attempt, work.call, work.job)] = work
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                work = running.pop(future)
+                try:
+                    outcome = future.result()
+                except BrokenProcessPool:
+                    lost = [work, *running.values()]
+                    running.clear()
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    pool = _open(workers)
+                    for dead in _given_up(lost, queue):
+                        queue.extendleft(reversed(done(dead, Outcome(failure="its worker process died"))))
+                        finished += 1
+                    break
+                queue.extendleft(reversed(done(work, outcome)))
+                finished += 1
+                show.advance("jobs", finished, finished + len(queue) + len(running))
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _given_up(lost: list[Work], queue: deque[Work]) -> list[Work]:
+    """Put work that may be tried again at the front of the queue; return the rest."""
+    again = [work for work in lost if work.attempts < ATTEMPTS]
+    if again:
+        log.warning("a worker process died: %d jobs are tried again", len(again))
+    queue.extendleft(reversed(again))
+    return [work for work in lost if work.attempts >= ATTEMPTS]
+
+
+def _open(workers: int) -> ProcessPoolExecutor:
+    known = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload(["ddbench.jobs"])
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
+
+
+def _begin() -> None:
+    """Start of a worker: the driver alone reacts to Ctrl-C, and a worker does not outlive its driver."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

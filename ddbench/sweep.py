@@ -1,0 +1,371 @@
+"""Grids: every cell's distillation and evaluations as jobs, run in this process or in several, resumed by key.
+
+The driver alone writes records, each as soon as its run is done. A job that fails is recorded with its reason, and the
+others go on. What is in the store already is not run again.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ddbench.data import Dataset
+from ddbench.environment import commit, versions
+from ddbench.evaluation import NotScored, Setting, base_record, planned_record, student_recipe
+from ddbench.jobs import DataName, DistillJob, EvaluateJob, borrowed_set, check_budget, distill_job, evaluate_job, finished
+from ddbench.method import find_method
+from ddbench.pool import Outcome, Work, run_all
+from ddbench.progress import Reporter
+from ddbench.protocol import Protocol, find_protocol
+from ddbench.recipes import Budget, parse_overrides, resolve
+from ddbench.records import Record, Run, now
+from ddbench.store import RecordStore
+from ddbench.synset import SynSet, load
+
+log = logging.getLogger("ddbench")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One protocol on one set: what a record is about, before it is known.
+
+    Attributes:
+        data: the data set.
+        made: how the set is made; or
+        file: the set's file, imported or distilled before.
+        protocol: its name.
+        network: student network; None: the protocol's default.
+        seeds: evaluation seeds.
+        setting: how to compute.
+        lender: whose student recipe a baseline borrows: a job or a file.
+        label: method name of an imported set.
+    """
+
+    data: DataName
+    protocol: str
+    seeds: tuple[int, ...]
+    setting: Setting
+    made: DistillJob | None = None
+    file: Path | None = None
+    network: str | None = None
+    lender: DistillJob | Path | None = None
+    label: str | None = None
+
+    def set_path(self) -> Path:
+        """The file of the set, there or to come."""
+        return self.made.path if self.made else self.file or Path()
+
+    def lender_path(self) -> Path | None:
+        """The file of the lender's set, there or to come."""
+        return self.lender.path if isinstance(self.lender, DistillJob) else self.lender
+
+    def known_set(self) -> SynSet | None:
+        """The set, with what it borrows, if it is there already."""
+        for job in (self.made, self.lender):
+            if isinstance(job, DistillJob) and finished(job) is None:
+                return None
+        return borrowed_set(load(self.set_path()), self.lender_path(), self.data.load())[0]
+
+
+@dataclass
+class Report:
+    """What a sweep did.
+
+    Attributes:
+        reused: runs that were in the store already.
+        done: runs made now, the failed among them.
+        failed: runs that failed now, as (what, reason).
+        skipped: what a definition excludes, as lines.
+        problems: bad input met on the way, as lines.
+        records: the files touched or found complete.
+    """
+
+    reused: int = 0
+    done: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    records: list[Path] = field(default_factory=list)
+
+    def exit_code(self) -> int:
+        """0 done, 1 a job failed, 2 bad input."""
+        return 2 if self.problems else 1 if self.failed else 0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid as a person gives it: every combination becomes cells.
+
+    Attributes:
+        methods, datasets, protocols: names.
+        budgets: IPC values or fractions; a method that takes everything (`whole`) ignores them.
+        networks: student networks; None: each protocol's default.
+        seeds: evaluation seeds.
+        synthesis_seeds: seeds of the distillations.
+        recipe: a recipe's name, "generic", or a file; None: each cell's default.
+        overrides: `KEY=VALUE` words.
+        distill_network: instead of the recipe's network.
+        setting: how to compute.
+    """
+
+    methods: Sequence[str]
+    datasets: Sequence[DataName]
+    budgets: Sequence[Budget]
+    protocols: Sequence[str]
+    networks: Sequence[str | None] = (None,)
+    seeds: Sequence[int] = (0, 1, 2, 3, 4)
+    synthesis_seeds: Sequence[int] = (0,)
+    recipe: str | None = None
+    overrides: Sequence[str] = ()
+    distill_network: str | None = None
+    setting: Setting = field(default_factory=Setting)
+
+    def cells(self) -> list[Cell]:
+        """Every cell, all names and budgets checked, before anything runs.
+
+        Raises:
+            UsageError: an unknown name, a cell without a recipe, a budget above a class's size, a protocol that does
+                not cover the data set.
+        """
+        return [
+            Cell(
+                data=job.data,
+                made=job,
+                protocol=protocol,
+                network=network,
+                seeds=tuple(self.seeds),
+                setting=self.setting,
+            )
+            for job in self.distillations()
+            for protocol in self.protocols
+            for network in self.networks
+            if self._covered(job.data, protocol, network)
+        ]
+
+    def distillations(self) -> list[DistillJob]:
+        """Every set to be made, once each."""
+        jobs = [
+            self._distillation(name, data, budget, seed)
+            for data in self.datasets
+            for name in self.methods
+            for budget in self.budgets
+            for seed in self.synthesis_seeds
+        ]
+        return list(dict.fromkeys(jobs))
+
+    def _distillation(self, name: str, data: DataName, budget: Budget, seed: int) -> DistillJob:
+        method, dataset = find_method(name), data.load()
+        resolved = resolve(
+            method,
+            dataset,
+            Budget() if method.budgets == ("all",) else budget,
+            recipe=self.recipe,
+            network=self.distill_network,
+            overrides=parse_overrides(method, self.overrides),
+        )
+        check_budget(resolved, dataset)
+        return DistillJob.of(data, resolved, seed, self.setting)
+
+    def _covered(self, data: DataName, protocol: str, network: str | None) -> bool:
+        found = find_protocol(protocol)
+        return found.shipped or bool(found.student(data.load(), network))
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    store: RecordStore,
+    *,
+    workers: int = 1,
+    retry_failed: bool = False,
+    reporter: Reporter | None = None,
+    observe: Callable[[Record], Record] | None = None,
+) -> Report:
+    """Distil and evaluate whatever of the cells is not in the store, and store each run as soon as it is done.
+
+    Args:
+        cells: see `Grid.cells`.
+        store: where records go; the driver alone writes them.
+        workers: processes; results do not depend on how many.
+        retry_failed: run failed runs again, and replace them.
+        reporter: shows progress.
+        observe: sees each record with its new run before it is stored, and may add to it (a link, say).
+
+    Raises:
+        CannotWrite: the store or the cache cannot be written; what was stored stays.
+    """
+    return _Driver(store, retry_failed, reporter or Reporter(), observe).run(cells, workers)
+
+
+class _Driver:
+    """Turns cells into work and outcomes into records."""
+
+    def __init__(
+        self,
+        store: RecordStore,
+        retry_failed: bool,
+        reporter: Reporter,
+        observe: Callable[[Record], Record] | None,
+    ) -> None:
+        self.store, self.retry_failed, self.reporter, self.observe = store, retry_failed, reporter, observe
+        self.report = Report()
+        self._waiting: dict[Path, list[Cell]] = {}
+
+    def run(self, cells: Sequence[Cell], workers: int) -> Report:
+        first: list[Work] = []
+        for cell in cells:
+            first.extend(self._begin(cell))
+        run_all(first, self._done, workers=workers, reporter=self.reporter)
+        self.report.records = list(dict.fromkeys(self.report.records))
+        return self.report
+
+    def _begin(self, cell: Cell) -> list[Work]:
+        """The work that a cell needs now: its missing sets, or, where they are there, its missing students."""
+        record = planned(cell)
+        if record is not None and not self._missing(cell, record):
+            self._reuse(record, len(cell.seeds))
+            return []
+        jobs = [job for job in (cell.made, cell.lender) if isinstance(job, DistillJob) and finished(job) is None]
+        if not jobs:
+            return self._students(cell)
+        work = []
+        for job in jobs:
+            if job.path not in self._waiting:
+                work.append(Work(distill_job, job, tag=job))
+            self._waiting.setdefault(job.path, []).append(cell)
+        return work
+
+    def _missing(self, cell: Cell, record: Record) -> list[int]:
+        """Evaluation seeds without a run of this setting in the store."""
+        stored = self.store.find(record.key())
+        wanted = cell.setting.identity()
+        have = {run.seed for run in (stored.runs if stored else []) if self._counts(run, wanted)}
+        return [seed for seed in cell.seeds if seed not in have]
+
+    def _reuse(self, record: Record, runs: int) -> None:
+        if runs:
+            self.report.reused += runs
+            self.report.records.append(self.store.path(record.key()))
+
+    def _counts(self, run: Run, wanted: dict[str, Any]) -> bool:
+        same = all(getattr(run, name) == value for name, value in wanted.items())
+        return same and not (self.retry_failed and run.status == "failed")
+
+    def _students(self, cell: Cell) -> list[Work]:
+        """One piece of work for each student that is missing, now that the set is there."""
+        synset = cell.known_set()
+        assert synset is not None
+        try:
+            record = record_of(cell, synset)
+        except NotScored as excluded:
+            self.report.skipped.append(f"{synset.provenance.method} on {synset.dataset}: {excluded.reason}")
+            return []
+        seeds = self._missing(cell, record)
+        self._reuse(record, len(cell.seeds) - len(seeds))
+        jobs = [
+            EvaluateJob(
+                data=cell.data,
+                synset=cell.set_path(),
+                protocol=cell.protocol,
+                network=cell.network,
+                seed=seed,
+                setting=cell.setting,
+                lender=cell.lender_path(),
+                label=cell.label,
+            )
+            for seed in seeds
+        ]
+        return [Work(evaluate_job, job, tag=(cell, record)) for job in jobs]
+
+    def _done(self, work: Work, outcome: Outcome) -> list[Work]:
+        if isinstance(work.job, DistillJob):
+            return self._distilled(work.job, outcome)
+        cell, record = work.tag
+        if outcome.value is not None:
+            self._store(outcome.value)
+        elif outcome.usage is not None:
+            self.report.problems.append(f"{work.job.protocol}, seed {work.job.seed}: {outcome.usage}")
+        elif outcome.failure is not None:
+            self._store(_with_failed(record, cell, work.job.seed, outcome.failure))
+        return []
+
+    def _distilled(self, job: DistillJob, outcome: Outcome) -> list[Work]:
+        cells = self._waiting.pop(job.path, [])
+        if outcome.usage is not None:
+            self.report.problems.append(f"{job.label()}: {outcome.usage}")
+            return []
+        if outcome.failure is not None:
+            for cell in cells:
+                self._set_failed(cell, job, outcome.failure)
+            return []
+        work = []
+        for cell in cells:
+            still = [j for j in (cell.made, cell.lender) if isinstance(j, DistillJob) and j.path in self._waiting]
+            if not any(cell in self._waiting[j.path] for j in still) and cell.known_set() is not None:
+                work.extend(self._students(cell))
+        return work
+
+    def _set_failed(self, cell: Cell, job: DistillJob, reason: str) -> None:
+        if cell.made != job:
+            self.report.skipped.append(f"{job.label()} failed, so nothing can be borrowed from it")
+            return
+        record = planned(cell) or _without_set(cell)
+        for seed in self._missing(cell, record):
+            self._store(_with_failed(record, cell, seed, reason))
+
+    def _store(self, record: Record) -> None:
+        if self.observe:
+            record = self.observe(record)
+        for run in record.runs:
+            self.report.done += 1
+            if run.status == "failed":
+                what = f"{record.method} on {record.dataset}, {record.protocol}, seed {run.seed}"
+                self.report.failed.append((what, run.reason or ""))
+        self.report.records.append(self.store.add(record, retry_failed=self.retry_failed))
+
+
+def record_of(cell: Cell, synset: SynSet) -> Record:
+    """The record of a cell whose set is known, without runs; NotScored if the protocol does not apply to the set."""
+    protocol, dataset = find_protocol(cell.protocol), cell.data.load()
+    recipe = student_recipe(synset, dataset, protocol, cell.network)
+    borrowed = None
+    if cell.lender is not None:
+        path = cell.lender_path()
+        borrowed = load(path).provenance.method if path else None
+    return base_record(synset, protocol, recipe, label=cell.label, borrowed=borrowed)
+
+
+def planned(cell: Cell) -> Record | None:
+    """The record of a cell before its set is made; None where only the set can tell (shipped recipes, imports)."""
+    protocol = find_protocol(cell.protocol)
+    if cell.made is None or protocol.shipped:
+        return None
+    return _record_before(cell, protocol, cell.data.load())
+
+
+def _record_before(cell: Cell, protocol: Protocol, dataset: Dataset) -> Record:
+    assert cell.made is not None
+    resolved = cell.made.resolved()
+    network = resolved.network if protocol.shipped else protocol.student(dataset, cell.network).network
+    return planned_record(resolved.to_json(), resolved.hash, cell.made.seed, protocol, network)
+
+
+def _without_set(cell: Cell) -> Record:
+    """Where to put the failure of a distillation under `shipped-v1`: its student recipe never came to be."""
+    return _record_before(cell, find_protocol(cell.protocol), cell.data.load())
+
+
+def _with_failed(record: Record, cell: Cell, seed: int, reason: str) -> Record:
+    head, dirty = commit()
+    run = Run(
+        seed=seed,
+        synset=None,
+        **cell.setting.identity(),
+        status="failed",
+        reason=reason,
+        versions=versions(),
+        commit=head,
+        dirty=dirty,
+        date=now(),
+    )
+    return record.model_copy(update={"runs": [run]})
