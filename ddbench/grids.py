@@ -1,0 +1,130 @@
+"""Grids of text and how they are written: terminal, Markdown, LaTeX, CSV, JSON. Nothing here knows what is shown."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DASH, DAGGER, MARK = "—", "†", "*"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One cell as people read it; `best` puts the mark on it."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table to be written: a title, columns with one or more header levels, labelled rows, footnotes."""
+
+    title: str
+    corner: str
+    headers: list[tuple[str, ...]]
+    rows: list[tuple[str, list[Shown]]]
+    notes: list[str] = field(default_factory=list)
+
+
+def markdown(table: Grid) -> str:
+    """A Markdown table with a bold mark for the best, the notes as a list below."""
+    heads = [table.corner, *(" ".join(dict.fromkeys(part for part in head if part)) for head in table.headers)]
+    lines = [heads, ["---"] + ["---:"] * len(table.headers)]
+    for label, shown in table.rows:
+        lines.append([label] + [f"**{cell.text}**" if cell.best else cell.text for cell in shown])
+    body = ["| " + " | ".join(str(text).replace("|", "\\|") for text in line) + " |" for line in lines]
+    below = [f"- {note}".replace(f"- {MARK}:", "- **bold**:") for note in table.notes]
+    return "\n".join([f"**{table.title}**", "", *body, "", *below]) + "\n"
+
+
+def latex(table: Grid) -> str:
+    """A tabular in the style of booktabs, which it needs; bold for the best, the notes below it."""
+    levels = [_latex_level(table, level) for level in range(len(table.headers[0]) if table.headers else 1)]
+    body = []
+    for label, shown in table.rows:
+        texts = [f"\\textbf{{{_escape(cell.text)}}}" if cell.best else _escape(cell.text) for cell in shown]
+        body.append(" & ".join([_escape(label), *texts]) + r" \\")
+    below = [_escape(note.replace(f"{MARK}:", "Bold:")) + r"\par" for note in table.notes]
+    columns = "l" + "r" * len(table.headers)
+    opening = [f"% {table.title}", f"\\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    closing = [r"\bottomrule", r"\end{tabular}", r"\par{\footnotesize", *below, "}"]
+    return "\n".join([*opening, *levels, r"\midrule", *body, *closing]) + "\n"
+
+
+def grid_csv(table: Grid) -> str:
+    """The grid as people read it, in CSV, without its notes."""
+    heads = [" ".join(head) for head in table.headers]
+    rows = [[label, *(cell.text for cell in shown)] for label, shown in table.rows]
+    return pd.DataFrame(rows, columns=[table.corner, *heads]).to_csv(index=False, lineterminator="\n")
+
+
+def grid_json(table: Grid) -> str:
+    """The grid as people read it, in JSON, with its notes."""
+    rows = [{"label": label, "cells": [cell.text for cell in shown]} for label, shown in table.rows]
+    value = {"title": table.title, "columns": table.headers, "rows": rows, "notes": table.notes}
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def rich_table(table: Grid, below: Sequence[str]) -> "Table":
+    """A table of rich, with `below` as its caption; a header level that all columns share goes into the title."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    same = [level for level in range(len(table.headers[0]) if table.headers else 0) if len(table.headers) > 1]
+    shared = [level for level in same if len({head[level] for head in table.headers}) == 1]
+    title = ", ".join([table.title, *(table.headers[0][level] for level in shared)])
+    caption = escape("\n".join(below)) or None
+    made = Table(title=escape(title), box=SIMPLE_HEAD, caption=caption, caption_justify="left", title_justify="left")
+    made.add_column(table.corner, no_wrap=True)
+    for head in table.headers:
+        words = [text for level, text in enumerate(head) if level not in shared or len(shared) == len(head)]
+        made.add_column(escape("\n".join(words)), justify="right", vertical="bottom")
+    for label, shown in table.rows:
+        texts = [
+            f"[bold]{escape(cell.text)} {MARK}[/bold]" if cell.best else escape(cell.text) + "  " for cell in shown
+        ]
+        made.add_row(escape(label), *texts)
+    return made
+
+
+WRITERS: dict[str, Callable[[Grid], str]] = {
+    "markdown": markdown,
+    "latex": latex,
+    "csv": grid_csv,
+    "json": grid_json,
+}
+
+
+def _latex_level(table: Grid, level: int) -> str:
+    """One header line: equal neighbours span one column, with a rule below all levels but the last."""
+    last = level == len(table.headers[0]) - 1 if table.headers else True
+    texts, rules, start = [], [], 0
+    while start < len(table.headers):
+        stop = start + 1
+        while (
+            not last
+            and stop < len(table.headers)
+            and table.headers[stop][: level + 1] == table.headers[start][: level + 1]
+        ):
+            stop += 1
+        text = _escape(table.headers[start][level])
+        texts.append(text if last else f"\\multicolumn{{{stop - start}}}{{c}}{{{text}}}")
+        rules.append(f"\\cmidrule(lr){{{start + 2}-{stop + 1}}}")
+        start = stop
+    line = " & ".join([_escape(table.corner) if last else "", *texts]) + r" \\"
+    return line if last else line + "\n" + " ".join(rules)
+
+
+def _escape(text: str) -> str:
+    """Text that LaTeX prints as it stands, with the table's signs as commands."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {char: "\\" + char for char in "&%$#_{}"}
+    special |= {"±": r"$\pm$", DASH: "--", DAGGER: r"$^\dagger$"}
+    return "".join(special.get(char, char) for char in text)

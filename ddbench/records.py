@@ -1,0 +1,266 @@
+"""Records: every score is a typed fact in a JSON file, with all that is needed to doubt it.
+
+A record holds the runs of one (protocol, data set, budget, student network, distillation network, resolved recipe,
+synthesis seed); for an imported set its hash stands in for the last two. Nothing derived is stored. Accuracies
+are fractions in [0, 1], times are seconds, sizes are bytes, hashes are 64 hex digits.
+"""
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from ddbench.canonical import canonical_json, digest
+from ddbench.errors import UsageError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Plain = str | int | float | bool | None
+BUDGETS = ("ipc", "fraction", "all")
+
+
+class Strict(BaseModel):
+    """What every part of a record is: frozen, no unknown field, no conversion of types, only finite numbers."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class SynSetFacts(Strict):
+    """What a table shows of a distilled set: its size, what it costs to store and what it cost to make."""
+
+    images: Annotated[int, Field(ge=1)]
+    bytes: dict[Name, Count]  # a line each, as the record's protocol counts them
+    cost: dict[Name, Annotated[float, Field(ge=0)]] = {}  # "seconds", "peak_memory" (bytes), ...
+    environment: dict[Name, Plain] = {}  # versions, device and threads of the distillation
+    codec: Name = "float"
+    space: Name = "pixel"  # the kind of space: pixel, normalised, zca
+
+
+class TeacherFacts(Strict):
+    """A teacher that labelled for students: its network, its test accuracy (a fraction), the recipe behind it."""
+
+    network: Name
+    accuracy: Fraction
+    reference: bool = False  # the protocol's reference teacher of this data set
+    recipe_hash: Hash | None = None
+
+
+class Snapshot(Strict):
+    """Accuracy of a student trained on the set as it was after `step` steps of the distillation."""
+
+    step: Count
+    top1: Fraction
+
+
+class Identity(NamedTuple):
+    """What tells one run of a record from another; `setting` is the part that a mean must not pool."""
+
+    seed: int
+    synset: str | None
+    teacher: str | None
+    device: str
+    precision: str
+    compiled: bool
+    stacked: bool
+    threads: int
+    build: str
+
+    @property
+    def setting(self) -> tuple[str, str, bool, bool, int, str]:
+        """Device, precision, compiled, stacked, threads and build."""
+        return self[3:]
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """A key to sort by, where None comes first."""
+        return tuple("" if part is None else part for part in self)
+
+
+class Run(Strict):
+    """One student trained and tested, or the reason why there is none.
+
+    `failed`: the job gave no result (diverged, out of memory); `n/a`: the method's definition excludes the cell.
+    Both have a reason and no accuracy; `ok` has a top-1 accuracy and the hash of the set.
+    """
+
+    seed: Count
+    synset: Hash | None
+    teacher: Hash | None = None
+    device: Literal["cpu", "cuda"]
+    precision: Name
+    compiled: bool = False
+    stacked: bool = False
+    threads: Annotated[int, Field(ge=1)]
+    build: Name
+    status: Literal["ok", "failed", "n/a"]
+    reason: str | None = None
+    top1: Fraction | None = None
+    top5: Fraction | None = None
+    seconds: Seconds = 0.0
+    steps: Count | None = None
+    final_loss: float | None = None
+    per_class: list[Fraction] | None = None
+    snapshots: list[Snapshot] | None = None
+    versions: dict[Name, str] = {}
+    commit: Name | None = None
+    dirty: bool | None = None
+    date: str
+    wandb: str | None = None
+
+    @field_validator("date")
+    @classmethod
+    def _date_is_utc(cls, value: str) -> str:
+        offset = datetime.fromisoformat(value).utcoffset()
+        if offset is None or offset:
+            raise ValueError("a UTC date is needed, such as 2026-01-31T12:00:00+00:00")
+        return value
+
+    @model_validator(mode="after")
+    def _status_agrees(self) -> Self:
+        if self.status == "ok" and (self.top1 is None or self.synset is None):
+            raise ValueError("status is ok, so top1 and synset are needed")
+        if self.status != "ok" and not self.reason:
+            raise ValueError(f"status is {self.status}, so a reason is needed")
+        if self.status != "ok" and any(x is not None for x in (self.top1, self.top5, self.per_class, self.snapshots)):
+            raise ValueError(f"status is {self.status}, so there can be no top1, top5, per_class or snapshots")
+        if self.top1 is not None and self.top5 is not None and self.top5 < self.top1:
+            raise ValueError("top5 is below top1")
+        return self
+
+    def identity(self) -> Identity:
+        """What makes this run the same as another."""
+        return Identity(**{name: getattr(self, name) for name in Identity._fields})
+
+
+class Record(Strict):
+    """The runs of one cell of the benchmark and one synthesis seed, and the facts they rest on."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    protocol: Name
+    protocol_version: Annotated[int, Field(ge=1)]
+    protocol_digest: Hash
+    dataset: Annotated[Name, StringConstraints(pattern=r"^[^/\\]+$")]
+    budget: dict[str, int | float | bool]  # {"ipc": 10} | {"fraction": 0.1} | {"all": true}
+    student_network: Name
+    distill_network: Name | None = None
+    student_recipe_hash: Hash | None = None
+    method: Name
+    recipe: dict[str, Any]
+    recipe_hash: Hash
+    synthesis_seed: Count | None = None
+    imported: Hash | None = None
+    borrowed: Name | None = None  # a baseline trained by another set's student recipe: that set's method
+    synsets: dict[Hash, SynSetFacts] = {}
+    teachers: dict[Hash, TeacherFacts] = {}
+    runs: list[Run] = []
+    supersedes: Hash | None = None
+    note: str | None = None
+
+    @field_validator("budget")
+    @classmethod
+    def _budget_is_one(cls, value: dict[str, int | float | bool]) -> dict[str, int | float | bool]:
+        match value:
+            case {"ipc": int(ipc), **rest} if not rest and not isinstance(ipc, bool) and ipc >= 1:
+                return value
+            case {"fraction": float(fraction), **rest} if not rest and 0 < fraction <= 1:
+                return value
+            case {"all": True, **rest} if not rest:
+                return value
+        raise ValueError('one of {"ipc": 1 or more}, {"fraction": above 0 to 1}, {"all": true} is needed')
+
+    @field_validator("recipe")
+    @classmethod
+    def _recipe_is_plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            canonical_json(value)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if (self.imported is None) == (self.synthesis_seed is None):
+            raise ValueError("either synthesis_seed or imported is needed, and not both")
+        for index, run in enumerate(self.runs):
+            if run.synset is not None and run.synset not in self.synsets:
+                raise ValueError(f"runs.{index}.synset is not among synsets")
+            if run.teacher is not None and run.teacher not in self.teachers:
+                raise ValueError(f"runs.{index}.teacher is not among teachers")
+        if len({run.identity() for run in self.runs}) < len(self.runs):
+            raise ValueError("two runs have the same identity")
+        return self
+
+    @property
+    def recipe_name(self) -> str:
+        """The recipe's name; one that ends in "-reduced" is a reduced run."""
+        return str(self.recipe.get("name") or ("imported" if self.imported else "unnamed"))
+
+    def group_key(self) -> dict[str, Any]:
+        """The identifying fields without the synthesis seed: records that share them are draws of one cell."""
+        return {
+            "protocol": self.protocol,
+            "protocol_version": self.protocol_version,
+            "dataset": self.dataset,
+            "budget": self.budget,
+            "student_network": self.student_network,
+            "distill_network": self.distill_network,
+            "student_recipe_hash": self.student_recipe_hash,
+            "method": self.method,
+            "borrowed": self.borrowed,
+        } | ({"imported": self.imported} if self.imported else {"recipe_hash": self.recipe_hash})
+
+    def key(self) -> dict[str, Any]:
+        """The identifying fields: two records with equal keys are the same record."""
+        return self.group_key() | ({} if self.imported else {"synthesis_seed": self.synthesis_seed})
+
+    def key_hash(self) -> str:
+        """SHA-256 of the key, 64 hex digits: what `supersedes` of another record names."""
+        return digest(self.key())
+
+    def run(self, identity: Identity) -> Run | None:
+        """The stored run of that identity, if there is one."""
+        return next((run for run in self.runs if run.identity() == identity), None)
+
+    def to_json(self) -> str:
+        """The file's text: sorted keys, two-space indent, a newline at the end."""
+        value = self.model_dump(mode="json", by_alias=True)
+        return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> "Record":
+        """Read a record strictly; UsageError names `where` (the file), the first bad field, and how many more."""
+        try:
+            json.loads(text, object_pairs_hook=_unique)
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise UsageError(f"{where}: {first_problem(error)}") from error
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{where}: not a JSON record: {error}") from error
+
+
+def now() -> str:
+    """The present moment in UTC, to the second, as a run's `date` is written."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def first_problem(error: ValidationError) -> str:
+    """One line for a pydantic error: the first bad field, what is wrong with it, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    field = ".".join(str(part) for part in first["loc"]) or "record"
+    given = f" (given {first['input']!r:.60})" if isinstance(first["input"], Plain) else ""
+    more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"{field}: {first['msg']}{given}{more}"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"field {twice!r} is given twice")
+    return value

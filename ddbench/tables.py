@@ -1,0 +1,233 @@
+"""Tables of cells: a pivot (methods by data set, protocol and budget) and a long view, in five formats.
+
+A missing cell is a dash, one that a definition excludes n/a, a failed one failed; cells that are not told apart
+from the best share its mark. Percent in what people read (terminal, Markdown, LaTeX, every pivot); the long CSV
+and JSON are data, in fractions.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ddbench.errors import unknown
+from ddbench.grids import DAGGER, DASH, MARK, WRITERS, Grid, Shown, rich_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FORMATS = ("terminal", "markdown", "csv", "latex", "json")
+VIEWS = ("pivot", "long")
+_TELLING = (
+    "recipe distill_network imported student_recipe space device precision threads build compiled stacked teacher "
+    "synset recipe_hash group"
+)
+TELLING = (
+    _TELLING.split()
+)  # what is added to a method's name, in this order, where it alone would not tell two cells apart
+SHARED = ("device", "precision", "threads", "build")
+LONG = "data set|protocol|student|budget|top-1 %|std|runs|draws|failed|bytes|distil s|train s"
+WIDEST = 7  # columns of a terminal table
+
+
+def render(frame: pd.DataFrame, form: str = "terminal", view: str = "pivot", *, width: int = 100) -> str:
+    """Write cells (see `ddbench.cells.cells`) as text in one of `FORMATS` and `VIEWS`; UsageError for another name.
+
+    `width` is the terminal's, in characters.
+    """
+    if form not in FORMATS:
+        raise unknown("table format", form, FORMATS)
+    if form == "terminal":
+        return _terminal_text(frame, view, width)
+    if view == "long" and form in ("csv", "json"):
+        return data_csv(frame) if form == "csv" else data_json(frame)
+    return WRITERS[form](grid(frame, view))
+
+
+def grid(frame: pd.DataFrame, view: str) -> Grid:
+    """The cells as a pivot or a long grid; UsageError for another view."""
+    if view not in VIEWS:
+        raise unknown("view", view, VIEWS)
+    return pivot(frame) if view == "pivot" else long(frame)
+
+
+def pivot(frame: pd.DataFrame) -> Grid:
+    """Rows: methods (with what else tells them apart); columns: data set, protocol (and student), budget."""
+    frame = frame.assign(label=row_labels(frame), head=column_heads(frame))
+    heads = list(dict.fromkeys(frame["head"]))
+    found = {(row.label, row.head): row for row in frame.itertuples()}
+    labels = sorted(dict.fromkeys(frame["label"]), key=lambda label: (_reference_only(frame, label), label))
+    reduced = frame[frame["status"] == "ok"].groupby("label")["reduced"].agg(["any", "all"])
+    rows = []
+    for label in labels:
+        whole_row = label in reduced.index and bool(reduced.loc[label, "all"])
+        shown = [_shown(found.get((label, head)), mark_reduced=not whole_row) for head in heads]
+        rows.append((label + DAGGER * whole_row, shown))
+    return Grid("Top-1 accuracy (%)", "method", heads, rows, notes(frame))
+
+
+def long(frame: pd.DataFrame) -> Grid:
+    """One row per cell: what it is, its accuracy, its runs, its bytes and its times."""
+    rows = []
+    for label, row in zip(row_labels(frame), frame.itertuples(), strict=True):
+        what = [row.dataset, row.protocol, row.student, row.budget]
+        runs = [_percent(row.std), str(row.n), str(row.draws), str(row.failed)]
+        cost = [_bytes(row.bytes), _seconds(row.distill_seconds), _seconds(row.train_seconds)]
+        shown = [Shown(text) for text in what] + [_shown(row, mark_reduced=False)] + [Shown(t) for t in runs + cost]
+        rows.append((label + DAGGER * row.reduced, shown))
+    return Grid(
+        "Top-1 accuracy (%), one row per cell", "method", [(title,) for title in LONG.split("|")], rows, notes(frame)
+    )
+
+
+def row_labels(frame: pd.DataFrame) -> list[str]:
+    """A label per cell that is unique within its column: the method, and what else is needed ("dm (paper, cuda)")."""
+    place = ["dataset", "protocol", "student", "budget"]
+    telling: dict[str, list[str]] = {}
+    for method, part in frame.groupby("method"):
+        names: list[str] = []
+        for name in TELLING:
+            if not part.duplicated([*place, *names]).any():
+                break
+            if (part.groupby([*place, *names], dropna=False)[name].nunique(dropna=False) > 1).any():
+                names.append(name)
+        telling[str(method)] = names
+    return [_label(row, telling[row["method"]]) for row in frame[["method", *TELLING]].to_dict("records")]
+
+
+def column_heads(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """(data set, protocol, budget) per cell; the student is named where a protocol has several on one data set."""
+    several = frame.groupby(["dataset", "protocol"])["student"].transform("nunique") > 1
+    heads = []
+    for row, many in zip(frame.itertuples(), several, strict=True):
+        protocol = f"{row.protocol} ({row.student})" if many else row.protocol
+        heads.append((row.dataset, protocol, row.budget.replace("ipc", "IPC")))
+    return heads
+
+
+def notes(frame: pd.DataFrame) -> list[str]:
+    """Footnotes: what the signs mean, how many runs stand behind a cell, the shared setting, the teachers."""
+    good = frame[frame["status"] == "ok"]
+    lines = []
+    if good["ci_low"].notna().any():
+        over = {"synthesis": "synthesis seeds (per-seed means)", "evaluation": "evaluation seeds of one synthesis"}
+        spans = " or, with one draw, ".join(over[name] for name in over if name in set(good["over"]))
+        lines.append(f"±: half of the 95 % t interval of the mean over {spans}.")
+    if len(good):
+        lines.append(f"Runs behind a cell: {_span(good['n'])}, from {_span(good['draws'])} synthesis seed(s).")
+    if good["best"].any():
+        lines.append(
+            f"{MARK}: the best of its column, and what is not told apart from it at 5 % (paired t, else Welch)."
+        )
+    if (good["n"] == 1).any():
+        lines.append("One run has no interval; between single runs nothing can be tested.")
+    if good["reduced"].any():
+        lines.append(f"{DAGGER}: a reduced recipe, cheaper than the published one.")
+    if (frame["status"] == "n/a").any():
+        lines.append("n/a: the method's definition excludes the cell.")
+    shared = [f"{name} {frame[name].iloc[0]}" for name in SHARED if len(frame) and frame[name].nunique() == 1]
+    return lines + ([f"All cells: {', '.join(shared)}."] if shared else []) + _teacher_notes(good)
+
+
+def terminal(frame: pd.DataFrame, view: str = "pivot") -> list["Table"]:
+    """Rich tables, the last with the notes as its caption; a wide pivot becomes one table per data set and protocol."""
+    whole = grid(frame, view)
+    parts = [whole]
+    if view == "pivot" and len(whole.headers) > WIDEST:
+        pieces = frame.groupby(["dataset", "protocol"], sort=False)
+        parts = [pivot(piece) for _, piece in pieces]
+    return [rich_table(part, whole.notes if part is parts[-1] else []) for part in parts]
+
+
+def data_csv(frame: pd.DataFrame) -> str:
+    """Every column but the samples, one line per cell, fractions."""
+    return frame.drop(columns="samples").to_csv(index=False, lineterminator="\n")
+
+
+def data_json(frame: pd.DataFrame) -> str:
+    """Every column, a list with one object per cell, fractions; samples as [synthesis seed, evaluation seed, top-1]."""
+    rows = []
+    for row in frame.to_dict("records"):
+        row = {str(name): None if isinstance(value, float) and value != value else value for name, value in row.items()}
+        row["samples"] = [[*seeds, top1] for seeds, top1 in row["samples"].items()]
+        rows.append(row)
+    return json.dumps(rows, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _terminal_text(frame: pd.DataFrame, view: str, width: int) -> str:
+    from rich.console import Console
+
+    out = io.StringIO()
+    console = Console(file=out, width=width)
+    for table in terminal(frame, view):
+        console.print(table)
+    return out.getvalue()
+
+
+def _shown(row: Any, *, mark_reduced: bool) -> Shown:
+    if row is None:
+        return Shown(DASH)
+    if row.status != "ok":
+        return Shown(str(row.status))
+    half = "" if pd.isna(row.ci_low) else f" ±{100 * (row.ci_high - row.ci_low) / 2:.1f}"
+    dagger = DAGGER if row.reduced and mark_reduced else ""
+    failed = f" ({row.failed} failed)" if row.failed else ""
+    return Shown(f"{100 * row.top1:.1f}{half}{dagger}{failed}", bool(row.tied))
+
+
+def _label(row: dict[Any, Any], names: Sequence[str]) -> str:
+    parts = [_word(name, row[name]) for name in names]
+    return f"{row['method']} ({', '.join(parts)})" if parts else str(row["method"])
+
+
+def _word(name: str, value: Any) -> str:
+    if value is None:
+        return f"no {name.replace('_', ' ')}"
+    if isinstance(value, bool):
+        return name if value else f"not {name}"
+    shown = (
+        str(value)[:8] if name in ("teacher", "synset", "recipe_hash", "student_recipe", "imported", "group") else value
+    )
+    return f"{shown}" if name in ("recipe", "device", "precision") else f"{name.replace('_', ' ')} {shown}"
+
+
+def _reference_only(frame: pd.DataFrame, label: str) -> bool:
+    """Whether a row stands only under the budget "all": such rows come last."""
+    return set(frame.loc[frame["label"] == label, "budget"]) == {"all"}
+
+
+def _span(values: "pd.Series[Any]") -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _teacher_notes(frame: pd.DataFrame) -> list[str]:
+    known = frame[frame["teacher"].notna()].drop_duplicates(["dataset", "protocol", "teacher"])
+    lines = []
+    for row in known.itertuples():
+        flag = "; more than a point off the reference accuracy" if row.teacher_flag else ""
+        name = f"{row.teacher_network} {str(row.teacher)[:8]}"
+        lines.append(
+            f"{row.protocol} on {row.dataset}: teacher {name}, test accuracy {100 * row.teacher_accuracy:.1f} %{flag}."
+        )
+    return lines
+
+
+def _percent(value: float) -> str:
+    return DASH if pd.isna(value) else f"{100 * value:.1f}"
+
+
+def _seconds(value: float) -> str:
+    return DASH if pd.isna(value) else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _bytes(value: float) -> str:
+    if pd.isna(value):
+        return DASH
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
