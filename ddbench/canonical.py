@@ -25,9 +25,11 @@ def digest(value: Any) -> str:
 
 def tensors_digest(tensors: Mapping[str, "torch.Tensor"], header: Any = None) -> str:
     """SHA-256 over named tensors (name, dtype, shape, bytes; in the order of their names) and a plain header."""
+    import torch
+
     total = hashlib.sha256(canonical_json(header).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        total.update(tensor.flatten().view(tensor.dtype).numpy().tobytes())
+        total.update(tensor.flatten().view(torch.uint8).numpy())
     return total.hexdigest()

@@ -4,6 +4,7 @@ A component is written as plain data, `{"name": "kl", "temperature": 20}`. Its n
 parameters say what is allowed. A new one is a function and an entry point, not an edit.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,10 @@ class Components:
     builtin: Mapping[str, Callable[..., Any]]
 
     def names(self) -> tuple[str, ...]:
-        """Every name that can be built."""
+        """Every name that can be built; UsageError if a plugin takes a built-in's name."""
+        twice = sorted(self.builtin.keys() & set(plugins.names(self.group)))
+        if twice:
+            raise UsageError(f"{self.kind} {twice[0]!r} is registered twice: it is built in")
         return tuple(sorted({*self.builtin, *plugins.names(self.group)}))
 
     def build(self, spec: Mapping[str, Any]) -> Any:
@@ -48,4 +52,6 @@ class Components:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise UsageError(f"{self.kind} {name!r}, parameter {where!r}: {first['msg']}") from error
+            allowed = ", ".join(inspect.signature(factory).parameters) or "none"
+            message = f"{self.kind} {name!r}, parameter {where!r}: {first['msg']}; its parameters: {allowed}"
+            raise UsageError(message) from error

@@ -53,7 +53,11 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write bytes, or text as UTF-8, whole or not at all (see `write_with`)."""
     payload = data.encode() if isinstance(data, str) else data
-    write_with(path, lambda temporary: temporary.write_bytes(payload) and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(payload)
+
+    write_with(path, write)
 
 
 def check_writable(path: Path) -> None:

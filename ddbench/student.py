@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ddbench.augment import build_augmentation, cutmix, mixup
-from ddbench.components import Components
+from ddbench.augment import build_augmentation, build_mixing
 from ddbench.data import Split
 from ddbench.errors import JobFailed
 from ddbench.losses import LOSSES, Labels
@@ -22,15 +21,6 @@ from ddbench.space import Transform
 from ddbench.student_recipe import StudentRecipe
 
 CODE_VERSION = 1  # raise when a change here or in what it calls changes what a training gives; a test pins the source
-
-MIXES = Components(
-    "mix",
-    "ddbench.mixes",
-    {
-        "cutmix": lambda alpha=1.0: lambda images, generator: cutmix(images, generator, alpha=alpha),
-        "mixup": lambda alpha=0.8: lambda images, generator: mixup(images, generator, alpha=alpha),
-    },
-)
 
 
 @dataclass(frozen=True)
@@ -118,7 +108,7 @@ def train(
     """
     started = time.perf_counter()
     augmentations = [build_augmentation(spec) for spec in recipe.augmentations]
-    mix = MIXES.build(recipe.mix) if recipe.mix else None
+    mix = build_mixing(recipe.mix) if recipe.mix else None
     loss_of = LOSSES.build(recipe.loss)
     factor = SCHEDULES.build(recipe.schedule)
     optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer)(network.parameters())
@@ -143,7 +133,7 @@ def train(
                 _refuse_divergence(loss, step)
                 if progress:
                     progress(step + 1, steps)
-    return Training(steps, float(loss), time.perf_counter() - started)
+    return Training(steps, float(loss.detach()), time.perf_counter() - started)
 
 
 def _prepare(images: torch.Tensor, index: torch.Tensor, step: int, augmentations: list, mix: Callable | None,
@@ -159,7 +149,7 @@ def _prepare(images: torch.Tensor, index: torch.Tensor, step: int, augmentations
 
 def _refuse_divergence(loss: torch.Tensor, step: int) -> None:
     if not bool(torch.isfinite(loss)):
-        raise JobFailed(f"the student's loss is not finite ({float(loss)}) at step {step}")
+        raise JobFailed(f"the student's loss is not finite ({float(loss.detach())}) at step {step}")
 
 
 @torch.inference_mode()

@@ -15,6 +15,5 @@ from ddbench.augment.dsa import OPS as OPS
 from ddbench.augment.dsa import Drawn as Drawn
 from ddbench.augment.mixing import cutmix as cutmix
 from ddbench.augment.mixing import mixup as mixup
-from ddbench.augment.registry import augmentation_names as augmentation_names
 from ddbench.augment.registry import build_augmentation as build_augmentation
 from ddbench.augment.registry import build_mixing as build_mixing
