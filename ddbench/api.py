@@ -58,7 +58,8 @@ def distill(
         overrides: hyper-parameters to change: a mapping, or "KEY=VALUE" words.
         out: file to write the set to as well.
         dataset_name: name of a folder data set in records.
-        device, threads: see `setting`.
+        device: see `setting`.
+        threads: see `setting`.
         reporter: shown the progress.
 
     Raises:
@@ -141,15 +142,20 @@ def evaluate(
         images: float tensor [n, C, H, W] in `space` with `labels`; a `SynSet`; or a set's file.
         labels: int64 [n] classes, for a tensor.
         dataset: name of the data set; needed for a tensor, and for a set made on a folder ("folder:PATH").
-        protocol, network: what to score by; network None is the protocol's default.
+        protocol: what to score by.
+        network: student network; None is the protocol's default.
         seeds: how many evaluation seeds (0, 1, ...), or which.
         space: of a tensor: "pixel", "normalised" or "zca".
         soft_labels: logits [n, K] that go with a tensor, for `shipped-v1`.
         syn_lr: learned step size that goes with a tensor: the set then ships a student recipe with it.
         name: method name of an imported set, for tables.
         borrow: file of a set whose student recipe this one is trained by (a baseline under `shipped-v1`).
+        dataset_name: name of a folder data set in records.
         results: folder of records to add to; None keeps no record on disk.
-        workers, device, threads, reporter: how to compute, see `setting`.
+        workers: processes; 1 stays in this one.
+        device: see `setting`.
+        threads: see `setting`.
+        reporter: shown the progress.
         retry_failed: run failed runs again.
         observe: see `ddbench.sweep.run_cells`.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -72,7 +72,7 @@ class Budget:
 
     @property
     def kind(self) -> str:
-        """ "ipc", "fraction" or "all"."""
+        """Which of the three it is: "ipc", "fraction" or "all"."""
         return "ipc" if self.ipc is not None else "fraction" if self.fraction is not None else "all"
 
     def to_json(self) -> dict[str, Any]:
@@ -183,7 +183,9 @@ def resolve(
     """Find the recipe of a cell and fill in every default.
 
     Args:
-        method, dataset, budget: the cell.
+        method: of the cell.
+        dataset: of the cell.
+        budget: of the cell.
         recipe: a name among the published ones, "generic" (the method's defaults), a path of a TOML file, or None for
             the published default.
         network: distillation network, instead of the recipe's.
@@ -304,7 +306,7 @@ def parse_overrides(method: Method, words: Sequence[str]) -> dict[str, Any]:
 
 
 def _read(method: Method, key: str, text: str) -> Any:
-    annotation = TypeAdapter(method.hyper.model_fields[key].annotation)
+    annotation: TypeAdapter[Any] = TypeAdapter(cast(Any, method.hyper.model_fields[key].annotation))
     for read in (lambda: annotation.validate_json(text, strict=True), lambda: annotation.validate_python(text)):
         try:
             return read()

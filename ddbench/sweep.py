@@ -13,7 +13,16 @@ from typing import Any
 from ddbench.data import Dataset
 from ddbench.environment import commit, versions
 from ddbench.evaluation import NotScored, Setting, base_record, planned_record, student_recipe
-from ddbench.jobs import DataName, DistillJob, EvaluateJob, borrowed_set, check_budget, distill_job, evaluate_job, finished
+from ddbench.jobs import (
+    DataName,
+    DistillJob,
+    EvaluateJob,
+    borrowed_set,
+    check_budget,
+    distill_job,
+    evaluate_job,
+    finished,
+)
 from ddbench.method import find_method
 from ddbench.pool import Outcome, Work, run_all
 from ddbench.progress import Reporter

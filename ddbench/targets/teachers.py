@@ -7,7 +7,7 @@ import torch
 from ddbench.errors import UsageError
 from ddbench.space import transform_for
 from ddbench.student import Batch, Labeller
-from ddbench.synset import SynSet, Targets
+from ddbench.synset import SynSet
 from ddbench.targets import Binding, TargetKind
 from ddbench.teachers import Teacher, require
 
