@@ -23,7 +23,7 @@ SETTING = ("device", "precision", "compiled", "stacked", "threads", "build")
 COMPARED = ("dataset", "protocol", "student", "budget")  # cells that compete for the best mark
 _NUMBERS = "fraction top1 std ci_low ci_high top5 bytes distill_seconds peak_memory train_seconds teacher_accuracy"
 _COLUMNS = (
-    "method recipe reduced imported dataset budget ipc fraction protocol protocol_family protocol_version student "
+    "method recipe reduced borrowed imported dataset budget ipc fraction protocol protocol_family protocol_version student "
     "distill_network student_recipe status reason n draws failed over top1 std ci_low ci_high top5 best tied "
     "space codec images bytes distill_seconds peak_memory train_seconds teacher teacher_network teacher_accuracy "
     "teacher_flag device precision compiled stacked threads build synset recipe_hash superseded group samples"
@@ -59,7 +59,7 @@ def cells(
         _flag_teacher(row, reference or {})
     _mark_best(rows)
     rows.sort(key=_order)
-    frame = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+    frame = pd.DataFrame([[row.get(name) for name in COLUMNS] for row in rows], columns=COLUMNS, dtype=object)
     return frame.astype(dict.fromkeys(NUMBERS, float))
 
 
@@ -74,9 +74,8 @@ def protocol_family(name: str) -> str:
 
 
 def bytes_total(lines: Mapping[str, int]) -> int:
-    """The bytes a student needs: all lines, but the raw form of what is also counted encoded."""
-    encoded = any("encoded" in name for name in lines)
-    return sum(size for name, size in lines.items() if not (encoded and "raw" in name))
+    """The bytes a student needs: all lines, the images encoded where they were counted so, else as they are stored."""
+    return sum(size for name, size in lines.items() if name != "images" or "images_encoded" not in lines)
 
 
 def _wanted(record: Record, protocols: Collection[str] | None) -> bool:
@@ -163,8 +162,9 @@ def _identity_columns(record: Record) -> dict[str, Any]:
     return {
         "method": record.method,
         "recipe": record.recipe_name,
-        "reduced": record.recipe_name.endswith("-reduced"),
+        "reduced": record.reduced,
         "recipe_hash": None if record.imported else record.recipe_hash[:12],
+        "borrowed": record.borrowed,
         "imported": record.imported and record.imported[:12],
         "dataset": record.dataset,
         "budget": budget_label(record.budget),

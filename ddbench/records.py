@@ -185,6 +185,8 @@ class Record(Strict):
     def _parts_agree(self) -> Self:
         if (self.imported is None) == (self.synthesis_seed is None):
             raise ValueError("either synthesis_seed or imported is needed, and not both")
+        if self.recipe_hash != digest(self.recipe):
+            raise ValueError("recipe_hash is not the hash of recipe")
         for index, run in enumerate(self.runs):
             if run.synset is not None and run.synset not in self.synsets:
                 raise ValueError(f"runs.{index}.synset is not among synsets")
@@ -196,8 +198,13 @@ class Record(Strict):
 
     @property
     def recipe_name(self) -> str:
-        """The recipe's name; one that ends in "-reduced" is a reduced run."""
+        """The recipe's name; "-reduced" at its end marks a reduced run, "+set" fields that were overridden."""
         return str(self.recipe.get("name") or ("imported" if self.imported else "unnamed"))
+
+    @property
+    def reduced(self) -> bool:
+        """Whether the recipe is a cheaper variant of the published one."""
+        return self.recipe_name.split("+")[0].endswith("-reduced")
 
     def group_key(self) -> dict[str, Any]:
         """The identifying fields without the synthesis seed: records that share them are draws of one cell."""

@@ -28,7 +28,7 @@ TELLING = (
     _TELLING.split()
 )  # what is added to a method's name, in this order, where it alone would not tell two cells apart
 SHARED = ("device", "precision", "threads", "build")
-LONG = "data set|protocol|student|budget|top-1 %|std|runs|draws|failed|bytes|distil s|train s"
+LONG = "recipe|data set|protocol|student|budget|top-1 %|std|runs|draws|failed|bytes|distil s|train s"
 WIDEST = 7  # columns of a terminal table
 
 
@@ -72,7 +72,7 @@ def long(frame: pd.DataFrame) -> Grid:
     """One row per cell: what it is, its accuracy, its runs, its bytes and its times."""
     rows = []
     for label, row in zip(row_labels(frame), frame.itertuples(), strict=True):
-        what = [row.dataset, row.protocol, row.student, row.budget]
+        what = [row.recipe, row.dataset, row.protocol, row.student, row.budget]
         runs = [_percent(row.std), str(row.n), str(row.draws), str(row.failed)]
         cost = [_bytes(row.bytes), _seconds(row.distill_seconds), _seconds(row.train_seconds)]
         shown = [Shown(text) for text in what] + [_shown(row, mark_reduced=False)] + [Shown(t) for t in runs + cost]
@@ -87,14 +87,14 @@ def row_labels(frame: pd.DataFrame) -> list[str]:
     place = ["dataset", "protocol", "student", "budget"]
     telling: dict[str, list[str]] = {}
     for method, part in frame.groupby("method"):
-        names: list[str] = []
+        names = ["borrowed"] if part["borrowed"].notna().any() else []
         for name in TELLING:
             if not part.duplicated([*place, *names]).any():
                 break
             if (part.groupby([*place, *names], dropna=False)[name].nunique(dropna=False) > 1).any():
                 names.append(name)
         telling[str(method)] = names
-    return [_label(row, telling[row["method"]]) for row in frame[["method", *TELLING]].to_dict("records")]
+    return [_label(row, telling[row["method"]]) for row in frame[["method", "borrowed", *TELLING]].to_dict("records")]
 
 
 def column_heads(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
@@ -178,7 +178,7 @@ def _shown(row: Any, *, mark_reduced: bool) -> Shown:
 
 
 def _label(row: dict[Any, Any], names: Sequence[str]) -> str:
-    parts = [_word(name, row[name]) for name in names]
+    parts = [_word(name, row[name]) for name in names if name != "borrowed" or row[name]]
     return f"{row['method']} ({', '.join(parts)})" if parts else str(row["method"])
 
 
@@ -187,6 +187,8 @@ def _word(name: str, value: Any) -> str:
         return f"no {name.replace('_', ' ')}"
     if isinstance(value, bool):
         return name if value else f"not {name}"
+    if name == "borrowed":
+        return f"as {value}"
     shown = (
         str(value)[:8] if name in ("teacher", "synset", "recipe_hash", "student_recipe", "imported", "group") else value
     )

@@ -1,0 +1,198 @@
+"""Plots and pictures: what is on the axes, that text can be read, and that files are whole and repeatable."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from matplotlib.text import Text
+from PIL import Image
+
+from ddbench.canonical import digest
+from ddbench.cells import cells
+from ddbench.errors import UsageError
+from ddbench.pictures import picture_grid
+from ddbench.plots import accuracy_against_bytes, accuracy_against_ipc, bars, plot_all, save
+from ddbench.records import Record
+
+PLACE = ("digits", "hard-v1", "convnet-d2")
+
+
+def record(method, ipc, values):
+    recipe = {"method": method, "name": "quick-reduced" if method == "dm" else "paper", "ipc": ipc}
+    synset, run = digest([method, ipc]), {"device": "cpu", "precision": "float32", "threads": 1, "build": "2.9.0"}
+    run |= {"synset": synset if values else None, "date": "2026-01-31T12:00:00+00:00", "seconds": 2.0}
+    ok = [run | {"seed": i, "status": "ok", "top1": top1} for i, top1 in enumerate(values)]
+    plain = {"protocol": "hard-v1", "protocol_version": 1, "protocol_digest": digest("hard"), "dataset": "digits"}
+    plain |= {"budget": {"ipc": ipc} if ipc else {"all": True}, "student_network": "convnet-d2", "method": method}
+    plain |= {"recipe": recipe, "recipe_hash": digest(recipe), "synthesis_seed": 0}
+    plain |= {"runs": ok or [run | {"seed": 0, "status": "failed", "reason": "loss is not finite"}]}
+    size = (ipc or 140) * 640
+    return Record.model_validate(
+        plain | {"synsets": {synset: {"images": (ipc or 140) * 10, "bytes": {"images": size}}}}
+    )
+
+
+@pytest.fixture(scope="module")
+def frame():
+    rows = [record(m, i, [0.5 + 0.04 * i, 0.52 + 0.04 * i]) for m in ("dm", "random", "kcenter") for i in (1, 3, 10)]
+    rows += [record("herding", 1, [0.6]), record("herding", 3, []), record("herding", 10, [0.95])]
+    return cells([*rows, record("infer", 3, []), record("whole", None, [0.99])])
+
+
+def opened(path):
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def texts(figure):
+    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+
+
+def test_only_measured_ipcs_are_ticks(frame):
+    (axes,) = accuracy_against_ipc(frame, *PLACE).axes
+    assert axes.get_xscale() == "log"
+    assert list(axes.get_xticks()) == [1, 3, 10] and not len(axes.get_xticks(minor=True))
+
+
+def test_lines_hold_the_means_in_percent_and_break_at_gaps(frame):
+    (axes,) = accuracy_against_ipc(frame, *PLACE).axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+    assert set(lines) == {"dm†", "random", "kcenter", "herding", "whole: 99.0"}
+    assert lines["random"] == pytest.approx([55, 63, 91])
+    assert lines["herding"] == pytest.approx([60, float("nan"), 95], nan_ok=True)
+    assert list(lines["whole: 99.0"]) == pytest.approx([99, 99])
+    assert len(axes.collections) >= 3  # bands and error bars
+
+
+def test_methods_are_told_apart_without_colour(frame):
+    (axes,) = accuracy_against_ipc(frame, *PLACE).axes
+    drawn = [line for line in axes.get_lines() if not line.get_label().startswith("whole")]
+    assert len({line.get_marker() for line in drawn}) == len({line.get_color() for line in drawn}) == len(drawn)
+
+
+def test_a_method_looks_the_same_in_every_plot(frame):
+    figures = [accuracy_against_ipc(frame, *PLACE), accuracy_against_bytes(frame, *PLACE)]
+    looks = [
+        {line.get_label(): (line.get_color(), line.get_marker()) for line in f.axes[0].get_lines()} for f in figures
+    ]
+    assert all(looks[0][name] == looks[1][name] for name in ("dm†", "random", "kcenter"))
+
+
+def test_text_is_large_enough_for_a_column(frame):
+    for figure in (
+        accuracy_against_ipc(frame, *PLACE),
+        accuracy_against_bytes(frame, *PLACE),
+        bars(frame, "digits", "ipc 1"),
+    ):
+        assert figure.get_figwidth() == pytest.approx(3.4)
+        assert min(text.get_fontsize() for text in texts(figure)) >= 8
+
+
+def test_axes_have_names_with_units(frame):
+    by_ipc, by_bytes = accuracy_against_ipc(frame, *PLACE).axes[0], accuracy_against_bytes(frame, *PLACE).axes[0]
+    assert by_ipc.get_ylabel() == by_bytes.get_ylabel() == "Top-1 accuracy (%)"
+    assert "IPC" in by_ipc.get_xlabel() and "Bytes" in by_bytes.get_xlabel()
+    assert all(label.get_text().endswith("iB") for label in by_bytes.get_xticklabels())
+
+
+def test_the_legend_lies_outside_the_axes(frame):
+    for figure in (accuracy_against_ipc(frame, *PLACE), accuracy_against_bytes(frame, *PLACE)):
+        (legend,) = figure.legends
+        assert legend.get_window_extent().y1 <= figure.axes[0].get_window_extent().y0
+
+
+def test_bars_show_every_method_also_what_failed(frame):
+    figure = bars(frame, "digits", "ipc 3")
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["random", "kcenter", "infer", "herding", "dm†"]
+    assert [text.get_text() for text in axes.texts].count("failed") == 2
+    assert axes.get_xlim() == (0, 100)
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([63, 63, 63])
+
+
+def test_many_methods_get_a_page_and_no_bands():
+    many = cells([record(f"m{i:02}", ipc, [0.5, 0.6]) for i in range(22) for ipc in (1, 10)])
+    figure = accuracy_against_ipc(many, *PLACE)
+    assert figure.get_figwidth() == pytest.approx(7)
+    looks = {(line.get_marker(), line.get_color(), line.get_linestyle()) for line in figure.axes[0].get_lines()}
+    assert len(looks) == 22
+
+
+def test_what_is_not_there_is_an_error(frame):
+    for make in (accuracy_against_ipc, accuracy_against_bytes):
+        with pytest.raises(UsageError, match="mnist"):
+            make(frame, "mnist", "hard-v1", "convnet-d2")
+    with pytest.raises(UsageError, match="ipc 7"):
+        bars(frame, "digits", "ipc 7")
+
+
+HEADS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
+
+
+def test_all_plots_are_drawn(frame, tmp_path):
+    paths = plot_all(frame, tmp_path / "plots", [".svg"])
+    assert paths == sorted((tmp_path / "plots").iterdir())
+    assert len(paths) == 5  # by IPC, by bytes, bars at three IPCs
+
+
+def test_no_cells_no_plots(tmp_path):
+    assert plot_all(cells([]), tmp_path) == []
+
+
+@pytest.mark.parametrize("suffix", HEADS)
+def test_the_same_cells_give_the_same_file(frame, tmp_path, suffix):
+    files = [save(bars(frame, "digits", "ipc 1"), tmp_path / f"{name}{suffix}") for name in ("a", "b")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert files[0].read_bytes().startswith(HEADS[suffix])
+
+
+def test_other_suffixes_are_refused(frame, tmp_path):
+    with pytest.raises(UsageError, match="png"):
+        save(bars(frame, "digits", "ipc 1"), tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())
+
+
+def test_picture_holds_the_pixels_enlarged(tmp_path):
+    images = torch.zeros(4, 3, 8, 8)
+    images[:, 0] = torch.tensor([0.0, 1 / 3, 2 / 3, 1.0]).view(4, 1, 1)  # red only, one level per image
+    path = picture_grid(images, torch.tensor([0, 0, 1, 1]), ("cat", "dog"), tmp_path / "a.png")
+    colours = {colour: count for count, colour in opened(path).getcolors(100_000)}
+    assert [colours[(level, 0, 0)] for level in (85, 170, 255)] == [64 * 64] * 3
+
+
+def test_rows_are_classes_in_order(tmp_path):
+    images = torch.stack([torch.full((1, 8, 8), level) for level in (0.8, 0.4, 0.6)])
+    path = picture_grid(images, torch.tensor([2, 0, 1]), ("a", "b", "c"), tmp_path / "a.png")
+    column = [opened(path).getpixel((40, y))[0] for y in range(opened(path).height)]
+    levels = [level for level, after in pairwise(column) if level != 255 and level == after]
+    assert list(dict.fromkeys(levels)) == [102, 153, 204]
+
+
+def test_large_sets_are_cut_with_a_note(tmp_path):
+    classes = torch.arange(100).repeat_interleave(20)
+    names = tuple(f"class {i}" for i in range(100))
+    path = picture_grid(torch.rand(2000, 1, 8, 8), classes, names, tmp_path / "a.png", title="random, IPC 20")
+    small = picture_grid(torch.rand(100, 1, 8, 8), torch.arange(10).repeat_interleave(10), names, tmp_path / "b.png")
+    assert opened(path).size[0] < 1000 and opened(path).size[1] < 1000
+    assert opened(path).size[1] > opened(small).size[1]  # the title and the note
+
+
+def test_large_images_are_made_smaller(tmp_path):
+    path = picture_grid(torch.rand(2, 3, 224, 224), torch.tensor([0, 1]), ("a", "b"), tmp_path / "a.png")
+    assert max(opened(path).size) < 400
+
+
+BAD = [
+    (torch.rand(2, 2, 8, 8), torch.tensor([0, 1]), "C 1 or 3"),
+    (torch.rand(0, 1, 8, 8), torch.tensor([], dtype=torch.int64), "n > 0"),
+    (torch.rand(2, 1, 8, 8), torch.tensor([0]), "classes of shape"),
+    (torch.rand(2, 1, 8, 8), torch.tensor([0, 2]), "class names"),
+    (torch.full((2, 1, 8, 8), float("nan")), torch.tensor([0, 1]), "not finite"),
+]
+
+
+@pytest.mark.parametrize(("images", "classes", "words"), BAD)
+def test_pictures_of_nonsense_are_refused(tmp_path, images, classes, words):
+    with pytest.raises(UsageError, match=words):
+        picture_grid(images, classes, ("a", "b"), tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,285 @@
+"""Cells and tables: what is pooled, what is kept apart, and a golden table of each format from a small store."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from ddbench.canonical import digest
+from ddbench.cells import bytes_total, cells
+from ddbench.errors import UsageError
+from ddbench.records import Record
+from ddbench.statistics import t_interval
+from ddbench.store import RecordStore
+from ddbench.tables import FORMATS, VIEWS, pivot, render, row_labels
+
+DATE = "2026-01-31T12:00:00+00:00"
+
+
+def record(method="dm", ipc=1, values=(), *, synthesis=0, name="paper", made="", teacher=None, setting=None, **changes):
+    """A record with one ok run per value; `made` changes the set's hash, `setting` the runs."""
+    recipe = {"method": method, "name": name, "ipc": ipc}
+    synset, budget = digest([method, ipc, synthesis, made]), {"all": True} if ipc is None else {"ipc": ipc}
+    common = {"synset": synset, "device": "cpu", "precision": "float32", "threads": 1, "build": "2.9.0", "date": DATE}
+    common |= {"teacher": teacher and digest(teacher)} | (setting or {})
+    runs = [common | {"seed": i, "status": "ok", "top1": top1, "seconds": 2.0} for i, top1 in enumerate(values)]
+    facts = {"images": (ipc or 20) * 10, "bytes": {"images": 2560, "images_encoded": 700, "external": 300}}
+    plain = {"protocol": "hard-v1", "protocol_version": 1, "protocol_digest": digest("hard"), "dataset": "digits"}
+    plain |= {"budget": budget, "student_network": "convnet-d2", "distill_network": "convnet-d2", "method": method}
+    plain |= {"recipe": recipe, "recipe_hash": digest(recipe), "synthesis_seed": synthesis, "runs": runs}
+    plain |= {"synsets": {synset: facts | {"cost": {"seconds": 8.0}}}}
+    plain |= {"teachers": {digest(teacher): {"network": "mlp", "accuracy": 0.9}} if teacher else {}}
+    return Record.model_validate(plain | changes)
+
+
+def without(method, ipc, status, reason):
+    """A record whose one run gave no accuracy and no set."""
+    run = {"seed": 0, "synset": None, "device": "cpu", "precision": "float32", "threads": 1, "build": "2.9.0"}
+    return record(method, ipc, runs=[run | {"status": status, "reason": reason, "date": DATE}], synsets={})
+
+
+def toy():
+    """A store's content with everything a table can show: a tie, a gap, n/a, a failure, a reduced recipe, a reference."""
+    return [
+        record("dm", 1, [0.70, 0.72]),
+        record("dm", 10, [0.90, 0.92]),
+        record("random", 1, [0.50, 0.52]),
+        record("random", 10, [0.91, 0.905]),
+        record("datadam", 1, [0.60, 0.61], name="quick-reduced"),
+        without("infer", 1, "n/a", "needs two images per class"),
+        without("infer", 10, "failed", "loss is not finite"),
+        record("whole", None, [0.99]),
+    ]
+
+
+def shown(frame, label):
+    table = pivot(frame)
+    return dict(
+        zip((head[2] for head in table.headers), next(row for name, row in table.rows if name == label), strict=True)
+    )
+
+
+def test_toy_cells_from_a_store(tmp_path):
+    store = RecordStore(tmp_path)
+    for each in toy():
+        store.add(each)
+    frame = cells(store)
+    assert len(frame) == 8
+    row = frame[(frame["method"] == "dm") & (frame["ipc"] == 1)].iloc[0]
+    low, high = t_interval([0.70, 0.72])
+    assert (row.top1, row.ci_low, row.ci_high) == pytest.approx((0.71, low, high))
+    assert (row.n, row.draws, row.status, row.bytes, row.distill_seconds) == (2, 1, "ok", 1000, 8.0)
+    assert row.samples == {(0, 0): 0.70, (0, 1): 0.72}
+    assert row.best and row.tied
+
+
+def test_bytes_count_images_once():
+    assert bytes_total({"images": 100, "images_encoded": 30, "targets": 5}) == 35
+    assert bytes_total({"images": 100, "targets": 5}) == 105
+
+
+MARKDOWN = """\
+**Top-1 accuracy (%)**
+
+| method | digits hard-v1 IPC 1 | digits hard-v1 IPC 10 | digits hard-v1 all |
+| --- | ---: | ---: | ---: |
+| datadam† | 60.5 ±6.4 | — | — |
+| dm | **71.0 ±12.7** | **91.0 ±12.7** | — |
+| infer | n/a | failed | — |
+| random | 51.0 ±12.7 | **90.8 ±3.2** | — |
+| whole | — | — | 99.0 |
+
+- ±: half of the 95 % t interval of the mean over evaluation seeds of one synthesis.
+- Runs behind a cell: 1 to 2, from 1 synthesis seed(s).
+- **bold**: the best of its column, and what is not told apart from it at 5 % (paired t, else Welch).
+- One run has no interval; between single runs nothing can be tested.
+- †: a reduced recipe, cheaper than the published one.
+- n/a: the method's definition excludes the cell.
+- All cells: device cpu, precision float32, threads 1, build 2.9.0.
+"""
+# By hand: with two values the half width is 12.706 * |a - b| / 2. At IPC 1 datadam is 0.10 and 0.11 below dm (paired
+# t = 21, p = 0.03), random 0.20 and 0.20; at IPC 10 random is 0.01 above and 0.015 below (t = 0.2): a tie.
+
+
+def test_golden_markdown():
+    assert render(cells(toy()), "markdown") == MARKDOWN
+
+
+def test_golden_latex():
+    text = render(cells(toy()), "latex")
+    assert r"\begin{tabular}{lrrr}" in text
+    assert r"\multicolumn{3}{c}{hard-v1} \\" + "\n" + r"\cmidrule(lr){2-4}" in text
+    assert r"method & IPC 1 & IPC 10 & all \\" in text
+    assert r"dm & \textbf{71.0 $\pm$12.7} & \textbf{91.0 $\pm$12.7} & -- \\" in text
+    assert r"datadam$^\dagger$ & 60.5 $\pm$6.4 & -- & -- \\" in text
+    assert text.count("{") == text.count("}")
+
+
+def test_latex_escapes_names():
+    text = render(cells([record("a_b%c&d#{x}", values=[0.5])]), "latex")
+    assert r"a\_b\%c\&d\#\{x\}" in text
+
+
+def test_markdown_escapes_bars():
+    assert r"a\|b" in render(cells([record("a|b", values=[0.5])]), "markdown")
+
+
+def test_golden_terminal():
+    lines = [line.split() for line in render(cells(toy()), "terminal").splitlines()]
+    assert ["method", "IPC", "1", "IPC", "10", "all"] in lines
+    assert ["dm", "71.0", "±12.7", "*", "91.0", "±12.7", "*", "—"] in lines
+    assert ["infer", "n/a", "failed", "—"] in lines
+    assert ["whole", "—", "—", "99.0"] in lines
+
+
+def test_a_wide_pivot_is_cut_on_the_terminal_only():
+    wide = [record("dm", ipc, [0.5], dataset=name) for ipc in (1, 2, 3, 4) for name in ("digits", "mnist", "svhn")]
+    text = render(cells(wide), "terminal")
+    assert text.count("Top-1 accuracy") == 3 and text.count("All cells") == 1
+    assert render(cells(wide), "markdown").count("Top-1 accuracy") == 1
+
+
+def test_long_csv_and_json_are_fractions():
+    frame = cells(toy())
+    rows = list(csv.DictReader(io.StringIO(render(frame, "csv", "long"))))
+    data = json.loads(render(frame, "json", "long"))
+    assert len(rows) == len(data) == len(frame)
+    for table in (rows, data):
+        dm = next(row for row in table if row["method"] == "dm" and str(row["ipc"]) == "1")
+        assert float(dm["top1"]) == pytest.approx(0.71)
+    infer = next(row for row in data if row["method"] == "infer" and row["ipc"] == 1)
+    assert (infer["top1"], infer["status"], infer["reason"]) == (None, "n/a", "needs two images per class")
+    assert next(row for row in data if row["method"] == "whole")["samples"] == [[0, 0, 0.99]]
+
+
+def test_pivot_csv_is_what_people_read():
+    rows = list(csv.reader(io.StringIO(render(cells(toy()), "csv", "pivot"))))
+    assert ["infer", "n/a", "failed", "—"] in rows
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_format_and_view_takes_any_cells(form, view):
+    for records in ([], [without("infer", 1, "n/a", "none")], toy()):
+        assert isinstance(render(cells(records), form, view), str)
+
+
+@pytest.mark.parametrize(("form", "view"), [("html", "pivot"), ("csv", "wide")])
+def test_unknown_names_are_refused(form, view):
+    with pytest.raises(UsageError, match="unknown"):
+        render(cells(toy()), form, view)
+
+
+def test_protocol_versions_are_not_mixed():
+    second = {"protocol": "hard-v2", "protocol_version": 2, "protocol_digest": digest("second")}
+    mixed = [record(values=[0.5]), record(values=[0.6], **second)]
+    with pytest.raises(UsageError, match=r"hard-v1 and hard-v2"):
+        cells(mixed)
+    assert list(cells(mixed, protocols=["hard-v2"])["top1"]) == [0.6]
+    small = {"protocol": "hard-small-v1", "protocol_digest": digest("small")}
+    assert len(cells([record(values=[0.5]), record(values=[0.6], **small)])) == 2
+
+
+def test_one_version_with_two_digests_is_refused():
+    with pytest.raises(UsageError, match="two digests"):
+        cells([record(values=[0.5]), record("dc", values=[0.6], protocol_digest=digest("edited"))])
+
+
+def test_synthesis_seeds_are_pooled_in_two_levels():
+    draws = [
+        record("dm", 1, values, synthesis=seed) for seed, values in enumerate([[0.5, 0.7], [0.8], [0.4, 0.5, 0.6]])
+    ]
+    (row,) = cells(draws).to_dict("records")
+    assert (row["n"], row["draws"], row["over"]) == (6, 3, "synthesis")
+    assert row["top1"] == pytest.approx((0.6 + 0.8 + 0.5) / 3)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(t_interval([0.6, 0.8, 0.5]))
+
+
+SETTINGS = [
+    {"device": "cuda"},
+    {"precision": "tf32"},
+    {"threads": 2},
+    {"build": "2.10.0"},
+    {"compiled": True},
+    {"stacked": True},
+]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_are_never_pooled(setting):
+    frame = cells([record(values=[0.5]), record(values=[0.7], synthesis=1, setting=setting)])
+    assert sorted(frame["top1"]) == [0.5, 0.7]
+    assert len(set(row_labels(frame))) == 2
+    assert str(next(iter(setting.values()))).lower() in " ".join(row_labels(frame)) or next(iter(setting)) in " ".join(
+        row_labels(frame)
+    )
+
+
+def test_teachers_are_never_pooled():
+    frame = cells([record(values=[0.5], teacher="a"), record(values=[0.7], synthesis=1, teacher="b")])
+    assert sorted(frame["top1"]) == [0.5, 0.7]
+    assert len(set(row_labels(frame))) == 2
+
+
+def test_two_sets_of_one_seed_are_never_pooled():
+    same_seed = [record(values=[0.5]), record(values=[0.7], made="elsewhere")]
+    assert sorted(cells(same_seed)["top1"]) == [0.5, 0.7]
+
+
+def test_a_failed_distillation_counts_with_its_cell():
+    lost = without("dm", 1, "failed", "loss is not finite").model_copy(update={"synthesis_seed": 1})
+    frame = cells([record(values=[0.5, 0.6], teacher="a"), lost])
+    assert (list(frame["failed"]), list(frame["n"]), list(frame["status"])) == ([1], [2], ["ok"])
+    assert shown(frame, "dm")["IPC 1"].text.endswith("(1 failed)")
+
+
+def test_superseded_records_are_left_out_unless_asked_for():
+    old = record("random", values=[0.5])
+    new = record("random", values=[0.6], name="better", supersedes=old.key_hash())
+    assert list(cells([old, new])["recipe"]) == ["better"]
+    assert sorted(cells([old, new], superseded=True)["superseded"]) == [False, True]
+
+
+def test_parts_of_a_record_in_two_stores_are_one_cell():
+    later = record(values=[0.9, 0.7])
+    frame = cells([record(values=[0.5]), later])
+    assert frame["samples"].iloc[0] == {(0, 0): 0.5, (0, 1): 0.7}
+
+
+def test_teachers_off_the_reference_are_flagged():
+    frame = cells([record(values=[0.5], teacher="a")], reference={("digits", "hard-v1"): 0.95})
+    assert frame["teacher_flag"].iloc[0] and frame["teacher_accuracy"].iloc[0] == 0.9
+    assert "more than a point off" in render(frame, "markdown")
+    assert not cells([record(values=[0.5], teacher="a")], reference={("digits", "hard-v1"): 0.905})[
+        "teacher_flag"
+    ].any()
+
+
+def test_recipes_of_one_method_are_told_apart_by_name():
+    frame = cells([record(values=[0.5], name="table"), record(values=[0.6], name="code-reduced")])
+    assert sorted(label for label, _ in pivot(frame).rows) == ["dm (code-reduced)†", "dm (table)"]
+
+
+def test_an_overridden_reduced_recipe_is_reduced():
+    assert list(cells([record(values=[0.5], name="quick-reduced+set")])["reduced"]) == [True]
+
+
+def test_a_row_with_both_marks_the_reduced_cell_only():
+    frame = cells([record("dm", 1, [0.5], name="a"), record("dm", 10, [0.6], name="b-reduced")])
+    assert [cell.text for cell in shown(frame, "dm").values()] == ["50.0", "60.0†"]
+
+
+def test_a_baseline_that_borrows_says_from_whom():
+    frame = cells([record("random", values=[0.5], borrowed=name) for name in ("dm", "datadam")])
+    assert sorted(row_labels(frame)) == ["random (as datadam)", "random (as dm)"]
+
+
+def test_students_are_columns_of_their_own():
+    frame = cells([record(values=[0.5]), record(values=[0.6], student_network="mlp")])
+    assert [head[1] for head in pivot(frame).headers] == ["hard-v1 (convnet-d2)", "hard-v1 (mlp)"]
+
+
+def test_budgets_are_in_the_order_of_their_size():
+    frame = cells([record("dm", ipc, [0.5]) for ipc in (None, 50, 1, 10)])
+    assert [head[2] for head in pivot(frame).headers] == ["IPC 1", "IPC 10", "IPC 50", "all"]
