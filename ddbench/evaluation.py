@@ -58,11 +58,8 @@ class Setting:
         }
 
 
-@dataclass(frozen=True)
-class NotScored(Exception):  # noqa: N818 - not an error: a definition
+class NotScored(Exception):
     """A protocol does not apply to a set: `shipped-v1` where the set ships no student recipe."""
-
-    reason: str
 
 
 def student_recipe(synset: SynSet, dataset: Dataset, protocol: Protocol, network: str | None) -> StudentRecipe:

@@ -64,7 +64,7 @@ def attempt(call: Callable[..., Any], *args: Any) -> Outcome:
     except CannotWrite:
         raise
     except NotScored as excluded:
-        return Outcome(skipped=excluded.reason)
+        return Outcome(skipped=str(excluded))
     except JobFailed as failed:
         return Outcome(failure=str(failed))
     except UsageError as error:

@@ -267,7 +267,7 @@ class _Driver:
         try:
             record = record_of(cell, synset)
         except NotScored as excluded:
-            self.report.skipped.append(f"{synset.provenance.method} on {synset.dataset}: {excluded.reason}")
+            self.report.skipped.append(f"{synset.provenance.method} on {synset.dataset}: {excluded}")
             return []
         seeds = self._missing(cell, record)
         self._reuse(record, len(cell.seeds) - len(seeds))
