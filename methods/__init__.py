@@ -1,0 +1,1 @@
+"""The distillation methods, one page each; `engines` holds what several share, `recipes` the published settings."""

@@ -1,0 +1,1 @@
+"""The mathematics that several methods share: pure functions of tensors and modules."""
