@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -111,36 +110,54 @@ def _run_apart(
     queue: deque[Work], done: Callable[[Work, Outcome], Sequence[Work]], workers: int, show: Reporter
 ) -> None:
     running: dict[Future[Outcome], Work] = {}
-    finished, pool = 0, _open(workers)
+    lost: list[Work] = []
+    finished, pool, broken = 0, _open(workers), False
     try:
-        while queue or running:
-            # no more than `workers` at once, so that a death can be blamed on few
-            while queue and len(running) < workers:
-                work = queue.popleft()
-                work.attempts += 1
-                running[pool.submit(attempt, work.call, work.job)] = work
+        while queue or running or lost:
+            broken = broken or not _fill(pool, queue, running, workers)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 work = running.pop(future)
                 try:
                     outcome = future.result()
                 except BrokenProcessPool:
-                    lost = [work, *running.values()]
-                    running.clear()
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    pool = _open(workers)
-                    for dead in _given_up(lost, queue):
-                        queue.extendleft(reversed(done(dead, Outcome(failure="its worker process died"))))
-                        finished += 1
-                    break
+                    lost.append(work)
+                    broken = True
+                    continue
                 queue.extendleft(reversed(done(work, outcome)))
                 finished += 1
                 show.advance("jobs", finished, finished + len(queue) + len(running))
+            if broken and not running:
+                pool.shutdown(wait=False, cancel_futures=True)
+                pool, broken = _open(workers), False
+                for dead in _given_up(lost, queue):
+                    queue.extendleft(reversed(done(dead, Outcome(failure="its worker process died"))))
+                    finished += 1
+                lost.clear()
     except BaseException:
-        for child in multiprocessing.active_children():
+        for child in list((pool._processes or {}).values()):
             child.terminate()
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fill(pool: ProcessPoolExecutor, queue: deque[Work], running: dict[Future[Outcome], Work], workers: int) -> bool:
+    """Submit what workers are free for; False if the pool is found broken.
+
+    Work that was lost once runs alone, so that the next death can be blamed on it.
+    """
+    while queue and len(running) < workers:
+        if running and (queue[0].attempts or any(work.attempts > 1 for work in running.values())):
+            break
+        work = queue.popleft()
+        try:
+            future = pool.submit(attempt, work.call, work.job)
+        except BrokenProcessPool:  # a worker died while it had nothing to do
+            queue.appendleft(work)
+            return False
+        work.attempts += 1
+        running[future] = work
+    return True
 
 
 def _given_up(lost: list[Work], queue: deque[Work]) -> list[Work]:
@@ -157,17 +174,23 @@ def _open(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload(["ddbench.jobs"])
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(dict(os.environ),))
 
 
-def _begin() -> None:
-    """Start of a worker: the driver alone reacts to Ctrl-C, and a worker does not outlive its driver."""
+def _begin(environment: dict[str, str]) -> None:
+    """Start of a worker: the driver's environment as it is now; Ctrl-C is the driver's; none outlives its driver.
+
+    A fork server keeps the environment that it was started with, and is itself kept alive by its children: so the
+    environment is handed on, and what is watched is the driver, not the parent.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
+    driver = multiprocessing.parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
+        if driver is not None:
+            driver.join()
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
