@@ -7,6 +7,7 @@ import torch
 from ddbench.data import Dataset
 from ddbench.errors import UsageError
 from ddbench.space import transform_for
+from ddbench.student import predict
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, Targets
 from ddbench.targets import targets_of
@@ -62,8 +63,7 @@ def _relabel(baseline: SynSet, lender: SynSet, dataset: Dataset) -> Targets | No
     for key, weight in weights.items():
         teacher = require(key)
         seen = images if teacher.space == baseline.space else transform_for(teacher.space, dataset).encode(pixels)
-        with torch.inference_mode():
-            total = total + weight * teacher.module(torch.device("cpu"))(seen)
+        total = total + weight * predict(teacher.module(torch.device("cpu")), seen)
     if lender.targets.params["form"] == "probabilities":
         total = total.softmax(1)
     return Targets("soft", dict(lender.targets.params), {"labels": total})

@@ -1,5 +1,6 @@
 """Checkpoints of a running distillation: nested plain data with tensors, sealed, written whole or not at all."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 from ddbench.stages import read_sealed, write_sealed
 
-MARK = "__tensor__"
+MARK, PAIRS, FLOAT = "__tensor__", "__pairs__", "__float__"
 
 
 class Checkpoint:
@@ -29,7 +30,7 @@ class Checkpoint:
         """Save `state()` if the interval has passed since the last time."""
         if self.path and time.monotonic() - self._saved >= self.interval:
             tensors: dict[str, torch.Tensor] = {}
-            plain = _pack(state(), "state", tensors)
+            plain = _pack(state(), tensors)
             write_sealed(self.path, tensors, {"state": plain})
             self._saved = time.monotonic()
 
@@ -39,23 +40,32 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)
 
 
-def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """Replace every tensor by a mark and collect it under a name of its own."""
+def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """Replace every tensor by a mark, and what JSON would change (keys that are no texts, infinities) likewise."""
     if isinstance(value, torch.Tensor):
+        name = str(len(tensors))
         tensors[name] = value.clone()
         return {MARK: name}
     if isinstance(value, dict):
-        return {str(key): _pack(item, f"{name}.{key}", tensors) for key, item in value.items()}
+        if all(isinstance(key, str) for key in value):
+            return {key: _pack(item, tensors) for key, item in value.items()}
+        return {PAIRS: [[key, _pack(item, tensors)] for key, item in value.items()]}  # an optimiser's state, say
     if isinstance(value, list | tuple):
-        return [_pack(item, f"{name}.{place}", tensors) for place, item in enumerate(value)]
+        return [_pack(item, tensors) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {FLOAT: str(value)}
     return value
 
 
 def _unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    if isinstance(value, dict):
-        if set(value) == {MARK}:
-            return tensors[value[MARK]]
-        return {key: _unpack(item, tensors) for key, item in value.items()}
     if isinstance(value, list):
         return [_unpack(item, tensors) for item in value]
-    return value
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {MARK}:
+        return tensors[value[MARK]]
+    if set(value) == {FLOAT}:
+        return float(value[FLOAT])
+    if set(value) == {PAIRS}:
+        return {key: _unpack(item, tensors) for key, item in value[PAIRS]}
+    return {key: _unpack(item, tensors) for key, item in value.items()}

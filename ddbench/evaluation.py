@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -301,9 +300,15 @@ def _synset_facts(
     )
 
 
-@lru_cache(maxsize=64)
+_BYTES: dict[tuple[str, str, str | None], dict[str, int]] = {}
+
+
 def _counted(synset: SynSet, dataset: Dataset, protocol: Protocol, reference: Teacher | None) -> dict[str, int]:
-    return bytes_of(synset, dataset, protocol, reference)
+    """Bytes by line, counted once per set and protocol; kept by hash, so that no set or teacher stays in memory."""
+    key = (synset.hash, protocol.digest(), reference.hash if reference else None)
+    if key not in _BYTES:
+        _BYTES[key] = bytes_of(synset, dataset, protocol, reference)
+    return _BYTES[key]
 
 
 def _teacher_facts(teacher: Teacher, dataset: Dataset, device: torch.device, reference: bool) -> TeacherFacts:

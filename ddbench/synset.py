@@ -211,9 +211,10 @@ def load(path: Path) -> SynSet:
         raise UsageError(f"{path}: not a readable SynSet (truncated or damaged): {_line(error)}") from error
     try:
         synset = _assemble(header, tensors)
+        found = synset.hash
     except (KeyError, TypeError, ValueError, AttributeError, ValidationError, UsageError) as error:
         raise UsageError(f"{path}: {_line(error)}") from error
-    if synset.hash != header.get("hash"):
+    if found != header.get("hash"):
         raise UsageError(f"{path}: content does not match its hash (tampered with or damaged)")
     return synset
 
@@ -281,7 +282,8 @@ def _check_index(name: str, tensor: torch.Tensor, count: int, limit: int | None)
     if tensor.dtype != torch.int64 or tensor.shape != (count,):
         raise UsageError(f"{name} must be int64 of shape [{count}], not {tensor.dtype} {list(tensor.shape)}")
     if int(tensor.min()) < 0 or (limit is not None and int(tensor.max()) >= limit):
-        raise UsageError(f"{name} hold {int(tensor.min())} to {int(tensor.max())}, allowed are 0 to {(limit or 0) - 1}")
+        allowed = "0 and more" if limit is None else f"0 to {limit - 1}"
+        raise UsageError(f"{name} hold {int(tensor.min())} to {int(tensor.max())}, allowed are {allowed}")
 
 
 def _check_images(synset: SynSet) -> None:
