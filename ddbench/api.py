@@ -1,5 +1,6 @@
 """The Python calls behind every command. `import ddbench` offers them by name; nothing here prints."""
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from ddbench.progress import Reporter
 from ddbench.recipes import Budget
 from ddbench.records import Record
 from ddbench.settings import cache_dir, default_threads, results_dir
-from ddbench.store import RecordStore
+from ddbench.store import RecordStore, read_record
 from ddbench.sweep import Cell, Grid, Report, run_cells
 from ddbench.synset import SynSet, load, save
 from ddbench.transfer import from_tensors
@@ -111,7 +112,7 @@ def distillation(
 
 
 def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def evaluate(
@@ -184,7 +185,7 @@ def evaluate(
         )
         if report.problems or report.skipped:
             raise UsageError((report.problems + report.skipped)[0])
-        return next(record for record in store if store.path(record.key()) == report.records[0])
+        return read_record(report.records[0])
 
 
 def _as_set(

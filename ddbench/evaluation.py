@@ -159,9 +159,9 @@ def _run(
         labeller = _labeller(recipe, synset, dataset, reference, device)
         images, classes = images.to(device), classes.to(device)
         done = train(network, images, classes, recipe, seed=seed, labeller=labeller, progress=progress)
+        found = accuracy(network, dataset.test, transform_for(space, dataset), device)
     except JobFailed as failure:
         return Run(**about, status="failed", reason=str(failure))
-    found = accuracy(network, dataset.test, transform_for(space, dataset), device)
     return Run(
         **about,
         status="ok",

@@ -25,6 +25,7 @@ from ddbench.protocol import find_protocol
 from ddbench.recipes import Resolved, restore
 from ddbench.records import Record
 from ddbench.settings import cache_dir
+from ddbench.student import CODE_VERSION
 from ddbench.synset import SynSet, load, save
 from ddbench.task import Task
 
@@ -72,10 +73,10 @@ class DistillJob:
 
     @property
     def key(self) -> str:
-        """Digest of recipe, seed, setting and the method's source: the set's name in the cache."""
+        """Digest of recipe, seed, setting, the core's code version and the method's source: the set's name in the cache."""
         resolved = self.resolved()
         setting = {"device": self.setting.device, "threads": self.setting.threads, "precision": self.setting.precision}
-        return digest([resolved.hash, self.seed, setting, source_digest(resolved.method)])[:32]
+        return digest([resolved.hash, self.seed, setting, CODE_VERSION, source_digest(resolved.method)])[:32]
 
     @property
     def path(self) -> Path:

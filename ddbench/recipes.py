@@ -1,12 +1,13 @@
 """Recipes: the settings of a run as strict TOML, resolved to plain data whose hash names caches and records."""
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -17,6 +18,8 @@ from ddbench.method import Hyper, Method, find_method
 from ddbench.networks import canonical
 
 GENERIC = "generic"
+Ipc = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class RecipeEntry(BaseModel):
@@ -25,8 +28,8 @@ class RecipeEntry(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     dataset: str
-    ipc: int | list[int] | None = None
-    fraction: float | list[float] | None = None
+    ipc: Ipc | Annotated[list[Ipc], Field(min_length=1)] | None = None
+    fraction: Share | Annotated[list[Share], Field(min_length=1)] | None = None
     all: bool = False
     network: str = "convnet"
     default: bool = False
@@ -283,7 +286,8 @@ def _validate(method: Method, fields: Mapping[str, Any], where: str) -> Hyper:
         if key not in method.hyper.model_fields:
             raise UsageError(f"{where}: {unknown('hyper-parameter', key, method.hyper.model_fields)}")
     try:
-        return method.hyper.model_validate(dict(fields))
+        # as JSON, so that a list may stand for a tuple: a resolved recipe must read back as it was written
+        return method.hyper.model_validate_json(json.dumps(dict(fields), default=str))
     except ValidationError as error:
         raise UsageError(f"{where}: {first_problem(error)}") from error
 

@@ -76,14 +76,16 @@ def read_record(path: Path) -> Record:
 def merge(stored: Record, new: Record, *, retry_failed: bool = False, where: str = "record") -> Record:
     """The stored record with the new one's runs added.
 
-    Equal identity: the stored run stays, unless it failed and `retry_failed`. Facts on sets and teachers are
+    Equal identity: the stored run stays, unless it failed and `retry_failed`; then a run that failed before it had a
+    set also gives way to any new run of its seed and setting. Facts on sets and teachers are
     united, the stored ones first. UsageError where keys or protocol digests differ.
     """
     _check_key(stored, new.key(), where)
     if stored.protocol_digest != new.protocol_digest:
         protocol = f"{stored.protocol} version {stored.protocol_version}"
         raise UsageError(f"{where}: protocol_digest differs: {protocol} was changed without a new version")
-    runs = {run.identity(): run for run in stored.runs}
+    again = {_place(run) for run in new.runs} if retry_failed else set()
+    runs = {run.identity(): run for run in stored.runs if not (_never_began(run) and _place(run) in again)}
     for run in new.runs:
         old = runs.get(run.identity())
         if old is None or (retry_failed and old.status == "failed"):
@@ -103,6 +105,15 @@ def budget_label(budget: Mapping[str, Any]) -> str:
     if "all" in budget:
         return "all"
     return f"ipc {budget['ipc']}" if "ipc" in budget else f"frac {budget['fraction']:g}"
+
+
+def _never_began(run: Run) -> bool:
+    """A run that failed before its set was there: a retry that has a set replaces it, though identities differ."""
+    return run.status == "failed" and run.synset is None
+
+
+def _place(run: Run) -> tuple[int, tuple[Any, ...]]:
+    return run.seed, run.identity().setting
 
 
 def _sorted(record: Record) -> Record:

@@ -172,9 +172,12 @@ def score(logits: torch.Tensor, labels: torch.Tensor) -> Score:
 
 
 def accuracy(network: nn.Module, split: Split, transform: Transform, device: torch.device) -> Score:
-    """Score a network on a split, read and mapped into the network's space batch by batch."""
+    """Score a network on a split, read and mapped into the network's space batch by batch; JobFailed if it diverged."""
     transform, parts = transform.to(device), []
     for index in torch.arange(len(split)).split(1000):
         images = transform.encode(split.read(index).to(device).float() / 255)
         parts.append(predict(network, images).cpu())
-    return score(torch.cat(parts), split.labels)
+    logits = torch.cat(parts)
+    if not bool(torch.isfinite(logits).all()):
+        raise JobFailed("the network's outputs on the test images are not finite: its training diverged")
+    return score(logits, split.labels)

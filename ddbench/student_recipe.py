@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ddbench.canonical import digest
 
 Component = dict[str, Any]
+DSA_OPS = ("color", "crop", "cutout", "flip", "scale", "rotate")  # what "dsa" without ops means
 
 
 class StudentRecipe(BaseModel):
@@ -66,9 +67,10 @@ class StudentRecipe(BaseModel):
 
     def without_flip(self) -> "StudentRecipe":
         """The same recipe without horizontal flips: for data sets where a flip changes the class."""
-        kept = [
-            {**a, "ops": [op for op in a["ops"] if op != "flip"]} if a.get("ops") else a
-            for a in self.augmentations
-            if a["name"] != "flip"
-        ]
+        kept = []
+        for a in self.augmentations:
+            if a["name"] == "dsa":
+                kept.append({**a, "ops": [op for op in a.get("ops") or DSA_OPS if op != "flip"]})
+            elif a["name"] != "flip":
+                kept.append(a)
         return self.model_copy(update={"augmentations": kept})

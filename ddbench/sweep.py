@@ -12,6 +12,7 @@ from typing import Any
 
 from ddbench.data import Dataset
 from ddbench.environment import commit, versions
+from ddbench.errors import CannotWrite, UsageError
 from ddbench.evaluation import NotScored, Setting, base_record, planned_record, student_recipe
 from ddbench.jobs import (
     DataName,
@@ -68,6 +69,10 @@ class Cell:
     def lender_path(self) -> Path | None:
         """The file of the lender's set, there or to come."""
         return self.lender.path if isinstance(self.lender, DistillJob) else self.lender
+
+    def what(self) -> str:
+        """For people: "dm on digits, IPC 1, seed 0, hard-v1"."""
+        return f"{self.made.label() if self.made else self.label or self.set_path().name}, {self.protocol}"
 
     def known_set(self) -> SynSet | None:
         """The set, with what it borrows, if it is there already."""
@@ -231,6 +236,8 @@ class _Driver:
     def _begin(self, cell: Cell) -> list[Work]:
         """The work that a cell needs now: its missing sets, or, where they are there, its missing students."""
         record = planned(cell)
+        if record is None and cell.made is not None and finished(cell.made) is None:
+            record = _without_set(cell)  # where a failure of the distillation would stand
         if record is not None and not self._missing(cell, record):
             self._reuse(record, len(cell.seeds))
             return []
@@ -262,12 +269,18 @@ class _Driver:
 
     def _students(self, cell: Cell) -> list[Work]:
         """One piece of work for each student that is missing, now that the set is there."""
-        synset = cell.known_set()
-        assert synset is not None
         try:
+            synset = cell.known_set()
+            if synset is None:
+                return []
             record = record_of(cell, synset)
         except NotScored as excluded:
-            self.report.skipped.append(f"{synset.provenance.method} on {synset.dataset}: {excluded}")
+            self.report.skipped.append(f"{cell.what()}: {excluded}")
+            return []
+        except CannotWrite:
+            raise
+        except UsageError as error:
+            self.report.problems.append(f"{cell.what()}: {error}")
             return []
         seeds = self._missing(cell, record)
         self._reuse(record, len(cell.seeds) - len(seeds))
@@ -310,7 +323,7 @@ class _Driver:
         work = []
         for cell in cells:
             still = [j for j in (cell.made, cell.lender) if isinstance(j, DistillJob) and j.path in self._waiting]
-            if not any(cell in self._waiting[j.path] for j in still) and cell.known_set() is not None:
+            if not any(cell in self._waiting[j.path] for j in still):
                 work.extend(self._students(cell))
         return work
 

@@ -25,6 +25,11 @@ from ddbench.student_recipe import StudentRecipe
 FORMAT = "ddbench-synset"
 VERSION = 1
 CODECS = ("float", "uint8", "jpeg75")
+EXTRA_DTYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
+"""What tensors of targets and views may be."""
 MAX_IMAGES = 20_000_000
 MAX_CLASSES = 100_000
 MAX_SIDE = 2048
@@ -257,6 +262,10 @@ def _check(synset: SynSet) -> None:
     strings = (synset.dataset, synset.split_hash, *synset.class_names)
     if not all(isinstance(text, str) and text for text in strings):
         raise UsageError("data set, split hash and class names must be texts that are not empty")
+    if synset.classes.ndim != 1:
+        raise UsageError(f"classes must be a list of indices, not of shape {list(synset.classes.shape)}")
+    if synset.codec not in CODECS:
+        raise UsageError(f"unknown codec {synset.codec!r}; known: {', '.join(CODECS)}")
     count, known = len(synset.classes), len(synset.class_names)
     if not 1 <= known <= MAX_CLASSES or not 1 <= count <= MAX_IMAGES:
         raise UsageError(f"a set of {count} images in {known} classes is out of range")
@@ -274,6 +283,8 @@ def _check(synset: SynSet) -> None:
     for field_ in ("targets", "views"):
         part: Part | None = getattr(synset, field_)
         for name, tensor in (part.tensors if part else {}).items():
+            if tensor.dtype not in EXTRA_DTYPES:
+                raise UsageError(f"{field_}.{name} is {tensor.dtype}, which a set cannot hold")
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise UsageError(f"{field_}.{name} holds values that are not finite")
 
@@ -289,8 +300,6 @@ def _check_index(name: str, tensor: torch.Tensor, count: int, limit: int | None)
 def _check_images(synset: SynSet) -> None:
     images = synset.images
     assert images is not None
-    if synset.codec not in CODECS:
-        raise UsageError(f"unknown codec {synset.codec!r}; known: {', '.join(CODECS)}")
     shape = (len(synset), synset.channels, synset.side, synset.side)
     if tuple(images.shape) != shape:
         raise UsageError(f"images have shape {list(images.shape)}, but classes and header say {list(shape)}")
