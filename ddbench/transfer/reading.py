@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ddbench.data import Dataset
-from ddbench.data.images import COLOUR_MODES, GREY_MODES, SUFFIXES, Listing, class_folders, list_split
+from ddbench.data.images import COLOUR_MODES, GREY_MODES, Listing, class_folders, list_split
 from ddbench.errors import UsageError
 
 LIMIT = 8 * 2**30
@@ -203,7 +203,7 @@ def read_number(path: Path) -> float:
 def scalar(value: Any, path: Path) -> float:
     """A step size as a number; UsageError if it is anything but one number."""
     if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
-        return float(value)
+        return float(value.detach())
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     shape = f"tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__

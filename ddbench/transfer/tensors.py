@@ -12,6 +12,7 @@ from ddbench.space import make_space
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import Provenance, SynSet, Targets
 
+LARGEST = 16.0  # no image without a negative value goes beyond, except one of 0 to 255
 SoftForm = Literal["logits", "probabilities"]
 
 
@@ -50,6 +51,7 @@ def from_tensors(
             whole, a class without an image (unless there are soft labels).
     """
     images = _images(images, dataset)
+    _check_range(images, space)
     classes = as_classes(labels, len(images), dataset.class_names)
     soft = None if soft_labels is None else _soft(soft_labels, len(images), dataset.class_names, soft_form)
     if soft is None:
@@ -116,6 +118,17 @@ def _images(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
     if not bool(torch.isfinite(plain).all()):
         raise UsageError("images hold values that are not finite (NaN or infinity)")
     return plain
+
+
+def _check_range(images: torch.Tensor, space: str) -> None:
+    """Refuse pixels of 0 to 255 that come as floats: an easy mistake, which trains, badly, without an error."""
+    if images.dtype == torch.uint8 or space == "zca":
+        return
+    low, high = float(images.min()), float(images.max())
+    if low >= 0 and high > LARGEST:
+        raise UsageError(
+            f"images run from {low:g} to {high:g}, which is no {space} space: give pixels as uint8, or divide by 255"
+        )
 
 
 def _soft(labels: torch.Tensor, count: int, class_names: tuple[str, ...], form: SoftForm) -> torch.Tensor:
