@@ -87,7 +87,7 @@ def _write_file(found: dict[str, Any], path: Path, format: str) -> None:
         return
     import numpy as np
 
-    arrays = {k: v.numpy() if isinstance(v, torch.Tensor) else np.array(v) for k, v in found.items()}
+    arrays: dict[str, Any] = {k: v.numpy() if isinstance(v, torch.Tensor) else np.array(v) for k, v in found.items()}
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:  # a path would get the ending .npz

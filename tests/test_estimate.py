@@ -1,0 +1,144 @@
+"""Estimates against the truth: known sleeps, and a student that is really trained."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddbench import estimate, plugins
+from ddbench.data import load_dataset
+from ddbench.errors import UsageError
+from ddbench.estimate import Estimate, estimate_distill, estimate_student
+from ddbench.evaluation import Setting, evaluate_once
+from ddbench.jobs import DataName, DistillJob, distill_job
+from ddbench.method import Hyper, Method
+from ddbench.protocol import find_protocol
+from ddbench.recipes import Budget, resolve
+from ddbench.student_recipe import StudentRecipe
+from ddbench.synset import SynSet
+from ddbench.task import Task
+from ddbench.transfer import from_tensors
+
+DIGITS = DataName("digits")
+
+
+class Sleepy(Hyper):
+    iterations: int = 100
+    pause: float = 0.02
+    before: float = 0.0
+    staged: int = 0
+
+
+def distill(task: Task, hyper: Sleepy) -> SynSet:
+    def build() -> tuple[dict, dict]:
+        for _ in task.loop(0, hyper.staged, "experts"):
+            time.sleep(hyper.pause)
+        return {"nothing": torch.zeros(1)}, {}
+
+    space = task.space("normalised")
+    time.sleep(hyper.before)
+    if hyper.staged:
+        task.stage("experts", {"staged": hyper.staged}, build)
+    for _ in task.loop(0, hyper.iterations, "sleeping"):
+        time.sleep(hyper.pause)
+    indices = torch.stack([places[0] for places in task.class_indices()])
+    return task.synset(space=space, classes=torch.arange(10), indices=indices)
+
+
+def eat(task: Task, hyper: Sleepy) -> SynSet:
+    held = []
+    for _ in task.loop(0, hyper.iterations, "eating"):
+        held.append(torch.ones(4_000_000) if len(held) < 4 else None)
+        time.sleep(hyper.pause)
+    raise AssertionError("the probe goes on to the end")
+
+
+METHODS = {"sleepy": Method("sleepy", Sleepy, distill), "hungry": Method("hungry", Sleepy, eat)}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "cache"))
+    find = plugins.find
+    monkeypatch.setattr(plugins, "find", lambda group, name: METHODS.get(name) or find(group, name))
+    monkeypatch.setattr(estimate, "PROBE_SECONDS", 0.6)
+    return tmp_path / "cache"
+
+
+def job(method: str = "sleepy", **hyper: float) -> DistillJob:
+    resolved = resolve(METHODS[method], load_dataset("digits"), Budget(1), overrides=hyper)
+    return DistillJob.of(DIGITS, resolved, 0, Setting())
+
+
+def near(found: Estimate, truth: float) -> None:
+    assert found.seconds is not None and truth / 3 < found.seconds < 3 * truth, (found, truth)
+
+
+def test_a_loop_is_extrapolated_and_nothing_is_written(own_cache: Path) -> None:
+    started = time.perf_counter()
+    found = estimate_distill(job(iterations=50_000, pause=0.02, before=0.2))
+    assert time.perf_counter() - started < 10
+    near(found, 1000)
+    assert found.basis.startswith("sleeping: 50,000 iterations")
+    assert not list(own_cache.rglob("*.safetensors"))
+
+
+def test_a_slow_first_iteration_is_enough() -> None:
+    started = time.perf_counter()
+    found = estimate_distill(job(iterations=10, pause=1.3))
+    assert time.perf_counter() - started < 5
+    near(found, 13)
+
+
+def test_a_short_loop_is_timed_whole_and_a_finished_set_costs_nothing() -> None:
+    short = job(iterations=10, pause=0.02, before=0.3)
+    found = estimate_distill(short)
+    near(found, 0.5)
+    assert "whole" in found.basis
+    distill_job(short)
+    assert estimate_distill(short) == Estimate(0.0, 0, "the set is in the cache")
+
+
+def test_a_stage_that_is_missing_is_what_is_timed(own_cache: Path) -> None:
+    found = estimate_distill(job(staged=1000, pause=0.02, iterations=5))
+    near(found, 20)
+    assert "experts" in found.basis and "left out" in found.basis
+    estimate_distill(job(staged=5, pause=0.001, iterations=5))
+    assert not own_cache.exists() or not list(own_cache.rglob("*.*"))
+
+
+def test_the_memory_of_a_loop_is_seen() -> None:
+    found = estimate_distill(job("hungry", iterations=1000, pause=0.05))
+    assert found.peak_memory is None or 48e6 < found.peak_memory < 200e6
+
+
+def test_a_student_is_estimated_within_a_factor_of_three() -> None:
+    digits, setting = load_dataset("digits"), Setting()
+    images = torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    synset = from_tensors(images, torch.arange(50) % 10, digits)
+    found = estimate_student(DIGITS, "hard-v1", "convnet-d2-w16", 50, setting)
+    started = time.perf_counter()
+    record = evaluate_once(synset, digits, find_protocol("hard-v1"), seed=0, setting=setting, network="convnet-d2-w16")
+    near(found, time.perf_counter() - started)
+    assert f"{record.runs[0].steps:,} steps" in found.basis
+
+
+def test_the_reference_teacher_costs_time_in_every_step_and_its_training_is_left_out() -> None:
+    soft = estimate_student(DIGITS, "soft-v1", "convnet-d2-w16", 100, Setting())
+    assert soft.seconds is not None and "without the reference teacher's own training" in soft.basis
+
+
+def test_what_cannot_be_known_or_is_wrong_says_so() -> None:
+    unknown = estimate_student(DIGITS, "shipped-v1", None, 10, Setting())
+    assert unknown.seconds is None and "not known" in unknown.basis
+    own = StudentRecipe(
+        network="convnet-d1-w8", optimizer={"name": "sgd", "lr": 0.1}, loss={"name": "soft-ce"}, labels="targets",
+        epochs=3, batch=10,
+    )  # fmt: skip
+    known = estimate_student(DIGITS, "shipped-v1", None, 20, Setting(), recipe=own)
+    assert known.seconds is not None and known.basis.startswith("6 steps")
+    with pytest.raises(UsageError, match="covers images"):
+        estimate_student(DIGITS, "hard-small-v1", None, 10, Setting())
+    with pytest.raises(UsageError, match="at least 1"):
+        estimate_student(DIGITS, "hard-v1", None, 0, Setting())
