@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ddbench.cells import COMPARED
 from ddbench.errors import unknown
 from ddbench.grids import DAGGER, DASH, MARK, WRITERS, Grid, Shown, rich_table
 
@@ -84,17 +85,26 @@ def long(frame: pd.DataFrame) -> Grid:
 
 def row_labels(frame: pd.DataFrame) -> list[str]:
     """A label per cell that is unique within its column: the method, and what else is needed ("dm (paper, cuda)")."""
-    place = ["dataset", "protocol", "student", "budget"]
-    telling: dict[str, list[str]] = {}
-    for method, part in frame.groupby("method"):
-        names = ["borrowed"] if part["borrowed"].notna().any() else []
-        for name in TELLING:
-            if not part.duplicated([*place, *names]).any():
-                break
-            if (part.groupby([*place, *names], dropna=False)[name].nunique(dropna=False) > 1).any():
-                names.append(name)
-        telling[str(method)] = names
-    return [_label(row, telling[row["method"]]) for row in frame[["method", "borrowed", *TELLING]].to_dict("records")]
+    rows = frame[["method", "borrowed", *COMPARED, *TELLING]].to_dict("records")
+    methods: dict[str, list[dict[Any, Any]]] = {}
+    for row in rows:
+        methods.setdefault(row["method"], []).append(row)
+    telling = {method: _telling(part) for method, part in methods.items()}
+    return [_label(row, telling[row["method"]]) for row in rows]
+
+
+def _telling(rows: Sequence[dict[Any, Any]]) -> list[str]:
+    """The columns that tell one method's cells apart where several stand in one place; who it borrows from, always."""
+    names = ["borrowed"] if any(row["borrowed"] for row in rows) else []
+    for name in TELLING:
+        places: dict[tuple[Any, ...], list[Any]] = {}
+        for row in rows:
+            places.setdefault(tuple(row[each] for each in (*COMPARED, *names)), []).append(row[name])
+        if len(places) == len(rows):
+            break
+        if any(len(set(values)) > 1 for values in places.values()):
+            names.append(name)
+    return names
 
 
 def column_heads(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
