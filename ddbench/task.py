@@ -20,6 +20,10 @@ from ddbench.stages import Product, Stage
 from ddbench.synset import SynSet
 
 
+SYNTHESIS = "synthesis"
+"""First part of every key that a method draws by: synthesis and evaluation seeds are small numbers, often equal."""
+
+
 @dataclass(frozen=True, eq=False)
 class TaskData:
     """What a method may know of the data set. `labels` are those of the training split (of what `tensors` gives)."""
@@ -96,12 +100,12 @@ class Task:
         )
 
     def rng(self, *key: Key) -> torch.Generator:
-        """A fresh generator for one purpose of this synthesis seed."""
-        return rng(self.seed, *key)
+        """A fresh generator for one purpose of this synthesis seed; no student of an equal seed draws the same."""
+        return rng(self.seed, SYNTHESIS, *key)
 
     def forked(self, *key: Key) -> AbstractContextManager[None]:
         """Torch's global generators keyed within a block, for what a library draws."""
-        return forked(self.seed, *key)
+        return forked(self.seed, SYNTHESIS, *key)
 
     def space(self, kind: str) -> Space:
         """The data set's "pixel", "normalised" or "zca" space."""
@@ -161,7 +165,7 @@ class Task:
             side=data.side,
             classes=len(data.class_names),
             seed=self.seed,
-            key=key,
+            key=(SYNTHESIS, *key),
         )
         return network.to(self.device).train()
 

@@ -1,0 +1,129 @@
+"""A package as anyone could install it: a method that can fail in every way, two small protocols, a loss."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from ddbench.errors import JobFailed
+from ddbench.method import Hyper, Method
+from ddbench.protocol import Protocol, Tier
+from ddbench.student_recipe import StudentRecipe
+from ddbench.synset import SynSet, Targets
+from ddbench.task import Task
+
+RECIPE: dict[str, Any] = {
+    "network": "convnet-d1-w8",
+    "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4},
+    "schedule": {"name": "cosine"},
+    "loss": {"name": "ce"},
+    "labels": "classes",
+    "augmentations": [{"name": "pad-crop", "pad": 1}],
+    "epochs": 12,
+    "max_steps": 12,
+    "batch": 16,
+}
+
+TOY_HARD = Protocol(name="toy-hard-v1", version=1, summary="a dozen steps", tiers=(Tier(None, RECIPE),))
+TOY_SOFT = Protocol(
+    name="toy-soft-v1",
+    version=1,
+    summary="a dozen steps on a teacher's labels",
+    space="teacher",
+    tiers=(Tier(None, {**RECIPE, "loss": {"name": "kl", "temperature": 4.0}, "labels": "teacher"}),),
+    teacher=(Tier(None, RECIPE),),
+)
+
+
+class ToyHyper(Hyper):
+    """Hyper-parameters of `toy`."""
+
+    steps: int = Field(4, ge=1, description="steps")
+    lr: float = Field(0.1, gt=0, lt=10, description="step size")
+    flag: bool = Field(False, description="nothing")
+    sizes: tuple[int, ...] = Field((1, 2), description="nothing")
+    space: Literal["pixel", "normalised", "zca"] = "normalised"
+    ships: Literal["nothing", "classes", "soft"] = "nothing"
+    fail: Literal["no", "diverge", "bug", "die", "marked"] = "no"
+    nap: float = Field(0.0, ge=0, description="seconds, of a step")
+
+
+def note(word: str) -> None:
+    """Append a line to the file that the tests count calls in; tell who writes."""
+    if path := os.environ.get("TOY_LOG"):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{word} {os.getpid()}\n")
+
+
+def marked() -> bool:
+    """Whether the file that makes the toy fail is there."""
+    return Path(os.environ.get("TOY_MARK", "/nowhere")).exists()
+
+
+def distill(task: Task, hyper: ToyHyper) -> SynSet:
+    """Real images that drift towards the mean image with momentum and noise, a checkpoint after every step."""
+    note("distill")
+    task._checkpoint.interval = 0.0
+    space = task.space(hyper.space)
+    real, _ = task.tensors(space)
+
+    def mean_image() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        note("stage")
+        return {"mean": real.mean(0)}, {"images": len(real)}
+
+    mean = task.stage("toy-mean", {"space": space.to_json()}, mean_image).tensors["mean"]
+    chosen = [
+        pool[torch.randperm(len(pool), generator=task.rng("real", c))[: task.ipc]]
+        for c, pool in enumerate(task.class_indices())
+    ]
+    start = real[torch.cat(chosen)]
+    state = task.resume() or {"step": 0, "images": start, "buffers": {0: [torch.zeros_like(start)]}}
+    images, velocity = state["images"], state["buffers"][0][0]
+    for step in task.loop(state["step"], hyper.steps, "drifting"):
+        note("step")
+        noise = torch.randn(images.shape, generator=task.rng("noise", step))
+        velocity = 0.5 * velocity + images - mean + 0.1 * noise
+        images = images - hyper.lr * velocity
+        time.sleep(hyper.nap)
+        task.checkpoint(lambda at=step + 1, x=images, v=velocity: {"step": at, "images": x, "buffers": {0: [v]}})
+        if step == hyper.steps // 2:
+            break_down(hyper)
+    classes = task.dataset.labels[torch.cat(chosen)]
+    return task.synset(space=space, images=images, classes=classes, **shipped(hyper, classes))
+
+
+def break_down(hyper: ToyHyper) -> None:
+    """Fail as asked for."""
+    if hyper.fail == "diverge":
+        raise JobFailed("the toy diverged")
+    if hyper.fail == "bug" or (hyper.fail == "marked" and marked()):
+        raise RuntimeError("a bug\nof two lines")
+    if hyper.fail == "die":
+        os._exit(9)
+
+
+def shipped(hyper: ToyHyper, classes: torch.Tensor) -> dict[str, Any]:
+    """The student recipe, and labels if it reads them."""
+    if hyper.ships == "nothing":
+        return {}
+    if hyper.ships == "classes":
+        return {"student_recipe": StudentRecipe.model_validate(RECIPE)}
+    recipe = StudentRecipe.model_validate({**RECIPE, "loss": {"name": "soft-ce"}, "labels": "targets"})
+    labels = 5 * torch.nn.functional.one_hot(classes, 10).float()
+    return {"student_recipe": recipe, "targets": Targets("soft", {"form": "logits"}, {"labels": labels})}
+
+
+def squares(weight: float = 1.0) -> Any:
+    """A loss from outside: squared distance of the logits to the one-hot classes."""
+
+    def loss(student: torch.Tensor, labels: Any) -> torch.Tensor:
+        wanted = torch.nn.functional.one_hot(labels.classes, student.shape[1]).float()
+        return weight * (student - wanted).square().sum(1).mean()
+
+    return loss
+
+
+METHOD = Method(name="toy", hyper=ToyHyper, distill=distill, title="Toy")
