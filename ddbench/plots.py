@@ -82,7 +82,7 @@ def save(figure: "Figure", path: Path) -> Path:
     if suffix not in SUFFIXES:
         raise UsageError(f"{path}: a plot is written as one of {', '.join(SUFFIXES)}")
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix, {})
-    png = {"pil_kwargs": {"compress_level": 3}} if suffix == ".png" else {}  # half the time, files a tenth larger
+    png: Any = {"pil_kwargs": {"compress_level": 3}} if suffix == ".png" else {}  # half the time, files a tenth larger
     buffer = io.BytesIO()
     with _settings():
         figure.savefig(buffer, format=suffix[1:], dpi=200, metadata=dates, **png)
