@@ -3,13 +3,17 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
 from ddbench.errors import CannotWrite
+
+if TYPE_CHECKING:
+    import torch
 
 try:
     import fcntl
@@ -58,6 +62,20 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         temporary.write_bytes(payload)
 
     write_with(path, write)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: dict[str, str]) -> None:
+    """Write named tensors and texts as a safetensors file, whole or not at all. Tensors may share memory."""
+    from safetensors.torch import save_file
+
+    plain: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if storage in seen else tensor  # safetensors refuses what is shared
+        seen.add(storage)
+    write_with(path, lambda temporary: save_file(plain, temporary, metadata))
 
 
 def check_writable(path: Path) -> None:

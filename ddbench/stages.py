@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ddbench.canonical import canonical_json, digest, tensors_digest
 from ddbench.environment import environment
-from ddbench.files import locked, write_atomic, write_with
+from ddbench.files import locked, write_atomic, write_tensors
 from ddbench.settings import cache_dir
 
 log = logging.getLogger("ddbench")
@@ -39,7 +38,7 @@ def write_sealed(path: Path, tensors: Mapping[str, torch.Tensor], info: Mapping[
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     sealed = tensors_digest(plain, info)
     header = {"ddbench": canonical_json({"info": info, "hash": sealed, "environment": environment()})}
-    write_with(path, lambda temporary: save_file(plain, temporary, header))
+    write_tensors(path, plain, header)
     return Product(plain, dict(info), sealed)
 
 

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ddbench.canonical import canonical_json, tensors_digest
 from ddbench.data import Dataset
 from ddbench.errors import UsageError
-from ddbench.files import write_with
+from ddbench.files import write_tensors
 from ddbench.space import Space, transform_for
 from ddbench.student_recipe import StudentRecipe
 
@@ -192,7 +191,7 @@ def save(synset: SynSet, path: Path) -> None:
         "hash": synset.hash,
         "provenance": synset.provenance.model_dump(mode="json"),
     }
-    write_with(path, lambda temporary: save_file(synset.tensors(), temporary, {"ddbench": canonical_json(header)}))
+    write_tensors(path, synset.tensors(), {"ddbench": canonical_json(header)})
 
 
 def load(path: Path) -> SynSet:
