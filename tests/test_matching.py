@@ -7,7 +7,14 @@ from torch import Tensor, nn
 from ddbench.methods.engines import matching
 from ddbench.methods.engines.attention import AttentionMaps, channel_power_sum
 from ddbench.methods.engines.matching import Pairs, class_groups, matching_gradient
+from ddbench.checkpoints import Checkpoint
+from ddbench.data import load_dataset
+from ddbench.errors import JobFailed, UsageError
+from ddbench.method import find_method
+from ddbench.networks import create
 from ddbench.randomness import rng
+from ddbench.recipes import Budget
+from ddbench.task import Task
 
 CLASSES, IPC, SIDE = 4, 3, 8
 
@@ -178,3 +185,70 @@ def test_class_groups_cover_all_classes_in_order_within_the_limit():
     groups = list(class_groups([3, 3, 9, 1, 1, 1], 6))
     assert [list(group) for group in groups] == [[0, 1], [2], [3, 4, 5]]
     assert list(class_groups([3, 3], None)) == [range(0, 2)]
+
+
+def distil(name: str, checkpoint: Checkpoint | None = None, network: str = "convnet-d2-w8", **fields: object):
+    method = find_method(name)
+    task = Task(load_dataset("digits"), Budget(2), network, 5, torch.device("cpu"), checkpoint=checkpoint)
+    return method.distill(task, method.hyper.model_validate({"iterations": 4, "batch_real": 6, **fields}))
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopAfter(Checkpoint):
+    """Saves after every step, and stops the run after the second."""
+
+    def save_when_due(self, state):
+        super().save_when_due(state)
+        if self.load()["step"] == 2:
+            raise Stopped
+
+
+@pytest.mark.parametrize("name", ["dm", "datadam"])
+def test_a_stopped_run_goes_on_to_the_same_bits(name, tmp_path):
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(Stopped):
+        distil(name, StopAfter(path, interval=0))
+    assert distil(name, Checkpoint(path)).hash == distil(name).hash
+
+
+@pytest.mark.parametrize("name", ["dm", "datadam"])
+def test_images_move_from_where_they_begin_and_keep_to_no_range(name):
+    begun, moved = distil(name, init="noise", iterations=1, lr_img=1e-30), distil(name, init="noise", lr_img=30.0)
+    assert begun.images.abs().max() > 2  # N(0, 1) values stand as they are
+    assert moved.images.abs().max() > begun.images.abs().max()
+    assert moved.per_class() == [2] * 10 and moved.student_recipe.batch in (64, 256)
+
+
+def test_real_init_is_the_random_baseline_at_the_same_seed():
+    method, dataset = find_method("random"), load_dataset("digits")
+    baseline = method.distill(Task(dataset, Budget(2), "convnet", 5, torch.device("cpu")), method.hyper())
+    begun = distil("dm", iterations=1, lr_img=1e-30)
+    torch.testing.assert_close(begun.images, baseline.pixels(dataset))
+
+
+def test_a_batch_norm_network_is_its_own_student():
+    assert distil("datadam", network="convnet-d2-w8-bn", iterations=1).student_recipe.network.endswith("-bn")
+
+
+def test_divergence_is_a_failed_job_with_its_step():
+    with pytest.raises(JobFailed, match="not finite|at step"):
+        distil("dm", lr_img=1e38, iterations=20)
+
+
+def test_a_network_without_maps_or_embedding_is_refused_in_one_line():
+    with pytest.raises(UsageError, match="two ReLU"):
+        distil("datadam", network="mlp-w8")
+    with pytest.raises(UsageError, match="no embedding"):
+        AttentionMaps(nn.Identity(), 4)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "alexnet"])
+def test_other_networks_give_a_map_for_every_relu_but_the_last(name):
+    network = create(name, channels=1, side=8, classes=3)
+    with AttentionMaps(network, 2) as features:
+        *maps, embedding = features(torch.rand(2, 1, 8, 8))
+    assert len(maps) == {"resnet18": 16, "vgg11": 7, "alexnet": 4}[name]
+    assert all(found.shape[0] == 2 and found.dim() == 2 for found in (*maps, embedding))

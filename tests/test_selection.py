@@ -1,8 +1,13 @@
 import pytest
 import torch
 
+from ddbench.data import load_dataset
 from ddbench.errors import UsageError
-from ddbench.methods.engines.selection import herding, k_centre
+from ddbench.method import find_method
+from ddbench.methods.engines.selection import herding, k_centre, proportional_shares
+from ddbench.recipes import Budget
+from ddbench.synset import SynSet
+from ddbench.task import Task
 
 
 def _features(count: int, dim: int = 5) -> torch.Tensor:
@@ -61,3 +66,39 @@ def test_all_of_a_class_can_be_chosen_and_no_more():
         assert sorted(choose(features, 6).tolist()) == list(range(6))
         with pytest.raises(UsageError, match="7 of 6"):
             choose(features, 7)
+
+
+def distil(name: str, budget: Budget, seed: int = 0, **fields: object) -> SynSet:
+    method = find_method(name)
+    task = Task(load_dataset("digits"), budget, "convnet-d2-w8", seed, torch.device("cpu"))
+    return method.distill(task, method.hyper.model_validate(fields))
+
+
+def test_proportional_shares_sum_to_the_fraction_and_stay_within_one_of_their_quota():
+    sizes = [100, 37, 5, 1, 260]
+    for fraction in (0.01, 0.1, 0.333, 0.9, 1.0):
+        shares = proportional_shares(fraction, sizes)
+        assert sum(shares) == round(fraction * sum(sizes))
+        assert all(abs(share - fraction * size) < 1 for share, size in zip(shares, sizes, strict=True))
+
+
+def test_random_is_nested_in_ipc_differs_by_seed_and_has_the_right_classes():
+    one, five = distil("random", Budget(1)), distil("random", Budget(5))
+    assert one.indices.tolist() == five.indices.view(10, 5)[:, 0].tolist()
+    assert five.indices.unique().numel() == 50 and five.per_class() == [5] * 10
+    assert torch.equal(load_dataset("digits").train.labels[five.indices], five.classes)
+    assert not torch.equal(five.indices, distil("random", Budget(5), seed=1).indices)
+    assert len(distil("random", Budget(fraction=0.1))) == round(0.1 * len(load_dataset("digits").train))
+
+
+@pytest.mark.parametrize("name", ["kcenter", "herding"])
+@pytest.mark.parametrize("features", ["pixels", "random-network"])
+def test_geometric_selection_gives_ipc_images_of_each_class(name, features):
+    found = distil(name, Budget(4), features=features)
+    assert found.per_class() == [4] * 10 and found.indices.unique().numel() == 40
+    if features == "pixels":  # nothing is drawn: the seed changes nothing
+        assert torch.equal(found.indices, distil(name, Budget(4), seed=9, features=features).indices)
+
+
+def test_whole_keeps_every_index():
+    assert torch.equal(distil("whole", Budget()).indices, torch.arange(len(load_dataset("digits").train)))

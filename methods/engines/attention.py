@@ -1,12 +1,15 @@
 """Attention maps of a network's layers, reduced where they arise: DataDAM's features."""
 
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ddbench.errors import UsageError
+
+from .selection import embedder
 
 
 class AttentionMaps:
@@ -18,7 +21,7 @@ class AttentionMaps:
 
     def __init__(self, network: nn.Module, power: int) -> None:
         """Hook every ReLU module (ReLU6 too) of `network`; `power` is p, at least 1."""
-        self._network = network
+        self._embed = embedder(network)
         self._power = power
         self._maps: list[Tensor] = []
         relus = [module for module in network.modules() if isinstance(module, nn.ReLU | nn.ReLU6)]
@@ -37,7 +40,7 @@ class AttentionMaps:
         UsageError: the network has fewer than two ReLUs on feature maps, so that nothing is left to attend to.
         """
         self._maps.clear()
-        embedding = self._network.embed(images)  # type: ignore[operator]
+        embedding = self._embed(images)
         maps = tuple(self._maps[:-1])
         self._maps.clear()
         if not maps:
@@ -58,13 +61,13 @@ class _PowerSum(torch.autograd.Function):
     """f^p by repeated multiplication (a general `pow` is slow on a CPU), with no map saved beside the input."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, features: Tensor, power: int) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, features: Tensor, power: int) -> Tensor:
         ctx.save_for_backward(features)
         ctx.power = power
         return _power(features, power).sum(1)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (features,) = ctx.saved_tensors
         power = ctx.power
         return _power(features, power - 1).mul_(power * grad[:, None]), None

@@ -30,7 +30,7 @@ from ddbench.space import Space
 from ddbench.student_recipe import StudentRecipe
 from ddbench.task import Task
 
-from .selection import equal_shares, k_centre, pixels_of, random_choice, select
+from .selection import embedder, equal_shares, k_centre, pixels_of, random_choice, select
 
 Features = Callable[[Tensor], tuple[Tensor, ...]]
 Rng = Callable[..., torch.Generator]
@@ -244,7 +244,8 @@ def matching_gradient(
 
 def embeddings(network: nn.Module) -> Features:
     """DM's only feature: images [b, C, H, W] -> (embedding [b, d],)."""
-    return lambda images: (network.embed(images),)  # type: ignore[operator]
+    embed = embedder(network)
+    return lambda images: (embed(images),)
 
 
 def _distance(values: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

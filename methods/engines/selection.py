@@ -1,10 +1,10 @@
 """Choosing real images: at random, by greedy k-centre, by herding; and the features that geometry is taken in."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddbench.errors import UsageError
 from ddbench.space import Space
@@ -65,14 +65,23 @@ def pixels_of(task: Task, space: Space) -> FeaturesOf:
 
 def random_embedding_of(task: Task, space: Space) -> FeaturesOf:
     """Features [b, d] of images by their places: the embedding of one untrained network, in eval mode."""
-    network = task.create_network("features").eval()
+    embed = embedder(task.create_network("features").eval())
 
     @torch.no_grad()
-    def embed(places: Tensor) -> Tensor:
-        parts = places.split(_FORWARD)
-        return torch.cat([network.embed(task.read(space, part)) for part in parts])  # type: ignore[operator]
+    def of(places: Tensor) -> Tensor:
+        return torch.cat([embed(task.read(space, part)) for part in places.split(_FORWARD)])
 
-    return embed
+    return of
+
+
+def embedder(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The network's `.embed`: images [b, C, H, W] to the input [b, d] of its last linear layer.
+
+    UsageError: a library's network that does not end in one linear layer.
+    """
+    if not hasattr(network, "embed"):
+        raise UsageError(f"{type(network).__name__} has no embedding: choose a network that ends in one linear layer")
+    return cast(Callable[[Tensor], Tensor], network.embed)
 
 
 def features_by_name(kind: FeatureKind, task: Task, space: Space) -> FeaturesOf:
