@@ -2,10 +2,10 @@
 
 import errno
 import hashlib
-import multiprocessing
 import os
+import subprocess
+import sys
 import threading
-import time
 
 import pytest
 import torch
@@ -113,23 +113,28 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def count_up(path, times):
-    for _ in range(times):
-        with locked(path):
-            seen = int(path.read_text())
-            time.sleep(0.001)
-            write_atomic(path, str(seen + 1))
+COUNT = """
+import pathlib, sys, time
+from ddbench.files import locked, write_atomic
+path = pathlib.Path(sys.argv[1])
+for _ in range(10):
+    with locked(path):
+        seen = int(path.read_text())
+        time.sleep(0.002)
+        write_atomic(path, str(seen + 1))
+"""
 
 
 def test_the_lock_holds_threads_and_processes_apart(tmp_path):
     path = tmp_path / "count"
     write_atomic(path, "0")
-    workers = [threading.Thread(target=count_up, args=(path, 10)) for _ in range(3)]
-    workers.append(multiprocessing.get_context("spawn").Process(target=count_up, args=(path, 10)))
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    processes = [subprocess.Popen([sys.executable, "-c", COUNT, str(path)]) for _ in range(2)]
+    threads = [threading.Thread(target=exec, args=(COUNT.replace("sys.argv[1]", repr(str(path))),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [process.wait() for process in processes] == [0, 0]
     assert path.read_text() == "40"
 
 
