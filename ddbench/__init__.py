@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ddbench.api import sweep as sweep
     from ddbench.data import load_dataset as load_dataset
     from ddbench.store import RecordStore as RecordStore
-    from ddbench.sweep import Grid as Grid
+    from ddbench.grid import Grid as Grid
     from ddbench.synset import SynSet as SynSet
     from ddbench.synset import load as load
     from ddbench.synset import save as save
@@ -27,14 +27,14 @@ _HOMES = {
     "sweep": "api",
     "load_dataset": "data",
     "RecordStore": "store",
-    "Grid": "sweep",
+    "Grid": "grid",
     "SynSet": "synset",
     "load": "synset",
     "save": "synset",
     "export_set": "transfer",
     "import_set": "transfer",
 }
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from ddbench.recipes import Budget
 from ddbench.records import Record
 from ddbench.settings import cache_dir, default_threads, results_dir
 from ddbench.store import RecordStore, read_record
-from ddbench.sweep import Cell, Grid, Report, run_cells
+from ddbench.grid import Cell, Grid, Report, run_cells
 from ddbench.synset import SynSet, load, save
 from ddbench.transfer import from_tensors
 
@@ -158,7 +158,7 @@ def evaluate(
         threads: see `setting`.
         reporter: shown the progress.
         retry_failed: run failed runs again.
-        observe: see `ddbench.sweep.run_cells`.
+        observe: see `ddbench.grid.run_cells`.
 
     Returns:
         The record with all its runs of this set: those made now and those that were there.

@@ -18,7 +18,7 @@ import pandas as pd
 
 from ddbench.errors import UsageError
 from ddbench.files import write_atomic
-from ddbench.grids import DAGGER
+from ddbench.table_forms import DAGGER
 from ddbench.tables import row_labels
 
 if TYPE_CHECKING:

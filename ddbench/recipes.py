@@ -1,6 +1,7 @@
 """Recipes: the settings of a run as strict TOML, resolved to plain data whose hash names caches and records."""
 
 import json
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def first_problem(error: ValidationError) -> str:
 
 def published(method: Method) -> RecipeFile:
     """The recipes that come with a method: `recipes/<name>.toml` beside its module; empty if there are none."""
-    package = method.distill.__module__.rpartition(".")[0]
+    package = sys.modules[method.distill.__module__].__package__  # a package's own name, where that is the module
     if package:
         file = resources.files(package) / "recipes" / f"{method.name}.toml"
         if file.is_file():

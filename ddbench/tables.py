@@ -14,7 +14,7 @@ import pandas as pd
 
 from ddbench.cells import COMPARED
 from ddbench.errors import unknown
-from ddbench.grids import DAGGER, DASH, MARK, WRITERS, Grid, Shown, rich_table
+from ddbench.table_forms import DAGGER, DASH, MARK, WRITERS, Grid, Shown, rich_table
 
 if TYPE_CHECKING:
     from rich.table import Table

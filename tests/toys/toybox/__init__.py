@@ -89,7 +89,7 @@ def distill(task: Task, hyper: ToyHyper) -> SynSet:
         images = images - hyper.lr * velocity
         time.sleep(hyper.nap)
         task.checkpoint(lambda at=step + 1, x=images, v=velocity: {"step": at, "images": x, "buffers": {0: [v]}})
-        if step == hyper.steps // 2:
+        if step >= hyper.steps // 2:
             break_down(hyper)
     classes = task.dataset.labels[torch.cat(chosen)]
     return task.synset(space=space, images=images, classes=classes, **shipped(hyper, classes))
