@@ -25,6 +25,7 @@ from ddbench.jobs import (
     finished,
 )
 from ddbench.method import find_method
+from ddbench.networks import canonical
 from ddbench.pool import Outcome, Work, run_all
 from ddbench.progress import Reporter
 from ddbench.protocol import Protocol, find_protocol
@@ -183,7 +184,9 @@ class Grid:
 
     def _covered(self, data: DataName, protocol: str, network: str | None) -> bool:
         found = find_protocol(protocol)
-        return found.shipped or bool(found.student(data.load(), network))
+        if found.shipped:
+            return network is None or bool(canonical(network, side=data.load().side))
+        return bool(found.student(data.load(), network))
 
 
 def run_cells(
