@@ -15,7 +15,16 @@ def draw(*key):
 
 def test_equal_keys_give_equal_draws_and_others_do_not():
     assert torch.equal(draw(3, "dsa", 7), draw(3, "dsa", 7))
-    keys = [(3, "dsa", 7), (4, "dsa", 7), (3, "dsa", 8), (3, "epoch", 7), (3, "dsa"), (3,), (3, "dsa", "7"), (3, "dsa7")]
+    keys = [
+        (3, "dsa", 7),
+        (4, "dsa", 7),
+        (3, "dsa", 8),
+        (3, "epoch", 7),
+        (3, "dsa"),
+        (3,),
+        (3, "dsa", "7"),
+        (3, "dsa7"),
+    ]
     draws = {tuple(draw(*key).tolist()) for key in keys}
     assert len(draws) == len(keys)
 

@@ -41,8 +41,8 @@ def refused(call):
 
 
 BAD_FILES = {
-    "unknown key": (GOOD + 'surprise = 1\n', "recipe.0.surprise: unknown key"),
-    "unknown top key": ('surprise = 1\n' + GOOD, "surprise: unknown key"),
+    "unknown key": (GOOD + "surprise = 1\n", "recipe.0.surprise: unknown key"),
+    "unknown top key": ("surprise = 1\n" + GOOD, "surprise: unknown key"),
     "missing source": (GOOD.replace('source = "table 1"', ""), "recipe.0.source: is missing"),
     "empty source": (GOOD.replace("table 1", ""), "recipe.0.source"),
     "missing name": (GOOD.replace('name = "paper"', ""), "recipe.0.name: is missing"),

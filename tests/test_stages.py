@@ -229,9 +229,7 @@ def test_the_reference_teacher_by_definition(toys):
     digits = load_dataset("digits")
     recipe = toy_recipe(digits)
     teacher = teachers.reference_teacher(recipe, digits, CPU)
-    network = networks.create(
-        recipe.network, channels=1, side=8, classes=10, seed=0, key=("reference-teacher",)
-    )
+    network = networks.create(recipe.network, channels=1, side=8, classes=10, seed=0, key=("reference-teacher",))
     space = make_space("normalised", digits)
     images = transform_for(space, digits).encode(digits.train.read().float() / 255)
     train(network, images, digits.train.labels, recipe, seed=0)

@@ -341,7 +341,12 @@ def test_accuracy_maps_the_test_split_into_the_space():
 
 
 def test_without_flip():
-    specs = [{"name": "flip"}, {"name": "dsa", "ops": ["crop", "flip"]}, {"name": "dsa"}, {"name": "pad-crop", "pad": 1}]
+    specs = [
+        {"name": "flip"},
+        {"name": "dsa", "ops": ["crop", "flip"]},
+        {"name": "dsa"},
+        {"name": "pad-crop", "pad": 1},
+    ]
     kept = recipe(augmentations=specs).without_flip().augmentations
     assert kept == [
         {"name": "dsa", "ops": ["crop"]},

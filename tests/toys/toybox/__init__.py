@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from ddbench.errors import JobFailed
+from ddbench.errors import CannotWrite, JobFailed
 from ddbench.method import Hyper, Method
 from ddbench.protocol import Protocol, Tier
 from ddbench.student_recipe import StudentRecipe
@@ -124,6 +124,53 @@ def squares(weight: float = 1.0) -> Any:
         return weight * (student - wanted).square().sum(1).mean()
 
     return loss
+
+
+def double(number: int, *_: Any) -> int:
+    """Work for the pool."""
+    return 2 * number
+
+
+def slow_double(number: int, *_: Any) -> int:
+    """Work that takes its time."""
+    time.sleep(1.0)
+    return 2 * number
+
+
+def die(number: int, *_: Any) -> None:
+    """Work that kills its worker."""
+    time.sleep(0.2)
+    os._exit(3)
+
+
+def surroundings(name: str, *_: Any) -> tuple[str | None, int]:
+    """What a worker sees of the environment, and who it is."""
+    return os.environ.get(name), os.getpid()
+
+
+def full_disk(*_: Any) -> None:
+    """Work that cannot be written down."""
+    raise CannotWrite("cannot write x: No space left on device")
+
+
+def sweep_apart(environment: dict[str, str], overrides: list[str]) -> None:
+    """A whole sweep, for a process of its own."""
+    os.environ.update(environment)
+    import ddbench
+    from ddbench.jobs import DataName
+    from ddbench.recipes import Budget
+
+    grid = ddbench.Grid(
+        methods=["toy"],
+        datasets=[DataName("digits")],
+        budgets=[Budget(ipc=1)],
+        protocols=["toy-hard-v1", "toy-soft-v1"],
+        seeds=(0, 1),
+        synthesis_seeds=(0, 1),
+        recipe="generic",
+        overrides=overrides,
+    )
+    raise SystemExit(ddbench.sweep(grid).exit_code())
 
 
 METHOD = Method(name="toy", hyper=ToyHyper, distill=distill, title="Toy")
