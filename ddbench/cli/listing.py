@@ -1,0 +1,283 @@
+"""What there is: methods, data sets, protocols, networks."""
+
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddbench.cli.options import Json, examples
+from ddbench.cli.output import component, plain, print_facts, print_json, print_prose, print_table, say
+
+if TYPE_CHECKING:
+    from ddbench.data import DatasetCard
+    from ddbench.method import Method
+    from ddbench.protocol import Protocol, Tier
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command("methods", epilog=examples("ddbench methods", "ddbench methods dm"))(methods)
+    app.command(
+        "datasets", epilog=examples("ddbench datasets", "ddbench datasets cifar10", "ddbench datasets folder:my-images")
+    )(datasets)
+    app.command("protocols", epilog=examples("ddbench protocols", "ddbench protocols hard-v1"))(protocols)
+    app.command("networks", epilog=examples("ddbench networks", "ddbench networks resnet18 --dataset cifar10"))(networks)
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[METHOD]", help="Show this one in full.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the methods; or one with its steps, hyper-parameters, recipes."""
+    from ddbench.errors import UsageError
+    from ddbench.method import find_method, method_names
+
+    if name is not None:
+        found = method_facts(find_method(name))
+        print_json(found) if as_json else _show_method(found)
+        return
+    listed, broken = [], []
+    for each in method_names():
+        try:
+            listed.append(method_facts(find_method(each)))
+        except UsageError as error:
+            broken.append(str(error))
+    if as_json:
+        print_json(listed)
+    else:
+        rows = [
+            (m["name"], m["title"], m["paper"], m["arxiv"], ", ".join(m["budgets"]), len(m["recipes"])) for m in listed
+        ]
+        print_table(("method", "title", "paper", "arXiv", "budget", "recipes"), rows, right=("recipes",))
+    for line in broken:
+        say(f"ddbench: left out: {line}")
+
+
+def method_facts(method: "Method") -> dict[str, Any]:
+    """All that is known of a method, as plain data."""
+    from ddbench.recipes import published
+
+    file = published(method)
+    module = inspect.getmodule(method.distill)
+    return {
+        "name": method.name,
+        "title": method.title,
+        "paper": method.paper,
+        "arxiv": method.arxiv,
+        "budgets": list(method.budgets),
+        "balanced": method.balanced,
+        "description": inspect.cleandoc(module.__doc__ or "") if module else "",
+        "differences": list(method.differences),
+        "hyper": [_hyper(key, field) for key, field in method.hyper.model_fields.items()],
+        "generic": file.generic,
+        "recipes": [entry.model_dump(mode="json", exclude_none=True) for entry in file.recipe],
+    }
+
+
+def _hyper(name: str, field: Any) -> dict[str, Any]:
+    annotation = getattr(field.annotation, "__name__", "") if isinstance(field.annotation, type) else ""
+    return {
+        "name": name,
+        "type": annotation or str(field.annotation).replace("typing.", ""),
+        "required": field.is_required(),
+        "default": None if field.is_required() else field.get_default(call_default_factory=True),
+        "range": _range(field.metadata),
+        "description": field.description or "",
+    }
+
+
+def _range(metadata: list[Any]) -> str:
+    signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"), ("min_length", "length >="))
+    found = [(sign, getattr(bound, key, None)) for bound in metadata for key, sign in signs]
+    return ", ".join(f"{sign} {value:g}" for sign, value in found if value is not None)
+
+
+def _allowed(row: dict[str, Any]) -> str:
+    if row["type"].startswith("Literal["):
+        return row["type"].removeprefix("Literal[").removesuffix("]").replace("'", "").replace(", ", " | ")
+    return f"{row['type']} {row['range']}".strip()
+
+
+def _show_method(facts: dict[str, Any]) -> None:
+    print_prose(facts["description"])
+    if facts["differences"]:
+        print("\nDifferences from the paper")
+        print_facts(("-", line) for line in facts["differences"])
+    print("\nHyper-parameters (--set KEY=VALUE)")
+    rows = [
+        (h["name"], "needed" if h["required"] else plain(h["default"]), _allowed(h), h["description"])
+        for h in facts["hyper"]
+    ]
+    print_table(("name", "default", "allowed", "meaning"), rows)
+    if facts["generic"]:
+        print(f"With --recipe generic: {_fields(facts['generic'])}\n")
+    if not facts["recipes"]:
+        print("No published recipes: every cell takes the defaults.")
+        return
+    print("Recipes (--recipe NAME; * is the default of its cell)")
+    for entry in facts["recipes"]:
+        _show_recipe(entry)
+
+
+def _show_recipe(entry: dict[str, Any]) -> None:
+    star = " *" if entry["default"] else ""
+    print(f"\n{entry['name']}{star}: {entry['dataset']}, {_budget_words(entry)}, {entry['network']}")
+    print_facts((("  hyper", _fields(entry["hyper"])), ("  source", entry["source"])))
+
+
+def _budget_words(entry: dict[str, Any]) -> str:
+    if entry.get("all"):
+        return "all"
+    kind = "ipc" if "ipc" in entry else "fraction"
+    values = entry[kind] if isinstance(entry[kind], list) else [entry[kind]]
+    return f"{kind.replace('ipc', 'IPC')} {', '.join(map(str, values))}"
+
+
+def _fields(hyper: dict[str, Any]) -> str:
+    return ", ".join(f"{key} = {plain(value)}" for key, value in hyper.items()) or "the defaults"
+
+
+def datasets(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one, or folder:PATH.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the data sets; or one, and how to get it."""
+    from dataclasses import asdict
+
+    from ddbench.data import dataset_names, describe
+
+    cards = [describe(each) for each in (dataset_names() if name is None else (name,))]
+    if as_json:
+        print_json([asdict(card) for card in cards] if name is None else asdict(cards[0]))
+    elif name is not None:
+        _show_card(cards[0])
+    else:
+        columns = ("data set", "title", "classes", "px", "train", "test", "here")
+        rows = [(c.name, c.title, c.classes, c.side, _count(c.train), _count(c.test), _here(c)) for c in cards]
+        print_table(columns, rows, right=("classes", "px", "train", "test"))
+        print("  folder:PATH is any folder of images: train/<class>/ and test/<class>/ or val/<class>/.")
+        print("  on use: downloaded when first used. by hand: ddbench datasets NAME says what to get.")
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+def _here(card: "DatasetCard") -> str:
+    if card.available:
+        return "yes"
+    return "on use" if card.how_to_get.startswith("torchvision downloads") else "by hand"
+
+
+def _show_card(card: "DatasetCard") -> None:
+    colour = {1: "grey", 3: "RGB"}.get(card.channels, "")
+    print_facts(
+        (
+            ("data set", card.name),
+            ("title", card.title),
+            ("classes", card.classes),
+            ("images", f"{card.side} x {card.side} px, {colour}; {_count(card.train)} train, {_count(card.test)} test"),
+            ("here", "yes" if card.available else "no"),
+            ("how to get", card.how_to_get),
+        )
+    )
+
+
+def protocols(
+    name: Annotated[str | None, typer.Argument(metavar="[PROTOCOL]", help="Show every constant of this one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the protocols; or one with every constant."""
+    from ddbench.protocol import find_protocol, protocol_names
+
+    if name is not None:
+        found = find_protocol(name)
+        print_json(protocol_facts(found)) if as_json else _show_protocol(found)
+        return
+    known = [find_protocol(each) for each in protocol_names()]
+    if as_json:
+        print_json([protocol_facts(each) for each in known])
+    else:
+        print_table(("protocol", "digest", "what it is"), [(p.name, p.digest()[:12], p.summary) for p in known])
+
+
+def protocol_facts(protocol: "Protocol") -> dict[str, Any]:
+    """Every constant of a protocol as plain data, with its digest."""
+    return {
+        "name": protocol.name,
+        "version": protocol.version,
+        "digest": protocol.digest(),
+        "summary": protocol.summary,
+        "space": protocol.space,
+        "smallest": protocol.smallest,
+        "students": [{"up_to": tier.up_to, **tier.student} for tier in protocol.tiers],
+        "teachers": [{"up_to": tier.up_to, **tier.student} for tier in protocol.teacher],
+    }
+
+
+def _show_protocol(protocol: "Protocol") -> None:
+    where = {"own": "the set's own", "teacher": "the reference teacher's"}[protocol.space]
+    upper = protocol.tiers[-1].up_to if protocol.tiers else None
+    covered = f"{protocol.smallest} to {upper} px" if upper else f"from {protocol.smallest} px"
+    facts = [("protocol", protocol.name), ("version", protocol.version), ("digest", protocol.digest())]
+    print_facts([*facts, ("what it is", protocol.summary), ("space", where), ("covers", f"images {covered}")])
+    if protocol.shipped:
+        print("\nStudents follow the recipe that travels in the set (ddbench show FILE).")
+    _show_tiers("Students", protocol.tiers)
+    _show_tiers("Reference teacher (network: the student's default)", protocol.teacher)
+
+
+def _show_tiers(title: str, tiers: "tuple[Tier, ...]") -> None:
+    """The first size in full, every further one by what differs from the one before."""
+    before: dict[str, Any] = {}
+    for tier in tiers:
+        changed = {key: value for key, value in tier.student.items() if before.get(key, ...) != value}
+        print(f"\n{title}, {_sizes(tier)}" + (", otherwise as before" if before and len(changed) < len(before) else ""))
+        print_facts((f"  {key}", component(value)) for key, value in changed.items())
+        before = dict(tier.student)
+
+
+def _sizes(tier: "Tier") -> str:
+    return f"up to {tier.up_to} px" if tier.up_to else "any larger size"
+
+
+def networks(
+    name: Annotated[str | None, typer.Argument(metavar="[NETWORK]", help="Show this one only.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", metavar="NAME", help="Count the parameters for this data set's images.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the networks, with --dataset their parameters."""
+    from ddbench import networks as known
+    from ddbench.data import describe
+
+    names = known.network_names() if name is None else (name,)
+    cards = [known.describe(each) for each in names]
+    card = describe(dataset) if dataset is not None else None
+    rows = []
+    for each in cards:
+        row = {"name": each.name, "norm": each.norm, "description": each.description, "source": each.source}
+        if card is not None:
+            row["parameters"] = _parameters(each.name, card, strict=name is not None)
+        rows.append(row)
+    if as_json:
+        print_json(rows if name is None else rows[0])
+        return
+    columns = ["network", "norm", *(["parameters"] if card else []), "what it is"]
+    shown = [[r["name"], r["norm"], *([_count(r["parameters"])] if card else []), r["description"]] for r in rows]
+    print_table(columns, shown, right=("parameters",))
+    print("  Names: BASE[-wWIDTH][-in|-bn|-none], such as convnet-d3-w64-bn; timm:NAME; torchvision:NAME.")
+
+
+def _parameters(network: str, card: "DatasetCard", *, strict: bool) -> int | None:
+    """Trainable values; None in a list for a network that is not for images of this size."""
+    from ddbench.errors import UsageError
+    from ddbench.networks import parameter_count
+
+    try:
+        return parameter_count(network, card.channels, card.side, card.classes)
+    except UsageError:
+        if strict:
+            raise
+        return None

@@ -1,0 +1,151 @@
+"""The flags, each written once, and how their words are read: the same noun means the same thing everywhere."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ddbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from ddbench.jobs import DataName
+    from ddbench.recipes import Budget
+
+O = typer.Option  # noqa: E741 - the flags below stay readable
+
+MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="Method; ddbench methods lists them.")]
+DatasetName = Annotated[str, O("--dataset", "--datasets", metavar="NAME", help="Data set, or folder:PATH.")]
+Datasets = Annotated[
+    str, O("--dataset", "--datasets", metavar="NAMES", help="Data sets, comma-separated; folder:PATH is one.")
+]
+GivenName = Annotated[
+    str | None, O("--dataset-name", metavar="NAME", help="Name of a folder:PATH in records, instead of its own.")
+]
+Ipc = Annotated[int | None, O("--ipc", metavar="N", help="Images per class.")]
+Ipcs = Annotated[str | None, O("--ipc", metavar="N,..", help="Images per class, comma-separated.")]
+Fraction = Annotated[float | None, O("--fraction", metavar="F", help="Part of the training images, instead of --ipc.")]
+Fractions = Annotated[
+    str | None, O("--fraction", metavar="F,..", help="Parts of the training images, comma-separated.")
+]
+Recipe = Annotated[
+    str | None,
+    O("--recipe", metavar="NAME|FILE", help="Published recipe, generic, or a TOML file (default: the cell's own)."),
+]
+Set = Annotated[list[str] | None, O("--set", metavar="KEY=VALUE", help="Change a hyper-parameter; may be repeated.")]
+Seed = Annotated[int, O("--seed", metavar="S", min=0, help="Synthesis seed.")]
+SynthesisSeeds = Annotated[
+    str, O("--synthesis-seeds", "--seed", metavar="N|S,..", help="How many synthesis seeds (1), or which (0,3,5).")
+]
+Seeds = Annotated[
+    str, O("--seeds", metavar="N|S,..", help="How many evaluation seeds (5: 0 to 4), or which (0,3,5; 7, is one).")
+]
+ProtocolName = Annotated[str, O("--protocol", "--protocols", metavar="NAME", help="Protocol to score by.")]
+Protocols = Annotated[str, O("--protocol", "--protocols", metavar="NAMES", help="Protocols, comma-separated.")]
+NetworkName = Annotated[
+    str | None, O("--network", "--networks", metavar="NAME", help="Student network (default: the protocol's).")
+]
+Networks = Annotated[
+    str | None,
+    O("--network", "--networks", metavar="NAMES", help="Student networks, comma-separated (default: the protocol's)."),
+]
+DistillNetwork = Annotated[
+    str | None, O("--distill-network", metavar="NAME", help="Distillation network, instead of the recipe's.")
+]
+Workers = Annotated[
+    int | None, O("--workers", metavar="N", min=1, help="Processes; results do not depend on it (DDBENCH_WORKERS, 1).")
+]
+Threads = Annotated[
+    int | None, O("--threads", metavar="N", min=1, help="Threads per job; part of a run's identity (DDBENCH_THREADS, 1).")
+]
+Device = Annotated[
+    str | None, O("--device", metavar="NAME", help="auto, cpu or cuda (DDBENCH_DEVICE, auto: CUDA if there is one).")
+]
+Results = Annotated[
+    Path | None, O("--results", metavar="DIR", help="Folder of records (DDBENCH_RESULTS, ./results/measured).")
+]
+ResultsToRead = Annotated[
+    list[Path] | None,
+    O("--results", metavar="DIR", help="Folder of records, may be repeated (DDBENCH_RESULTS, ./results/measured)."),
+]
+Borrow = Annotated[
+    Path | None, O("--borrow", metavar="FILE", help="Train by the student recipe that this set ships (shipped-v1).")
+]
+RetryFailed = Annotated[bool, O("--retry-failed", help="Run failed runs again and replace them.")]
+DryRun = Annotated[bool, O("--dry-run", help="Show recipes, what is cached, what would run and an estimate; run nothing.")]
+Wandb = Annotated[bool, O("--wandb", help="Log to Weights & Biases, offline unless logged in.")]
+Json = Annotated[bool, O("--json", help="JSON on stdout instead of text.")]
+Quiet = Annotated[bool, O("--quiet", "-q", help="No progress and no messages; errors still show.")]
+
+
+def examples(*lines: str) -> str:
+    """An epilog with worked examples, one a line, kept as they are."""
+    return "\b\n" + "\n".join(["Examples:" if len(lines) > 1 else "Example:", *(f"  {line}" for line in lines)])
+
+
+def words(text: str, flag: str) -> list[str]:
+    """Comma-separated words, in order, each once; UsageError if there is none."""
+    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not found:
+        raise UsageError(f"{flag}: at least one name is needed")
+    return found
+
+
+def integers(text: str, flag: str) -> list[int]:
+    """Comma-separated whole numbers of at least 0."""
+    found = words(text, flag)
+    wrong = [word for word in found if not (word.isascii() and word.isdecimal())]
+    if wrong:
+        raise UsageError(f"{flag} {text}: {wrong[0]!r} is not a whole number of at least 0")
+    return [int(word) for word in found]
+
+
+def seeds(text: str, flag: str = "--seeds") -> tuple[int, ...]:
+    """ "5" is the seeds 0 to 4; with a comma, "0,3,5" or "7,", the seeds themselves."""
+    found = integers(text, flag)
+    if "," in text:
+        return tuple(found)
+    if not found[0]:
+        raise UsageError(f"{flag} {text}: at least one seed is needed")
+    return tuple(range(found[0]))
+
+
+def one_budget(ipc: int | None, fraction: float | None) -> "Budget":
+    """The budget of a single set; UsageError if both are given."""
+    from ddbench.recipes import Budget
+
+    if ipc is not None and fraction is not None:
+        raise UsageError("give --ipc or --fraction, not both")
+    return Budget(ipc, fraction)
+
+
+def budgets(ipc: str | None, fraction: str | None) -> "list[Budget]":
+    """Every budget of a grid; one without size if neither is given, for methods that take everything."""
+    from ddbench.recipes import Budget
+
+    found = [Budget(ipc=size) for size in (integers(ipc, "--ipc") if ipc is not None else [])]
+    for word in words(fraction, "--fraction") if fraction is not None else []:
+        try:
+            found.append(Budget(fraction=float(word)))
+        except ValueError as error:
+            raise UsageError(f"--fraction {fraction}: {word!r} is not a number") from error
+    return found or [Budget()]
+
+
+def check_sized(methods: list[str], sizes: "list[Budget]") -> None:
+    """Raise UsageError if a method needs a budget and none was given."""
+    from ddbench.method import find_method
+
+    for name in methods:
+        allowed = find_method(name).budgets
+        if "all" not in allowed and any(size.kind == "all" for size in sizes):
+            raise UsageError(f"{name} needs {' or '.join(f'--{kind}' for kind in allowed)}")
+
+
+def data_names(text: str, dataset_name: str | None) -> "list[DataName]":
+    """The data sets of a comma list."""
+    from ddbench.jobs import DataName
+
+    names = words(text, "--dataset")
+    if dataset_name is not None and len(names) > 1:
+        raise UsageError("--dataset-name names one folder:PATH; several data sets are given")
+    return [DataName(name, dataset_name) for name in names]

@@ -1,0 +1,189 @@
+"""What people see: data on stdout, messages and progress on stderr."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from ddbench.table_forms import Grid
+    from ddbench.progress import Reporter
+
+
+def console() -> "Console":
+    """Stdout, as wide as the terminal (COLUMNS; 80 where it is none)."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on stdout; numbers that are not finite are refused rather than written."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, sort_keys=False))
+
+
+def say(text: str, *, quiet: bool = False) -> None:
+    """One message on stderr."""
+    if not quiet:
+        sys.stdout.flush()
+        print(text, file=sys.stderr)
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = (), title: str | None = None
+) -> None:
+    """A table on stdout: the columns named in `right` are set to the right, long texts are wrapped."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, padding=(0, 1))
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=place == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row))
+    console().print(table)
+
+
+def print_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """Names and values in two columns, long values wrapped under themselves; empty values are left out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        if value not in (None, "", ()):
+            table.add_row(Text(name), Text(str(value)))
+    console().print(table)
+
+
+def print_cells(frame: "pd.DataFrame", view: str = "pivot") -> None:
+    """Cells as a table on stdout, notes below; one too wide for the terminal becomes one per protocol."""
+    from rich.measure import Measurement
+
+    from ddbench.table_forms import rich_table
+    from ddbench.tables import grid, notes
+
+    out, compact = console(), _shared_into_title if view == "long" else (lambda table: table)
+    parts = [rich_table(compact(grid(frame, view)), [])]
+    if Measurement.get(out, out.options.update(width=1000), parts[0]).maximum > out.width:
+        pieces = frame.groupby(["dataset", "protocol"], sort=False)
+        parts = [rich_table(compact(grid(piece, view)), []) for _, piece in pieces]
+    for part in parts:
+        out.print(part)
+    for note in notes(frame):
+        print_prose(note)
+
+
+def _shared_into_title(table: "Grid") -> "Grid":
+    """The table with columns of one and the same text in its title instead."""
+    texts = [{cells[place].text for _, cells in table.rows} for place in range(len(table.headers))]
+    kept = [place for place, found in enumerate(texts) if len(found) > 1 or table.headers[place][0].startswith("top-1")]
+    shared = [f"{table.headers[place][0]} {texts[place].copy().pop()}" for place in range(len(texts)) if place not in kept]
+    return replace(
+        table,
+        title=", ".join([table.title, *shared]),
+        headers=[table.headers[place] for place in kept],
+        rows=[(label, [cells[place] for place in kept]) for label, cells in table.rows],
+    )
+
+
+def print_prose(text: str) -> None:
+    """A docstring on stdout, filled to the terminal's width; list items keep their indent."""
+    import re
+    import textwrap
+
+    items: list[str] = []
+    for line in text.splitlines():
+        begins = not line.strip() or not items or not items[-1].strip()
+        if begins or re.match(r"\s*(\d+\.|[a-z]\.|-|\*)\s", line):
+            items.append(line.rstrip())
+        else:
+            items[-1] += " " + line.strip()
+    width = console().width
+    for item in items:
+        found = re.match(r"\s*((\d+\.|[a-z]\.|-|\*)\s+)?", item)
+        hanging = " " * (found.end() if found else 0)
+        print(textwrap.fill(item, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False))
+
+
+@contextmanager
+def progress(quiet: bool) -> "Iterator[Reporter]":
+    """A reporter that shows bars on stderr within the block; warnings of ddbench appear above them as lines."""
+    from ddbench.progress import Reporter, TerminalReporter
+
+    if quiet:
+        yield Reporter()
+        return
+    reporter = TerminalReporter()
+    handler = _Lines(reporter)
+    log = logging.getLogger("ddbench")
+    log.addHandler(handler)
+    try:
+        with reporter.shown():
+            yield reporter
+    finally:
+        log.removeHandler(handler)
+
+
+class _Lines(logging.Handler):
+    """Log records as lines of a reporter."""
+
+    def __init__(self, reporter: "Reporter") -> None:
+        super().__init__(logging.WARNING)
+        self.reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.reporter.line(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def component(value: Any) -> str:
+    """A component as people write a call: "sgd(lr=0.01, momentum=0.9)"."""
+    if isinstance(value, list):
+        return ", ".join(component(part) for part in value) or "none"
+    if not isinstance(value, dict) or "name" not in value:
+        return "none" if value is None else plain(value)
+    inside = ", ".join(f"{key}={plain(part)}" for key, part in value.items() if key != "name")
+    return f"{value['name']}({inside})" if inside else str(value["name"])
+
+
+def plain(value: Any) -> str:
+    """A value as it is typed in TOML or after --set: texts bare, the rest as JSON."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError:
+        return str(value)
+
+
+def size(count: float | None) -> str:
+    """Bytes in words: "1.2 MiB"."""
+    if count is None:
+        return "?"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in words: "0.4 s", "12 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds is None:
+        return "?"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

@@ -1,0 +1,228 @@
+"""What a grid would do, before it does it: for --dry-run, and for an honest total in the progress."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ddbench.cli.output import duration, plain, print_facts, say, size
+from ddbench.errors import JobFailed
+from ddbench.progress import Reporter
+
+if TYPE_CHECKING:
+    from ddbench.estimate import Estimate
+    from ddbench.jobs import DistillJob
+    from ddbench.records import Record
+    from ddbench.store import RecordStore
+    from ddbench.student_recipe import StudentRecipe
+    from ddbench.grid import Cell
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell and what is left of it.
+
+    Attributes:
+        cell: the cell.
+        student: student network; None if only the set can tell (`shipped-v1` before the set is made).
+        missing: evaluation seeds without a run.
+        excluded: why the protocol does not apply, if it does not.
+    """
+
+    cell: "Cell"
+    student: str | None
+    missing: tuple[int, ...]
+    excluded: str | None = None
+
+    def sets(self) -> "list[DistillJob]":
+        """The sets that have to be made for this cell: none if nothing is missing."""
+        from ddbench.jobs import DistillJob, finished
+
+        jobs = (self.cell.made, self.cell.lender) if self.missing else ()
+        return [job for job in jobs if isinstance(job, DistillJob) and finished(job) is None]
+
+
+def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False) -> Planned:
+    """What a cell needs, as the store and the cache are now; writes nothing."""
+    from ddbench.evaluation import NotScored
+    from ddbench.grid import planned, record_of
+
+    try:
+        record = planned(cell)
+        synset = cell.known_set() if record is None else None
+        if synset is not None:
+            record = record_of(cell, synset)
+    except NotScored as excluded:
+        return Planned(cell, None, (), str(excluded))
+    if record is None:
+        return Planned(cell, cell.network, cell.seeds)
+    return Planned(cell, record.student_network, _missing(cell, record, store, retry_failed))
+
+
+def _missing(cell: "Cell", record: "Record", store: "RecordStore", retry_failed: bool) -> tuple[int, ...]:
+    stored, wanted = store.find(record.key()), cell.setting.identity()
+    have = {
+        run.seed
+        for run in (stored.runs if stored else [])
+        if all(getattr(run, name) == value for name, value in wanted.items())
+        and not (retry_failed and run.status == "failed")
+    }
+    return tuple(seed for seed in cell.seeds if seed not in have)
+
+
+def missing_work(cells: "Iterable[Cell]", store: "RecordStore", *, retry_failed: bool = False) -> int:
+    """How many jobs a grid still has: sets to make and students to train."""
+    left = [plan(cell, store, retry_failed=retry_failed) for cell in cells]
+    return len({job.path for each in left for job in each.sets()}) + sum(len(each.missing) for each in left)
+
+
+class Steady(Reporter):
+    """A reporter whose count of jobs begins at the planned total, so that the estimate holds from the start."""
+
+    def __init__(self, inner: Reporter, total: int) -> None:
+        """Pass everything on to `inner`."""
+        self.inner, self.total = inner, total
+        if total:
+            inner.advance("jobs", 0, total)
+
+    def advance(self, label: str, done: int, total: int) -> None:
+        """See the base class."""
+        self.inner.advance(label, done, max(total, self.total) if label == "jobs" else total)
+
+    def metrics(self, step: int | None, values: dict[str, float]) -> None:
+        """See the base class."""
+        self.inner.metrics(step, values)
+
+    def line(self, text: str) -> None:
+        """See the base class."""
+        self.inner.line(text)
+
+
+class Estimator:
+    """Estimates of a grid's jobs, each kind probed once; says on stderr what it is timing."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        """Nothing is timed before the first question."""
+        self.quiet = quiet
+        self._known: dict[tuple[Any, ...], Estimate] = {}
+
+    def distilling(self, job: "DistillJob") -> "Estimate":
+        """Of making a set; seeds of one recipe share it."""
+        from ddbench.estimate import estimate_distill
+
+        return self._once((job.resolved().hash, job.setting), job.label(), lambda: estimate_distill(job))
+
+    def studying(self, each: Planned) -> "Estimate":
+        """Of one training and test; the sets of one size share it."""
+        from ddbench.estimate import estimate_student
+
+        cell, images = each.cell, _images(each)
+        recipe = _shipped(each)
+        key = (cell.data, cell.protocol, cell.network, images, cell.setting, recipe and recipe.hash())
+        call = partial(estimate_student, *key[:5], recipe=recipe)
+        return self._once(key, f"{cell.protocol} on {images:,} images", call)
+
+    def _once(self, key: tuple[Any, ...], label: str, call: "Callable[[], Estimate]") -> "Estimate":
+        from ddbench.estimate import Estimate
+
+        if key not in self._known:
+            say(f"timing {label}", quiet=self.quiet)
+            try:
+                self._known[key] = call()
+            except JobFailed as failure:
+                self._known[key] = Estimate(None, None, str(failure))
+        return self._known[key]
+
+
+def _images(each: Planned) -> int:
+    """Size of the set, or what its budget says."""
+    job = each.cell.made
+    if job is None or job.path.exists():
+        synset = each.cell.known_set()
+        if synset is not None:
+            return len(synset)
+    assert job is not None
+    budget, dataset = job.resolved().budget, job.data.load()
+    if budget.ipc is not None:
+        return budget.ipc * len(dataset.class_names)
+    return max(1, round((budget.fraction or 1.0) * len(dataset.train)))
+
+
+def _shipped(each: Planned) -> "StudentRecipe | None":
+    from ddbench.protocol import find_protocol
+
+    synset = each.cell.known_set() if find_protocol(each.cell.protocol).shipped else None
+    return synset.student_recipe if synset is not None else None
+
+
+def print_distillation(job: "DistillJob", *, quiet: bool = False) -> None:
+    """The dry run of `distill`."""
+    _print_recipes([job])
+    _print_job(job, Estimator(quiet))
+
+
+def print_plan(
+    cells: "Sequence[Cell]", store: "RecordStore", *, retry_failed: bool, workers: int, quiet: bool = False
+) -> None:
+    """The dry run of a grid on stdout: recipes once each, then every set with its trainings, then the sums."""
+    plans, estimator = [plan(cell, store, retry_failed=retry_failed) for cell in cells], Estimator(quiet)
+    jobs = list(dict.fromkeys(each.cell.made for each in plans if each.cell.made))
+    _print_recipes(jobs)
+    for job in jobs:
+        _print_job(job, estimator)
+        for each in plans:
+            if each.cell.made == job:
+                print(f"  {_training(each, estimator)}")
+    _print_sums(plans, workers, estimator)
+
+
+def _print_recipes(jobs: "Iterable[DistillJob]") -> None:
+    """Every recipe with its resolved hyper-parameters, once."""
+    recipes = {recipe.hash: recipe for recipe in (job.resolved() for job in jobs)}
+    for key, recipe in recipes.items():
+        print(f"{recipe.method.name} on {recipe.dataset}, {recipe.budget}: recipe {recipe.name} {key[:12]}")
+        fields = {name: plain(value) for name, value in recipe.to_json()["hyper"].items()}
+        own = {"network": recipe.network, "source": recipe.source}
+        print_facts((f"  {name}", value) for name, value in (fields | own).items())
+        print()
+
+
+def _print_job(job: "DistillJob", estimator: Estimator) -> None:
+    from ddbench.jobs import finished
+
+    cached = finished(job) is not None
+    state = "set is cached" if cached else f"set is to be made, {_cost(estimator.distilling(job))}"
+    print(f"{job.label()}: {state}")
+
+
+def _training(each: Planned, estimator: Estimator) -> str:
+    count = len(each.cell.seeds)
+    head = f"{each.cell.protocol}, {each.student or 'student of the set'}:"
+    if each.excluded:
+        return f"{each.cell.protocol}: n/a, {each.excluded}"
+    if not each.missing:
+        return f"{head} all {count} trainings are recorded"
+    seeds = ", ".join(map(str, each.missing))
+    cost = _cost(estimator.studying(each))
+    return f"{head} {len(each.missing)} of {count} trainings missing (seed {seeds}), each {cost}"
+
+
+def _print_sums(plans: "Sequence[Planned]", workers: int, estimator: Estimator) -> None:
+    sets = {job.path: job for each in plans for job in each.sets()}.values()
+    costs = [estimator.distilling(job) for job in sets]
+    costs += [estimator.studying(each) for each in plans for _ in each.missing]
+    trainings = len(costs) - len(sets)
+    print(f"\nTo do: {len(sets)} sets, {trainings} trainings. Nothing was run or written.")
+    if costs:
+        seconds = sum(cost.seconds or 0 for cost in costs) / workers
+        memory = workers * max(cost.peak_memory or 0 for cost in costs)
+        blind = sum(cost.seconds is None for cost in costs)
+        left = f", {blind} jobs without estimate" if blind else ""
+        print(f"Estimate: {duration(seconds)} with {workers} worker(s), {size(memory)} on top of the program{left}.")
+
+
+def _cost(cost: "Estimate") -> str:
+    if cost.seconds is None:
+        return f"no estimate: {cost.basis}"
+    memory = "" if cost.peak_memory is None else f", {size(cost.peak_memory)}"
+    return f"about {duration(cost.seconds)}{memory}" if cost.seconds else cost.basis

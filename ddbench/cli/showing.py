@@ -1,0 +1,223 @@
+"""A set or a record, readably."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddbench.cli.output import component, duration, plain, print_facts, print_json, print_table, size
+from ddbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from ddbench.records import Record, Run
+    from ddbench.synset import SynSet
+
+
+def show_set(path: Path, *, as_json: bool) -> "SynSet":
+    """Print the facts of a set's file; returns the set."""
+    from ddbench.synset import load
+
+    synset = load(path)
+    facts = set_facts(synset, path)
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(_set_lines(facts))
+    return synset
+
+
+def set_facts(synset: "SynSet", path: Path) -> dict[str, Any]:
+    """What is known of a set, as plain data."""
+    counts = synset.per_class()
+    return {
+        "file": str(path),
+        "hash": synset.hash,
+        "dataset": synset.dataset,
+        "split_hash": synset.split_hash,
+        "images": len(synset),
+        "classes": len(synset.class_names),
+        "per_class": counts,
+        "channels": synset.channels,
+        "side": synset.side,
+        "space": synset.space.kind,
+        "codec": synset.codec if synset.images is not None else "indices",
+        "bytes": {name: tensor.nbytes for name, tensor in synset.tensors().items()},
+        "targets": synset.targets and {"kind": synset.targets.kind, "params": synset.targets.params},
+        "views": synset.views and {"kind": synset.views.kind, "params": synset.views.params},
+        "student_recipe": synset.student_recipe and synset.student_recipe.model_dump(mode="json"),
+        "provenance": synset.provenance.model_dump(mode="json"),
+    }
+
+
+def _set_lines(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    counts, made = facts["per_class"], facts["provenance"]
+    spread = f"{counts[0]} each" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)} each"
+    yield from (("hash", facts["hash"]), ("data set", facts["dataset"]))
+    yield "images", f"{facts['images']:,} in {facts['classes']} classes, {spread}"
+    yield "shape", f"{facts['channels']} x {facts['side']} x {facts['side']}"
+    yield from (("space", facts["space"]), ("stored as", facts["codec"]))
+    yield "bytes", ", ".join(f"{name} {size(count)}" for name, count in facts["bytes"].items())
+    for name in ("targets", "views"):
+        if facts[name]:
+            yield name, component({"name": facts[name]["kind"], **facts[name]["params"]})
+    recipe = facts["student_recipe"]
+    yield "student", _student_words(recipe) if recipe else "ships no student recipe"
+    yield "made by", made["method"]
+    yield "recipe", f"{made['recipe'].get('name')} {made['recipe_hash'][:12]}" if made["recipe_hash"] else None
+    yield "budget", component(made["recipe"].get("budget")) if made["recipe_hash"] else None
+    yield "hyper", ", ".join(f"{key} = {plain(value)}" for key, value in made["recipe"].get("hyper", {}).items())
+    yield "seed", made["seed"]
+    if made["seconds"] is not None:
+        yield "cost", f"{duration(made['seconds'])}, {size(made['peak_memory'])}"
+    environment = made["environment"]
+    versions = environment.get("versions", {})
+    yield "made with", ", ".join(f"{name} {number}" for name, number in versions.items())
+    yield "on", ", ".join(str(environment[key]) for key in ("device", "processor") if environment.get(key))
+    yield "teachers", ", ".join(f"{facts.get('network')} {key[:12]}" for key, facts in made["teachers"].items())
+    yield "note", made["note"]
+
+
+def _student_words(recipe: dict[str, Any]) -> str:
+    parts = [recipe["network"], component(recipe["optimizer"]), f"schedule {component(recipe['schedule'])}"]
+    parts += [f"loss {component(recipe['loss'])} on {recipe['labels']}", f"batch {recipe['batch']}"]
+    parts += [f"{recipe['epochs']} epochs" + (f", at most {recipe['max_steps']} steps" if recipe["max_steps"] else "")]
+    parts += [f"augmentation {component(recipe['augmentations'])}"]
+    return "; ".join(parts + ([f"mix {component(recipe['mix'])}"] if recipe["mix"] else []))
+
+
+def draw(synset: "SynSet", out: Path, dataset: str | None, dataset_name: str | None) -> None:
+    """Draw a set's images, decoded into pixels, as a grid."""
+    from ddbench.cli.transfer import source_of
+    from ddbench.demo import draw_set
+
+    draw_set(synset, source_of(synset, dataset, dataset_name), out)
+
+
+def show_record(path: Path, *, as_json: bool) -> None:
+    """Print a record and the commands that make its runs again."""
+    from ddbench.store import read_record
+
+    record = read_record(path)
+    commands = list(reproduce(record))
+    if as_json:
+        print_json({"record": record.model_dump(mode="json", by_alias=True), "reproduce": commands})
+        return
+    print_facts(_record_lines(record))
+    for setting, runs in _by_setting(record).items():
+        device, precision, compiled, stacked, threads, build = setting
+        more = "".join(f", {name}" for name, on in (("compiled", compiled), ("stacked", stacked)) if on)
+        print(f"\nRuns on {device}, {precision}, {threads} thread(s), torch {build}{more}")
+        columns = ("seed", "top-1 %", "status", "seconds", "set", "teacher", "date")
+        print_table(columns, [_run_row(run) for run in runs], right=("seed", "top-1 %", "seconds"))
+    print("Again:")
+    for command in commands:
+        print(f"  {command}")
+
+
+def _record_lines(record: "Record") -> Iterator[tuple[str, object]]:
+    from ddbench.store import budget_label
+
+    borrowed = f", with the student recipe of {record.borrowed}" if record.borrowed else ""
+    yield "protocol", f"{record.protocol} (digest {record.protocol_digest[:12]})"
+    yield from (("data set", record.dataset), ("budget", budget_label(record.budget).replace("ipc", "IPC")))
+    yield from (("student", record.student_network + borrowed), ("method", record.method))
+    if record.imported:
+        yield "imported set", record.imported
+    else:
+        yield "recipe", f"{record.recipe_name} {record.recipe_hash[:12]}"
+        yield "hyper", ", ".join(f"{key} = {plain(value)}" for key, value in record.recipe.get("hyper", {}).items())
+        yield from (("network", record.distill_network), ("synthesis seed", record.synthesis_seed))
+    for key, facts in record.synsets.items():
+        lines = ", ".join(f"{name} {size(count)}" for name, count in facts.bytes.items())
+        yield f"set {key[:12]}", f"{facts.images:,} images; {lines}; {facts.codec}, {facts.space} space"
+        yield "", f"distilled in {duration(facts.cost.get('seconds'))}, {size(facts.cost.get('peak_memory'))}"
+    for key, teacher in record.teachers.items():
+        kind = "reference teacher" if teacher.reference else "teacher"
+        yield f"teacher {key[:12]}", f"{kind}, {teacher.network}, test accuracy {100 * teacher.accuracy:.1f} %"
+    yield from (("supersedes", record.supersedes), ("note", record.note))
+
+
+def _by_setting(record: "Record") -> "dict[tuple[Any, ...], list[Run]]":
+    found: dict[tuple[Any, ...], list[Run]] = {}
+    for run in record.runs:
+        found.setdefault(run.identity().setting, []).append(run)
+    return found
+
+
+def _run_row(run: "Run") -> list[str]:
+    top1 = "" if run.top1 is None else f"{100 * run.top1:.1f}"
+    status = run.status if run.reason is None else f"{run.status}: {run.reason}"
+    teacher, synset = (run.teacher or "")[:12], (run.synset or "")[:12]
+    return [str(run.seed), top1, status, f"{run.seconds:.1f}", synset, teacher, run.date[:16].replace("T", " ")]
+
+
+def reproduce(record: "Record") -> Iterator[str]:
+    """A command per setting that makes a record's runs again."""
+    head = _evaluate_words(record) if record.imported else _run_words(record)
+    for runs in _by_setting(record).values():
+        found, device, threads = sorted({run.seed for run in runs}), runs[0].device, runs[0].threads
+        seeds = ",".join(map(str, found)) + ("," if len(found) == 1 else "")
+        yield shlex.join([*head, "--seeds", seeds, "--device", device, "--threads", str(threads)])
+
+
+def _evaluate_words(record: "Record") -> list[str]:
+    words = ["ddbench", "evaluate", f"SET-{(record.imported or '')[:12]}.safetensors", "--name", record.method]
+    return [*words, *_data_words(record), "--protocol", record.protocol, "--network", record.student_network]
+
+
+def _data_words(record: "Record") -> list[str]:
+    family, folder, _ = record.dataset.partition("@")
+    if folder:
+        return ["--dataset", "folder:PATH", "--dataset-name", family]
+    return [] if record.imported else ["--dataset", family]
+
+
+def _run_words(record: "Record") -> list[str]:
+    words = ["ddbench", "run", record.method, *_data_words(record)]
+    for kind in ("ipc", "fraction"):
+        if kind in record.budget:
+            words += [f"--{kind}", str(record.budget[kind])]
+    words += _recipe_words(record)
+    words += ["--seed", str(record.synthesis_seed), "--protocol", record.protocol, "--network", record.student_network]
+    return words + (["--borrow", f"SET-OF-{record.borrowed}.safetensors"] if record.borrowed else [])
+
+
+def _recipe_words(record: "Record") -> list[str]:
+    """The recipe's name and what was changed in it; a recipe that is not published here is named as a file."""
+    base = record.recipe_name.removesuffix("+set")
+    entry = _published(record, base)
+    if entry is None:
+        return ["--recipe", f"{base}.toml"]
+    words = ["--recipe", base]
+    if base == record.recipe_name:
+        return words
+    hyper, network = entry
+    own = record.recipe.get("hyper", {})
+    if network != record.distill_network:
+        words += ["--distill-network", str(record.distill_network)]
+    for key, value in own.items():
+        if hyper.get(key, ...) != value:
+            words += ["--set", f"{key}={plain(value)}"]
+    return words
+
+
+def _published(record: "Record", name: str) -> tuple[dict[str, Any], str] | None:
+    """Hyper-parameters and canonical network of a published recipe, defaults filled in; None if it is not here."""
+    from ddbench.data import describe
+    from ddbench.method import find_method
+    from ddbench.networks import canonical
+    from ddbench.recipes import GENERIC, Budget, entries_for, published
+
+    try:
+        method = find_method(record.method)
+        file = published(method)
+        fields, network = file.generic, "convnet"
+        if name != GENERIC:
+            budget = Budget(record.budget.get("ipc"), record.budget.get("fraction"))  # type: ignore[arg-type]
+            entry = next(e for e in entries_for(file, record.dataset, budget) if e.name == name)
+            fields, network = entry.hyper, entry.network
+        side = describe(record.dataset).side if "@" not in record.dataset else None
+        defaults = {k: f.get_default() for k, f in method.hyper.model_fields.items() if not f.is_required()}
+        return {**defaults, **fields}, canonical(network, side=side) if side else str(record.distill_network)
+    except (UsageError, StopIteration):
+        return None

@@ -1,0 +1,252 @@
+"""Results: tables and plots of records, and what is in a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ddbench.cli import options as o
+from ddbench.cli.options import examples
+from ddbench.cli.output import print_cells, say
+from ddbench.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from ddbench.records import Record
+
+KINDS = ("ipc", "bytes", "bars")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command(
+        "table",
+        epilog=examples(
+            "ddbench table --dataset digits --protocol hard-v1",
+            "ddbench table --results ddbench-demo/records --format latex --out table.tex",
+        ),
+    )(table)
+    app.command(
+        "plot",
+        epilog=examples(
+            "ddbench plot --results ddbench-demo/records --out plots",
+            "ddbench plot --kind ipc --dataset digits --protocol hard-v1 --out figure.pdf",
+        ),
+    )(plot)
+    app.command(
+        "show",
+        epilog=examples("ddbench show dm.safetensors --out dm.png", "ddbench show results/measured/digits/.../dm_....json"),
+    )(show)
+
+
+Shown = Annotated[str | None, typer.Option("--dataset", "--datasets", metavar="NAMES", help="Only these data sets.")]
+ShownProtocols = Annotated[
+    str | None,
+    typer.Option("--protocol", "--protocols", metavar="NAMES", help="Only these protocols (hard-v1) or families (hard)."),
+]
+ShownMethods = Annotated[str | None, typer.Option("--methods", "--method", metavar="NAMES", help="Only these methods.")]
+ShownNetworks = Annotated[
+    str | None, typer.Option("--network", "--networks", metavar="NAMES", help="Only these student networks.")
+]
+Superseded = Annotated[bool, typer.Option("--superseded", help="Also records that a newer one supersedes.")]
+
+
+def table(
+    results: o.ResultsToRead = None,
+    dataset: Shown = None,
+    protocol: ShownProtocols = None,
+    methods: ShownMethods = None,
+    network: ShownNetworks = None,
+    form: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="terminal, markdown, csv, latex or json.")
+    ] = "terminal",
+    view: Annotated[
+        str | None,
+        typer.Option("--view", metavar="NAME", help="pivot, or long: a row per cell (default: long for csv and json)."),
+    ] = None,
+    superseded: Superseded = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file, not to stdout.")] = None,
+    as_json: o.Json = False,
+) -> None:
+    """Make a table of records, with 95 % intervals.
+
+    The long csv and json views are data: every column, accuracies as fractions.
+    """
+    from ddbench import tables
+
+    form = "json" if as_json else form
+    view = view or ("long" if form in ("csv", "json") else "pivot")
+    if form not in tables.FORMATS:
+        raise unknown("table format", form, tables.FORMATS)
+    if view not in tables.VIEWS:
+        raise unknown("view", view, tables.VIEWS)
+    frame = read_cells(results, dataset, protocol, methods, network, superseded=superseded)
+    if out is not None:
+        from ddbench.files import write_atomic
+
+        write_atomic(out, tables.render(frame, form, view))
+        print(out)
+    elif form == "terminal":
+        print_cells(frame, view)
+    else:
+        print(tables.render(frame, form, view), end="")
+
+
+def read_cells(
+    results: Sequence[Path] | None,
+    dataset: str | None,
+    protocol: str | None,
+    methods: str | None,
+    network: str | None,
+    *,
+    superseded: bool = False,
+) -> "pd.DataFrame":
+    """The cells of the chosen records; UsageError if there are none, or a name that no record has."""
+    from ddbench.cells import cells
+
+    records = read_records(results)
+    for flag, text, field in (
+        ("data set", dataset, "dataset"),
+        ("method", methods, "method"),
+        ("student network", network, "student_network"),
+    ):
+        records = _only(records, flag, text, field)
+    protocols = o.words(protocol, "--protocol") if protocol is not None else None
+    if protocols is not None:
+        _check_protocols(records, protocols)
+    frame = cells(records, protocols=protocols, superseded=superseded)
+    if frame.empty:
+        raise UsageError("no record is left by what --dataset, --protocol, --methods and --network choose together")
+    return frame
+
+
+def read_records(results: Sequence[Path] | None) -> "list[Record]":
+    """Every record of the folders; UsageError where a folder is missing or there is none at all."""
+    from ddbench.settings import results_dir
+    from ddbench.store import RecordStore
+
+    folders = list(results or [results_dir()])
+    records = [record for folder in folders for record in RecordStore(folder)]
+    if not records:
+        where = ", ".join(map(str, folders))
+        raise UsageError(f"no records in {where}: make some (ddbench run random --ipc 1), or name a folder by --results")
+    return records
+
+
+def _only(records: "list[Record]", kind: str, text: str | None, field: str) -> "list[Record]":
+    if text is None:
+        return records
+    wanted = o.words(text, f"--{kind}")
+    known = {str(getattr(record, field)) for record in records}
+    families = known | {name.partition("@")[0] for name in known}
+    for name in wanted:
+        if name not in families:
+            raise unknown(f"{kind} (among the records)", name, known)
+    return [r for r in records if {str(getattr(r, field)), str(getattr(r, field)).partition("@")[0]} & set(wanted)]
+
+
+def _check_protocols(records: "list[Record]", wanted: Sequence[str]) -> None:
+    from ddbench.cells import protocol_family, protocol_label
+
+    labels = {protocol_label(record) for record in records}
+    for name in wanted:
+        if name not in labels | {protocol_family(label) for label in labels}:
+            raise unknown("protocol (among the records)", name, labels)
+
+
+def plot(
+    results: o.ResultsToRead = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", metavar="NAME", help="ipc or bytes (accuracy against them), or bars; for a single file."),
+    ] = None,
+    dataset: Shown = None,
+    protocol: ShownProtocols = None,
+    methods: ShownMethods = None,
+    network: ShownNetworks = None,
+    ipc: Annotated[int | None, typer.Option("--ipc", metavar="N", help="Budget of the bars.")] = None,
+    fraction: Annotated[float | None, typer.Option("--fraction", metavar="F", help="Budget of the bars.")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE|DIR", help="FILE.png, .svg or .pdf; or a folder for all plots, as PNG.")
+    ] = Path("plots"),
+) -> None:
+    """Plot records: against IPC, against bytes, or as bars.
+
+    A folder gets every plot that the records allow; a file gets the one that --kind and the other flags choose.
+    """
+    from ddbench import plots
+    from ddbench.files import check_writable
+
+    single = out.suffix.lower() in plots.SUFFIXES
+    if kind is not None and kind not in KINDS:
+        raise unknown("plot kind", kind, KINDS)
+    if kind is not None and not single:
+        raise UsageError(f"--kind {kind} makes one plot: --out FILE with one of {', '.join(plots.SUFFIXES)} is needed")
+    if not single and out.suffix and not out.is_dir():
+        raise UsageError(f"--out {out}: a plot is written as one of {', '.join(plots.SUFFIXES)}, or give a folder")
+    frame = read_cells(results, dataset, protocol, methods, network)
+    check_writable(out if single else out / "plot")
+    if single:
+        written = [plots.save(_one_plot(frame, kind, ipc, fraction), out)]
+    else:
+        written = plots.plot_all(frame, out, (".png",))
+    if not written:
+        raise UsageError("nothing to plot: the chosen records hold no accuracy")
+    for path in written:
+        print(path)
+
+
+def _one_plot(frame: "pd.DataFrame", kind: str | None, ipc: int | None, fraction: float | None) -> "Figure":
+    """The plot that the flags choose; UsageError where they leave several."""
+    from ddbench import plots
+    from ddbench.store import budget_label
+
+    good = frame[frame["status"] == "ok"]
+    kind = kind or ("ipc" if good["ipc"].nunique() > 1 else "bars")
+    dataset = _single(good, "dataset", "--dataset")
+    if kind == "bars":
+        sizes = good[good["budget"] != "all"]
+        chosen: dict[str, float] | None = {"ipc": ipc} if ipc else {"fraction": fraction} if fraction else None
+        return plots.bars(frame, dataset, budget_label(chosen) if chosen else _single(sizes, "budget", "--ipc"))
+    protocol = _single(good, "protocol", "--protocol")
+    student = _single(good, "student", "--network")
+    draw = plots.accuracy_against_ipc if kind == "ipc" else plots.accuracy_against_bytes
+    return draw(frame, dataset, protocol, student)
+
+
+def _single(frame: "pd.DataFrame", column: str, flag: str) -> str:
+    values = sorted(set(frame[column]))
+    if len(values) != 1:
+        raise UsageError(f"one plot shows one {column}: choose with {flag} among {', '.join(values) or 'none'}")
+    return str(values[0])
+
+
+def show(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A set (.safetensors), or a record (.json).")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.png", help="Draw the set's images, a row per class.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", metavar="NAME", help="folder:PATH, for a set made on a folder.")
+    ] = None,
+    dataset_name: o.GivenName = None,
+    as_json: o.Json = False,
+) -> None:
+    """Show what is in a set or a record; draw a set.
+
+    A record comes with the commands that make its runs again.
+    """
+    from ddbench.cli import showing
+
+    if file.suffix.lower() == ".json":
+        if out is not None:
+            raise UsageError(f"--out draws a set's images; {file} is a record")
+        showing.show_record(file, as_json=as_json)
+        return
+    synset = showing.show_set(file, as_json=as_json)
+    if out is not None:
+        showing.draw(synset, out, dataset, dataset_name)
+        say(f"{out} written")
