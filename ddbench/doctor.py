@@ -123,8 +123,8 @@ def _device() -> Iterator[Check]:
     wanted = default_device()
     missing = wanted == "cuda" and not torch.cuda.is_available()
     yield Check("device", not missing, f"{detail}; DDBENCH_DEVICE is {wanted}")
-    threads, cores = default_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Check("threads", True, f"{threads} per job (DDBENCH_THREADS), {cores} cores")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Check("threads", True, f"{default_threads()} per job (DDBENCH_THREADS), {cores} cores")
 
 
 def _processor() -> Iterator[Check]:
@@ -250,4 +250,5 @@ def _version(package: str) -> str:
 def _datasets() -> Iterator[Check]:
     for name in dataset_names():
         card = describe(name)
-        yield Check(f"data set {name}", True if card.available else None, "there" if card.available else card.how_to_get)
+        ok, detail = (True, "there") if card.available else (None, card.how_to_get)
+        yield Check(f"data set {name}", ok, detail)

@@ -155,7 +155,16 @@ class WandbLog:
 
 def _config(record: Record, run: Run) -> dict[str, Any]:
     """What identifies the run, as the record says it."""
-    fields = ("method", "dataset", "budget", "protocol", "student_network", "distill_network", "synthesis_seed", "recipe")
+    fields = (
+        "method",
+        "dataset",
+        "budget",
+        "protocol",
+        "student_network",
+        "distill_network",
+        "synthesis_seed",
+        "recipe",
+    )
     settings = ("seed", "synset", "teacher", "device", "precision", "threads", "build", "commit", "status")
     return {f: getattr(record, f) for f in fields} | {s: getattr(run, s) for s in settings} | {"kind": "student"}
 

@@ -168,7 +168,10 @@ def test_labels_of_two_dimensions_are_soft_unless_one_hot(digits: Dataset, tmp_p
 def test_class_names_of_the_file_decide_what_its_indices_mean(colour: Dataset, tmp_path: Path) -> None:
     names, images, soft = ("bird", "cat", "dog/wolf"), noise(3, 3, 8, 8), noise(3, 3, seed=2)
     wanted = [colour.class_names.index(name) for name in names]
-    torch.save({"images": images, "labels": torch.arange(3), "soft_labels": soft, "class_names": list(names)}, tmp_path / "a.pt")
+    torch.save(
+        {"images": images, "labels": torch.arange(3), "soft_labels": soft, "class_names": list(names)},
+        tmp_path / "a.pt",
+    )
     torch.save({"images": images, "labels": torch.arange(3), "soft_labels": soft}, tmp_path / "b.pt")
     stated = import_set(tmp_path / "a.pt", dataset=colour, space="pixel")
     told = import_set(tmp_path / "b.pt", dataset=colour, space="pixel", class_names=names)

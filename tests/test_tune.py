@@ -120,7 +120,12 @@ def test_the_recipe_file_gives_the_winner_for_the_whole_split(data: Given, tmp_p
     resolved = resolve(METHOD, data.dataset, Budget(2), recipe=str(path))
     assert resolved.hyper == ToyHyper(init="real", scale=0.9, sizes=(3,)) and resolved.name == "tuned"
     source = tomllib.loads(found.recipe)["recipe"][0]["source"]
-    for text in ("holdout of 0.2 of the training split of digits", "2 candidates", "2 students", "toy-v1", "4 trainings"):
+    for text in (
+        "holdout of 0.2 of the training split of digits",
+        "2 candidates under toy-v1",
+        "evaluation seeds 0, 1;",
+        "4 trainings",
+    ):
         assert text in source
 
 
@@ -139,7 +144,9 @@ def test_a_search_that_was_stopped_goes_on_with_what_is_left(data: Given) -> Non
     CALLS.clear()
     wider = search(data, {"scale": [0.125, 0.25, 0.5, 1.0]})
     assert CALLS == [("real", 0.125)] and wider.reused == 3
-    assert {c.values["scale"]: c.top1 for c in found.candidates}.items() <= {c.values["scale"]: c.top1 for c in wider.candidates}.items()
+    assert {c.values["scale"]: c.top1 for c in found.candidates}.items() <= {
+        c.values["scale"]: c.top1 for c in wider.candidates
+    }.items()
     CALLS.clear()
     search(data, {"scale": [1.0]}, seeds=(0,))
     assert CALLS == [("real", 1.0)], "another number of seeds is another score"

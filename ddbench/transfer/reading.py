@@ -65,7 +65,9 @@ def _read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle can raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{path}: only tensors and plain values are read, and this file is not that: {reason}") from error
+        raise UsageError(
+            f"{path}: only tensors and plain values are read, and this file is not that: {reason}"
+        ) from error
 
 
 def _read_numpy(path: Path) -> Any:
@@ -170,9 +172,7 @@ def read_images(path: Path) -> Parts:
     value = read_file(path)
     parts = parts_of(value, path)
     if parts.images is None:
-        raise UsageError(
-            f"{path}: no images among {keys_found(value)}; known names are {', '.join(ROLES['images'])}"
-        )
+        raise UsageError(f"{path}: no images among {keys_found(value)}; known names are {', '.join(ROLES['images'])}")
     return parts
 
 
@@ -239,7 +239,9 @@ def _places(root: Path, folders: tuple[str, ...], dataset: Dataset) -> list[int]
     odd = [name for name, text in zip(folders, digits, strict=True) if not (text.isascii() and text.isdecimal())]
     if odd:
         odd = [name for name in folders if name not in dataset.class_names] or odd
-        raise UsageError(f"{root}: folder {odd[0]!r} is no class of {dataset.id} ({', '.join(dataset.class_names[:5])}, ...)")
+        raise UsageError(
+            f"{root}: folder {odd[0]!r} is no class of {dataset.id} ({', '.join(dataset.class_names[:5])}, ...)"
+        )
     places = [int(text) for text in digits]
     if max(places) >= len(dataset.class_names) or len(set(places)) < len(places):
         raise UsageError(f"{root}: class folders must be 0 to {len(dataset.class_names) - 1}, each once")

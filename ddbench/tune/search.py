@@ -311,7 +311,7 @@ def source_line(report: TuneReport, study: _Study, dataset: str, base: str) -> s
     interval = f" ({bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else ""
     return (
         f"tuned on a holdout of {study.holdout:g} of the training split of {dataset}: best of "
-        f"{len(report.candidates)} candidates, {len(study.seeds)} students each under {study.protocol.name}, synthesis "
-        f"seed {study.seed}; held-out accuracy {report.winner.mean:.4f}{interval}; {report.trainings} trainings, "
+        f"{len(report.candidates)} candidates under {study.protocol.name}, synthesis seed {study.seed}, evaluation "
+        f"seeds {', '.join(map(str, study.seeds))}; held-out accuracy {report.winner.mean:.4f}{interval}; {report.trainings} trainings, "
         f"{report.seconds:.0f} s in all, {datetime.now(UTC):%Y-%m-%d}; other fields from recipe {base}"
     )
