@@ -17,6 +17,8 @@ from ddbench.errors import CannotWrite, JobFailed, UsageError
 from ddbench.progress import Reporter
 
 log = logging.getLogger("ddbench")
+PRELOAD = ["ddbench.jobs", "torch._dynamo"]
+"""What every worker needs and imports slowly: imported once, by the server that they are forked from."""
 ATTEMPTS = 3
 """How often a piece of work is tried whose worker dies under it (killed, out of memory)."""
 
@@ -173,7 +175,7 @@ def _open(workers: int) -> ProcessPoolExecutor:
     known = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(["ddbench.jobs"])
+        context.set_forkserver_preload(PRELOAD)
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(dict(os.environ),))
 
 
