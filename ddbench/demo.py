@@ -13,12 +13,12 @@ from ddbench.data import Dataset
 from ddbench.errors import UsageError
 from ddbench.evaluation import Setting
 from ddbench.files import check_writable, write_atomic
-from ddbench.jobs import DataName, DistillJob, distill_job, finished
+from ddbench.grid import Cell, Report, run_cells
+from ddbench.jobs import DataName, DistillJob, finished
 from ddbench.method import Method, find_method, method_names
 from ddbench.progress import Reporter
 from ddbench.recipes import Budget, published, resolve
 from ddbench.store import RecordStore, read_record
-from ddbench.grid import Cell, Report, run_cells
 from ddbench.synset import SynSet, save
 
 if TYPE_CHECKING:
@@ -235,9 +235,18 @@ def _write_table(frame: "pd.DataFrame", out: Path) -> list[Path]:
 
 
 def _write_plots(frame: "pd.DataFrame", out: Path) -> list[Path]:
-    from ddbench.plots import plot_all
+    """Accuracy against IPC and bytes where there are several IPCs, and bars of every IPC, a panel per protocol."""
+    from ddbench import plots
 
-    return plot_all(frame, out / "plots", (".png",))
+    good = frame[frame["status"] == "ok"]
+    figures = {}
+    for (dataset, protocol, student), part in good.groupby(["dataset", "protocol", "student"]):
+        if part["ipc"].nunique() > 1:
+            figures[f"accuracy-ipc_{protocol}"] = plots.accuracy_against_ipc(frame, dataset, protocol, student)
+            figures[f"accuracy-bytes_{protocol}"] = plots.accuracy_against_bytes(frame, dataset, protocol, student)
+    for dataset, budget in good[good["budget"] != "all"].groupby(["dataset", "budget"]).groups:
+        figures[f"bars_{budget.replace(' ', '')}"] = plots.bars(frame, dataset, budget)
+    return [plots.save(figure, out / "plots" / f"{name}.png") for name, figure in figures.items()]
 
 
 def _write_sets(chosen: Chosen, out: Path) -> list[Path]:

@@ -21,7 +21,9 @@ def register(app: typer.Typer) -> None:
         "datasets", epilog=examples("ddbench datasets", "ddbench datasets cifar10", "ddbench datasets folder:my-images")
     )(datasets)
     app.command("protocols", epilog=examples("ddbench protocols", "ddbench protocols hard-v1"))(protocols)
-    app.command("networks", epilog=examples("ddbench networks", "ddbench networks resnet18 --dataset cifar10"))(networks)
+    app.command("networks", epilog=examples("ddbench networks", "ddbench networks resnet18 --dataset cifar10"))(
+        networks
+    )
 
 
 def methods(
@@ -255,9 +257,14 @@ def networks(
     names = known.network_names() if name is None else (name,)
     cards = [known.describe(each) for each in names]
     card = describe(dataset) if dataset is not None else None
-    rows = []
+    rows: list[dict[str, Any]] = []
     for each in cards:
-        row = {"name": each.name, "norm": each.norm, "description": each.description, "source": each.source}
+        row: dict[str, Any] = {
+            "name": each.name,
+            "norm": each.norm,
+            "description": each.description,
+            "source": each.source,
+        }
         if card is not None:
             row["parameters"] = _parameters(each.name, card, strict=name is not None)
         rows.append(row)

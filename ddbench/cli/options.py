@@ -55,7 +55,8 @@ Workers = Annotated[
     int | None, O("--workers", metavar="N", min=1, help="Processes; results do not depend on it (DDBENCH_WORKERS, 1).")
 ]
 Threads = Annotated[
-    int | None, O("--threads", metavar="N", min=1, help="Threads per job; part of a run's identity (DDBENCH_THREADS, 1).")
+    int | None,
+    O("--threads", metavar="N", min=1, help="Threads per job; part of a run's identity (DDBENCH_THREADS, 1)."),
 ]
 Device = Annotated[
     str | None, O("--device", metavar="NAME", help="auto, cpu or cuda (DDBENCH_DEVICE, auto: CUDA if there is one).")
@@ -71,7 +72,9 @@ Borrow = Annotated[
     Path | None, O("--borrow", metavar="FILE", help="Train by the student recipe that this set ships (shipped-v1).")
 ]
 RetryFailed = Annotated[bool, O("--retry-failed", help="Run failed runs again and replace them.")]
-DryRun = Annotated[bool, O("--dry-run", help="Show recipes, what is cached, what would run and an estimate; run nothing.")]
+DryRun = Annotated[
+    bool, O("--dry-run", help="Show recipes, what is cached, what would run and an estimate; run nothing.")
+]
 Wandb = Annotated[bool, O("--wandb", help="Log to Weights & Biases, offline unless logged in.")]
 Json = Annotated[bool, O("--json", help="JSON on stdout instead of text.")]
 Quiet = Annotated[bool, O("--quiet", "-q", help="No progress and no messages; errors still show.")]
@@ -100,7 +103,7 @@ def integers(text: str, flag: str) -> list[int]:
 
 
 def seeds(text: str, flag: str = "--seeds") -> tuple[int, ...]:
-    """ "5" is the seeds 0 to 4; with a comma, "0,3,5" or "7,", the seeds themselves."""
+    """Read seeds: "5" is 0 to 4; with a comma, "0,3,5" or "7,", the seeds themselves."""
     found = integers(text, flag)
     if "," in text:
         return tuple(found)

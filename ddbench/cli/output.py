@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from ddbench.table_forms import Grid
     from ddbench.progress import Reporter
+    from ddbench.table_forms import Grid
 
 
 def console() -> "Console":
@@ -87,7 +87,9 @@ def _shared_into_title(table: "Grid") -> "Grid":
     """The table with columns of one and the same text in its title instead."""
     texts = [{cells[place].text for _, cells in table.rows} for place in range(len(table.headers))]
     kept = [place for place, found in enumerate(texts) if len(found) > 1 or table.headers[place][0].startswith("top-1")]
-    shared = [f"{table.headers[place][0]} {texts[place].copy().pop()}" for place in range(len(texts)) if place not in kept]
+    shared = [
+        f"{table.headers[place][0]} {texts[place].copy().pop()}" for place in range(len(texts)) if place not in kept
+    ]
     return replace(
         table,
         title=", ".join([table.title, *shared]),

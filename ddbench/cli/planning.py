@@ -11,11 +11,11 @@ from ddbench.progress import Reporter
 
 if TYPE_CHECKING:
     from ddbench.estimate import Estimate
+    from ddbench.grid import Cell
     from ddbench.jobs import DistillJob
     from ddbench.records import Record
     from ddbench.store import RecordStore
     from ddbench.student_recipe import StudentRecipe
-    from ddbench.grid import Cell
 
 
 @dataclass(frozen=True)

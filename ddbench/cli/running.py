@@ -15,9 +15,9 @@ from ddbench.cli.output import duration, print_cells, progress, say
 from ddbench.errors import DDBenchError, UsageError
 
 if TYPE_CHECKING:
+    from ddbench.grid import Cell, Grid, Report
     from ddbench.progress import Reporter
     from ddbench.records import Record
-    from ddbench.grid import Cell, Grid, Report
 
     Observer = Callable[[Record], Record]
 
@@ -200,8 +200,8 @@ def run(
     What is cached or recorded is reused; after a stop the same command goes on.
     """
     from ddbench import api
-    from ddbench.jobs import DataName
     from ddbench.grid import Grid
+    from ddbench.jobs import DataName
 
     budget = o.one_budget(ipc, fraction)
     o.check_sized([method], [budget])
@@ -223,7 +223,8 @@ def run(
 
 def sweep(
     methods: Annotated[
-        str, typer.Option("--methods", "--method", metavar="NAMES", help="Methods, comma-separated.", show_default=False)
+        str,
+        typer.Option("--methods", "--method", metavar="NAMES", help="Methods, comma-separated.", show_default=False),
     ],
     datasets: o.Datasets = "digits",
     dataset_name: o.GivenName = None,
@@ -289,10 +290,10 @@ def _go(
     """Plan or run a grid and report on it; leaves with the report's exit code."""
     from ddbench.cli.planning import Steady, missing_work, print_plan
     from ddbench.files import check_writable
+    from ddbench.grid import run_cells
     from ddbench.records import now
     from ddbench.settings import default_workers, results_dir
     from ddbench.store import RecordStore
-    from ddbench.grid import run_cells
 
     store, count = RecordStore(results or results_dir()), workers or default_workers()
     cells = with_lender(grid.cells(), borrow)
@@ -303,9 +304,7 @@ def _go(
     group = f"{now()} {store.root.name}" if len(cells) > 1 else None
     with progress(quiet) as shown, logged(wandb, shown, group) as (reporter, observe):
         steady = Steady(reporter, missing_work(cells, store, retry_failed=retry_failed))
-        report = run_cells(
-            cells, store, workers=count, retry_failed=retry_failed, reporter=steady, observe=observe
-        )
+        report = run_cells(cells, store, workers=count, retry_failed=retry_failed, reporter=steady, observe=observe)
     tell(report, quiet=quiet)
     if report.records:
         from ddbench.store import read_record
@@ -365,7 +364,9 @@ def print_records(records: "Sequence[Record]") -> None:
 
 
 @contextmanager
-def logged(wanted: bool, reporter: "Reporter", group: str | None = None) -> "Iterator[tuple[Reporter, Observer | None]]":
+def logged(
+    wanted: bool, reporter: "Reporter", group: str | None = None
+) -> "Iterator[tuple[Reporter, Observer | None]]":
     """Within the block, a reporter and an observer that also log to W&B (below WANDB_DIR, else ./wandb), if wanted."""
     if not wanted:
         yield reporter, None

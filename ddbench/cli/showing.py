@@ -112,6 +112,8 @@ def show_record(path: Path, *, as_json: bool) -> None:
     print("Again:")
     for command in commands:
         print(f"  {command}")
+    for note in _needed(record):
+        print(f"  ({note})")
 
 
 def _record_lines(record: "Record") -> Iterator[tuple[str, object]]:
@@ -158,6 +160,18 @@ def reproduce(record: "Record") -> Iterator[str]:
         found, device, threads = sorted({run.seed for run in runs}), runs[0].device, runs[0].threads
         seeds = ",".join(map(str, found)) + ("," if len(found) == 1 else "")
         yield shlex.join([*head, "--seeds", seeds, "--device", device, "--threads", str(threads)])
+
+
+def _needed(record: "Record") -> Iterator[str]:
+    """What the commands name that whoever repeats them has to have."""
+    if record.imported:
+        yield f"the file is the imported set of hash {record.imported}"
+    elif _published(record, record.recipe_name.removesuffix("+set")) is None:
+        yield "the recipe is not published: write the file from what stands above"
+    if record.borrowed:
+        yield f"--borrow names the set of {record.borrowed} whose student recipe has the hash {record.student_recipe_hash}"
+    if "@" in record.dataset:
+        yield f"PATH is the folder whose content gives {record.dataset}"
 
 
 def _evaluate_words(record: "Record") -> list[str]:

@@ -36,11 +36,16 @@ def import_(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write the set to.", show_default=False)],
     dataset: Annotated[
-        str, typer.Option("--dataset", metavar="NAME", help="Data set that it stands for, or folder:PATH.", show_default=False)
+        str,
+        typer.Option(
+            "--dataset", metavar="NAME", help="Data set that it stands for, or folder:PATH.", show_default=False
+        ),
     ],
     space: Annotated[
         str,
-        typer.Option("--space", metavar="NAME", help="What the images' values are: pixel, normalised or zca.", show_default=False),
+        typer.Option(
+            "--space", metavar="NAME", help="What the images' values are: pixel, normalised or zca.", show_default=False
+        ),
     ],
     dataset_name: o.GivenName = None,
     labels: Annotated[
@@ -51,11 +56,17 @@ def import_(
     ] = None,
     soft: Annotated[
         str | None,
-        typer.Option("--soft", metavar="FORM", help="What labels [n, K] are: logits, probabilities or classes (default: seen)."),
+        typer.Option(
+            "--soft", metavar="FORM", help="What labels [n, K] are: logits, probabilities or classes (default: seen)."
+        ),
     ] = None,
     class_names: Annotated[
         str | None,
-        typer.Option("--class-names", metavar="NAMES", help="Names behind the class indices, comma-separated, if in another order."),
+        typer.Option(
+            "--class-names",
+            metavar="NAMES",
+            help="Names behind the class indices, comma-separated, if in another order.",
+        ),
     ] = None,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Method name in tables.")] = "imported",
     quiet: o.Quiet = False,
@@ -78,7 +89,9 @@ def import_(
         name=name,
         out=out,
     )
-    brings = [part for part, there in (("soft labels", made.targets), ("a student recipe", made.student_recipe)) if there]
+    brings = [
+        part for part, there in (("soft labels", made.targets), ("a student recipe", made.student_recipe)) if there
+    ]
     say(
         f"{name} on {made.dataset}: {len(made):,} images in {made.space.kind} space"
         + (f", with {' and '.join(brings)}" if brings else ""),
@@ -99,10 +112,14 @@ def _number(text: str | None) -> float | str | None:
 def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A set.")],
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE|DIR", help="FILE.pt, FILE.npz, or a new folder of PNGs.", show_default=False)
+        Path,
+        typer.Option(
+            "--out", metavar="FILE|DIR", help="FILE.pt, FILE.npz, or a new folder of PNGs.", show_default=False
+        ),
     ],
     form: Annotated[
-        str | None, typer.Option("--format", metavar="NAME", help="pt, npz or folder (default: by the ending of --out).")
+        str | None,
+        typer.Option("--format", metavar="NAME", help="pt, npz or folder (default: by the ending of --out)."),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", metavar="NAME", help="folder:PATH, for a set made on a folder.")

@@ -1,12 +1,134 @@
 """Choose hyper-parameters on a held-out part of train."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from ddbench.cli import options as o
+from ddbench.cli.options import examples
+from ddbench.cli.output import duration, plain, print_json, print_table, progress, say
+from ddbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from ddbench.tune import Candidate, TuneReport
 
 
 def register(app: typer.Typer) -> None:
     """Add this file's command."""
-    app.command("tune")(tune)
+    app.command(
+        "tune",
+        epilog=examples(
+            "ddbench tune dm --ipc 1 --grid lr_img=0.3,1,3,10 --out dm-tuned.toml",
+            "ddbench tune dm --ipc 1 --grid lr_img=1,10 --grid batch_real=16,64 --trials 3 --set iterations=100 --out t.toml",
+        ),
+    )(tune)
 
 
-def tune() -> None:
-    """Choose hyper-parameters on a holdout of train."""
+def tune(
+    method: o.MethodName,
+    grid: Annotated[
+        list[str],
+        typer.Option("--grid", metavar="KEY=V,..", help="Values to try; may be repeated.", show_default=False),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="FILE.toml", help="Recipe file to write the winner to.", show_default=False),
+    ],
+    trials: Annotated[
+        int | None, typer.Option("--trials", metavar="N", help="Combinations to draw (default: all, in order).")
+    ] = None,
+    holdout: Annotated[
+        float, typer.Option("--holdout", metavar="F", help="Part of each class of train that scores.")
+    ] = 0.2,
+    dataset: o.DatasetName = "digits",
+    dataset_name: o.GivenName = None,
+    ipc: o.Ipc = None,
+    fraction: o.Fraction = None,
+    recipe: o.Recipe = None,
+    change: o.Set = None,
+    seed: o.Seed = 0,
+    distill_network: o.DistillNetwork = None,
+    protocol: o.ProtocolName = "hard-v1",
+    network: o.NetworkName = None,
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="N|S,..", help="How many evaluation seeds, or which (0,3,5).")
+    ] = "3",
+    threads: o.Threads = None,
+    device: o.Device = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Choose hyper-parameters on a holdout of train.
+
+    The test split is never looked at. The winner becomes a recipe file for --recipe; what the search cost is
+    written into it. A stopped search goes on with the same command.
+    """
+    from ddbench import api
+    from ddbench.jobs import DataName
+    from ddbench.method import find_method
+    from ddbench.recipes import parse_overrides
+    from ddbench.tune import parse_grid
+    from ddbench.tune import tune as search
+
+    found, budget = find_method(method), o.one_budget(ipc, fraction)
+    o.check_sized([method], [budget])
+    if out.suffix != ".toml":
+        raise UsageError(f"--out {out}: a recipe file's name ends in .toml")
+    with progress(quiet) as reporter:
+        report = search(
+            found,
+            DataName(dataset, dataset_name),
+            budget,
+            grid=parse_grid(found, grid),
+            trials=trials,
+            protocol=protocol,
+            network=network,
+            holdout=holdout,
+            seeds=o.seeds(seeds),
+            seed=seed,
+            recipe=recipe,
+            distill_network=distill_network,
+            overrides=parse_overrides(found, change or []),
+            how=api.setting(device, threads),
+            reporter=reporter,
+            out=out,
+        )
+    _show(report, as_json=as_json)
+    say(
+        f"{len(report.candidates)} candidates ({report.reused} of an earlier run), {report.trainings} trainings, "
+        f"{duration(report.seconds)}; use the winner with --recipe {report.path}",
+        quiet=quiet,
+    )
+
+
+def _show(report: "TuneReport", *, as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {
+                "values": c.values,
+                "top1": list(c.top1),
+                "reason": c.reason,
+                "seconds": c.seconds,
+                "winner": c == report.winner,
+            }
+            for c in report.candidates
+        ]
+        print_json({"candidates": rows, "recipe": report.recipe, "path": str(report.path)})
+        return
+    columns = ("values", "holdout top-1 %", "seconds", "")
+    print_table(columns, [_row(c, report.winner) for c in report.candidates], right=columns[1:3])
+
+
+def _row(candidate: "Candidate", winner: "Candidate") -> tuple[str, str, str, str]:
+    values = ", ".join(f"{key} = {plain(value)}" for key, value in candidate.values.items())
+    if candidate.mean is None:
+        return values, "failed", f"{candidate.seconds:.1f}", candidate.reason or ""
+    interval = candidate.interval()
+    half = f" ±{50 * (interval[1] - interval[0]):.1f}" if interval else ""
+    return (
+        values,
+        f"{100 * candidate.mean:.1f}{half}",
+        f"{candidate.seconds:.1f}",
+        "best" if candidate == winner else "",
+    )

@@ -38,14 +38,18 @@ def register(app: typer.Typer) -> None:
     )(plot)
     app.command(
         "show",
-        epilog=examples("ddbench show dm.safetensors --out dm.png", "ddbench show results/measured/digits/.../dm_....json"),
+        epilog=examples(
+            "ddbench show dm.safetensors --out dm.png", "ddbench show results/measured/digits/.../dm_....json"
+        ),
     )(show)
 
 
 Shown = Annotated[str | None, typer.Option("--dataset", "--datasets", metavar="NAMES", help="Only these data sets.")]
 ShownProtocols = Annotated[
     str | None,
-    typer.Option("--protocol", "--protocols", metavar="NAMES", help="Only these protocols (hard-v1) or families (hard)."),
+    typer.Option(
+        "--protocol", "--protocols", metavar="NAMES", help="Only these protocols (hard-v1) or families (hard)."
+    ),
 ]
 ShownMethods = Annotated[str | None, typer.Option("--methods", "--method", metavar="NAMES", help="Only these methods.")]
 ShownNetworks = Annotated[
@@ -132,7 +136,9 @@ def read_records(results: Sequence[Path] | None) -> "list[Record]":
     records = [record for folder in folders for record in RecordStore(folder)]
     if not records:
         where = ", ".join(map(str, folders))
-        raise UsageError(f"no records in {where}: make some (ddbench run random --ipc 1), or name a folder by --results")
+        raise UsageError(
+            f"no records in {where}: make some (ddbench run random --ipc 1), or name a folder by --results"
+        )
     return records
 
 
@@ -161,7 +167,9 @@ def plot(
     results: o.ResultsToRead = None,
     kind: Annotated[
         str | None,
-        typer.Option("--kind", metavar="NAME", help="ipc or bytes (accuracy against them), or bars; for a single file."),
+        typer.Option(
+            "--kind", metavar="NAME", help="ipc or bytes (accuracy against them), or bars; for a single file."
+        ),
     ] = None,
     dataset: Shown = None,
     protocol: ShownProtocols = None,
@@ -170,7 +178,8 @@ def plot(
     ipc: Annotated[int | None, typer.Option("--ipc", metavar="N", help="Budget of the bars.")] = None,
     fraction: Annotated[float | None, typer.Option("--fraction", metavar="F", help="Budget of the bars.")] = None,
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE|DIR", help="FILE.png, .svg or .pdf; or a folder for all plots, as PNG.")
+        Path,
+        typer.Option("--out", metavar="FILE|DIR", help="FILE.png, .svg or .pdf; or a folder for all plots, as PNG."),
     ] = Path("plots"),
 ) -> None:
     """Plot records: against IPC, against bytes, or as bars.
