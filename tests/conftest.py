@@ -14,7 +14,7 @@ TOYS = Path(__file__).parent / "toys"
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path, monkeypatch):
     for name in ("CACHE", "DATA", "RESULTS"):
-        monkeypatch.setenv(f"DDBENCH_{name}", str(tmp_path / "ddbench" / name.lower()))
+        monkeypatch.setenv(f"DDBENCH_{name}", str(tmp_path / "home" / name.lower()))
     for name in ("THREADS", "WORKERS"):
         monkeypatch.delenv(f"DDBENCH_{name}", raising=False)
     monkeypatch.setenv("DDBENCH_DEVICE", "cpu")

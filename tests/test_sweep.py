@@ -15,6 +15,7 @@ from ddbench.errors import CannotWrite, UsageError
 from ddbench.evaluation import Setting
 from ddbench.grid import Cell, Grid, run_cells
 from ddbench.jobs import DataName
+from ddbench.pool import PRELOAD
 from ddbench.recipes import Budget
 from ddbench.settings import cache_dir, results_dir
 from ddbench.store import RecordStore
@@ -215,7 +216,7 @@ def test_two_sweeps_on_one_folder_lose_and_double_nothing(toys, tmp_path):
     import toybox
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ddbench.jobs"])  # as the pool does
+    context.set_forkserver_preload(PRELOAD)
     words = ["nap=0.05"]
     running = [context.Process(target=toybox.sweep_apart, args=(dict(os.environ), words)) for _ in range(2)]
     for process in running:
@@ -280,7 +281,7 @@ def test_a_full_disk_leaves_no_part_and_the_next_run_finishes(toys, tmp_path, mo
 def _again(monkeypatch, tmp_path):
     """`undo` took the folders with it."""
     for name in ("CACHE", "DATA", "RESULTS"):
-        monkeypatch.setenv(f"DDBENCH_{name}", str(tmp_path / "ddbench" / name.lower()))
+        monkeypatch.setenv(f"DDBENCH_{name}", str(tmp_path / "home" / name.lower()))
     monkeypatch.setenv("DDBENCH_DEVICE", "cpu")
     monkeypatch.syspath_prepend(Path(__file__).parent / "toys")
 

@@ -153,7 +153,7 @@ def full_disk(*_: Any) -> None:
     raise CannotWrite("cannot write x: No space left on device")
 
 
-def sweep_apart(environment: dict[str, str], overrides: list[str]) -> None:
+def sweep_apart(environment: dict[str, str], overrides: list[str], workers: int = 1) -> None:
     """A whole sweep, for a process of its own."""
     os.environ.update(environment)
     import ddbench
@@ -170,7 +170,7 @@ def sweep_apart(environment: dict[str, str], overrides: list[str]) -> None:
         recipe="generic",
         overrides=overrides,
     )
-    raise SystemExit(ddbench.sweep(grid).exit_code())
+    raise SystemExit(ddbench.sweep(grid, workers=workers).exit_code())
 
 
 METHOD = Method(name="toy", hyper=ToyHyper, distill=distill, title="Toy")
