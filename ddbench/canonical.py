@@ -31,5 +31,5 @@ def tensors_digest(tensors: Mapping[str, "torch.Tensor"], header: Any = None) ->
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        total.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+        total.update(tensor.flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()
