@@ -22,12 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from ddbench.methods.engines.attention import AttentionMaps
+from ddbench.methods.engines.matching import Pairs, embeddings, matching_gradient
 from torch import Tensor, nn
 
 from ddbench.augment import DSA
 from ddbench.meter import Meter
-from ddbench.methods.engines.attention import AttentionMaps
-from ddbench.methods.engines.matching import Pairs, embeddings, matching_gradient
 from ddbench.networks import create
 from ddbench.randomness import rng
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from ddbench.api import evaluate as evaluate
     from ddbench.api import sweep as sweep
     from ddbench.data import load_dataset as load_dataset
-    from ddbench.store import RecordStore as RecordStore
     from ddbench.grid import Grid as Grid
+    from ddbench.store import RecordStore as RecordStore
     from ddbench.synset import SynSet as SynSet
     from ddbench.synset import load as load
     from ddbench.synset import save as save

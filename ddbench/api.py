@@ -12,13 +12,13 @@ from ddbench.environment import find_device
 from ddbench.errors import UsageError
 from ddbench.evaluation import Setting
 from ddbench.files import check_writable
+from ddbench.grid import Cell, Grid, Report, run_cells
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.progress import Reporter
 from ddbench.recipes import Budget
 from ddbench.records import Record
 from ddbench.settings import cache_dir, default_threads, results_dir
 from ddbench.store import RecordStore, read_record
-from ddbench.grid import Cell, Grid, Report, run_cells
 from ddbench.synset import SynSet, load, save
 from ddbench.transfer import from_tensors
 
@@ -202,9 +202,7 @@ def _as_set(
         if labels is None or dataset is None:
             raise UsageError("a tensor of images needs labels and the name of its data set")
         data = DataName(dataset, dataset_name)
-        made = from_tensors(
-            images, labels, data.load(), space=space, soft_labels=soft_labels, syn_lr=syn_lr, name=name
-        )
+        made = from_tensors(images, labels, data.load(), space=space, soft_labels=soft_labels, syn_lr=syn_lr, name=name)
         return made, data
     synset = images if isinstance(images, SynSet) else load(Path(images))
     if dataset is None and "@" in synset.dataset:

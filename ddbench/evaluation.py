@@ -118,9 +118,7 @@ def evaluate_once(
     )
 
 
-def _reference(
-    protocol: Protocol, dataset: Dataset, device: torch.device, progress: Progress | None
-) -> Teacher | None:
+def _reference(protocol: Protocol, dataset: Dataset, device: torch.device, progress: Progress | None) -> Teacher | None:
     recipe = protocol.reference(dataset)
     return reference_teacher(recipe, dataset, device, progress=progress) if recipe else None
 
@@ -284,9 +282,7 @@ def _budget_of(synset: SynSet) -> dict[str, Any]:
     return {"ipc": max(synset.per_class())}
 
 
-def _synset_facts(
-    synset: SynSet, dataset: Dataset, protocol: Protocol, reference: Teacher | None
-) -> SynSetFacts:
+def _synset_facts(synset: SynSet, dataset: Dataset, protocol: Protocol, reference: Teacher | None) -> SynSetFacts:
     made = synset.provenance
     cost = {"seconds": made.seconds, "peak_memory": made.peak_memory}
     plain = {key: value for key, value in made.environment.items() if not isinstance(value, dict)}

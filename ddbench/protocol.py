@@ -88,8 +88,7 @@ def _resolve(protocol: Protocol, tiers: tuple[Tier, ...], dataset: Dataset, netw
     if tier is None or dataset.side < protocol.smallest:
         largest = tiers[-1].up_to if tiers else None
         raise UsageError(
-            f"{protocol.name} covers images of {protocol.smallest} to {largest} px, "
-            f"{dataset.id} has {dataset.side} px"
+            f"{protocol.name} covers images of {protocol.smallest} to {largest} px, {dataset.id} has {dataset.side} px"
         )
     fields = dict(tier.student)
     name = networks.canonical(network or str(fields["network"]), side=dataset.side)

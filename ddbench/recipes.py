@@ -243,9 +243,7 @@ def _is_path(recipe: str) -> bool:
     return recipe.endswith(".toml") or "/" in recipe
 
 
-def _choose(
-    file: RecipeFile, method: Method, dataset: Dataset, budget: Budget, recipe: str | None
-) -> RecipeEntry:
+def _choose(file: RecipeFile, method: Method, dataset: Dataset, budget: Budget, recipe: str | None) -> RecipeEntry:
     if recipe == GENERIC or (recipe is None and not file.recipe):
         source = "the method's defaults, for a cell without a published recipe"
         return RecipeEntry(name=GENERIC, dataset=dataset.id, all=True, source=source)

@@ -29,7 +29,12 @@ def png_bytes(images: torch.Tensor) -> int:
 
 
 def bytes_of(
-    synset: SynSet, dataset: Dataset, protocol: Protocol, reference: Teacher | None = None, *, encode_limit: int = 20_000
+    synset: SynSet,
+    dataset: Dataset,
+    protocol: Protocol,
+    reference: Teacher | None = None,
+    *,
+    encode_limit: int = 20_000,
 ) -> dict[str, int]:
     """Count what a student needs under a protocol.
 

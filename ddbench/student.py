@@ -136,8 +136,14 @@ def train(
     return Training(steps, float(loss.detach()), time.perf_counter() - started)
 
 
-def _prepare(images: torch.Tensor, index: torch.Tensor, step: int, augmentations: list, mix: Callable | None,
-             generator: torch.Generator) -> Batch:
+def _prepare(
+    images: torch.Tensor,
+    index: torch.Tensor,
+    step: int,
+    augmentations: list,
+    mix: Callable | None,
+    generator: torch.Generator,
+) -> Batch:
     chosen = images[index]
     for augment in augmentations:
         chosen = augment(chosen, generator)

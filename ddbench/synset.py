@@ -316,4 +316,3 @@ def _line(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"{error.args[0]!r} is missing"
     return " ".join(str(error).split()) or type(error).__name__
-

@@ -19,7 +19,6 @@ from ddbench.space import Space, make_space, transform_for
 from ddbench.stages import Product, Stage
 from ddbench.synset import SynSet
 
-
 SYNTHESIS = "synthesis"
 """First part of every key that a method draws by: synthesis and evaluation seeds are small numbers, often equal."""
 

@@ -59,9 +59,7 @@ class Teacher:
 
     def module(self, device: torch.device) -> nn.Module:
         """The network with its weights, in eval mode, without gradients."""
-        module = networks.create(
-            self.network, channels=self.channels, side=self.side, classes=len(self.class_names)
-        )
+        module = networks.create(self.network, channels=self.channels, side=self.side, classes=len(self.class_names))
         module.load_state_dict(self.state)
         return module.to(device).eval().requires_grad_(False)
 

@@ -41,8 +41,10 @@ SOFT_V1 = Protocol(
     summary="ResNet-18 with CutMix on the reference teacher's labels (ConvNet-BN up to 16 px)",
     space="teacher",
     tiers=(Tier(16, TINY), Tier(64, SMALL), Tier(None, LARGE)),
-    teacher=(Tier(16, {**TEACHER, "augmentations": PAD_CROP, "max_steps": 400}),
-             Tier(None, {**TEACHER, "augmentations": PAD_CROP})),
+    teacher=(
+        Tier(16, {**TEACHER, "augmentations": PAD_CROP, "max_steps": 400}),
+        Tier(None, {**TEACHER, "augmentations": PAD_CROP}),
+    ),
 )
 
 NARROW = {**STUDENT, "augmentations": PAD_CROP, "batch": 128}

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from ddbench.methods.engines import matching
 from ddbench.methods.engines.attention import AttentionMaps, channel_power_sum
 from ddbench.methods.engines.matching import Pairs, class_groups, matching_gradient
+from torch import Tensor, nn
+
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import load_dataset
 from ddbench.errors import JobFailed, UsageError
@@ -234,7 +234,7 @@ def test_a_batch_norm_network_is_its_own_student():
 
 
 def test_divergence_is_a_failed_job_with_its_step():
-    with pytest.raises(JobFailed, match="not finite|at step"):
+    with pytest.raises(JobFailed, match=r"not finite|at step"):
         distil("dm", lr_img=1e38, iterations=20)
 
 

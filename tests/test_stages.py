@@ -2,8 +2,8 @@
 
 import json
 import logging
-import subprocess
-import sys
+import multiprocessing
+import os
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from ddbench import networks, teachers
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import load_dataset
 from ddbench.errors import CannotWrite, UsageError
+from ddbench.pool import PRELOAD
 from ddbench.protocol import find_protocol
 from ddbench.space import make_space, transform_for
 from ddbench.stages import Stage, read_sealed, write_sealed
@@ -128,25 +129,18 @@ def test_tied_tensors_can_be_sealed(tmp_path):
     assert torch.equal(read["x"], tied) and torch.equal(read["y"], tied) and torch.equal(read["z"], tied[1:])
 
 
-BUILD = """
-import pathlib, sys, time, torch
-from ddbench.stages import Stage
-def build():
-    time.sleep(0.5)
-    with open(sys.argv[1], "a") as log:
-        log.write("built\\n")
-    return {"x": torch.zeros(2)}, {}
-print(Stage("slow", {}).product(build).hash)
-"""
+def test_two_processes_build_once(toys):
+    import toybox
 
-
-def test_two_processes_build_once(tmp_path):
-    log = tmp_path / "log"
-    command = [sys.executable, "-c", BUILD, str(log)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    hashes = {process.communicate()[0] for process in running}
-    assert len(hashes) == 1 and len(hashes.pop()) == 65
-    assert log.read_text() == "built\n"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    running = [context.Process(target=toybox.build_apart, args=(dict(os.environ),)) for _ in range(2)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    assert toys.count("stage") == 1
+    assert toys.count(Stage("slow", {}).load("product").hash) == 2
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):

@@ -297,19 +297,19 @@ def test_a_broken_record_is_named_and_kept(toys):
 
 def test_evaluate_tensors_from_anyones_own_loop():
     digits = load_dataset("digits")
-    images = (digits.train.read()[:200].float() / 255 - digits.mean[0]) / digits.std[0]
+    images = (digits.train.read()[:50].float() / 255 - digits.mean[0]) / digits.std[0]
     record = ddbench.evaluate(
-        images, digits.train.labels[:200], dataset="digits", protocol="hard-v1", seeds=[4], name="mine"
+        images, digits.train.labels[:50], dataset="digits", protocol="hard-v1", seeds=[4], name="mine"
     )
     (run,) = record.runs
-    assert record.method == "mine" and record.imported == run.synset and run.seed == 4 and run.top1 > 0.8
+    assert record.method == "mine" and record.imported == run.synset and run.seed == 4 and run.top1 > 0.5
     assert not results_dir().exists()
     with pytest.raises(UsageError, match="labels"):
         ddbench.evaluate(images, dataset="digits")
     with pytest.raises(UsageError, match="finite"):
-        ddbench.evaluate(images * torch.nan, digits.train.labels[:200], dataset="digits")
+        ddbench.evaluate(images * torch.nan, digits.train.labels[:50], dataset="digits")
     with pytest.raises(UsageError, match="student recipe"):
-        ddbench.evaluate(images, digits.train.labels[:200], dataset="digits", protocol="shipped-v1")
+        ddbench.evaluate(images, digits.train.labels[:50], dataset="digits", protocol="shipped-v1")
 
 
 def test_evaluate_adds_to_a_store_beside_a_broken_neighbour(toys, tmp_path):

@@ -9,9 +9,9 @@ from ddbench import networks
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import load_dataset, memory_split
 from ddbench.errors import JobFailed, UsageError
+from ddbench.evaluation import Setting
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.method import find_method
-from ddbench.evaluation import Setting
 from ddbench.recipes import Budget, resolve
 from ddbench.space import transform_for
 from ddbench.task import Task, stratified

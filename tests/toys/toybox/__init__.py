@@ -11,6 +11,7 @@ from pydantic import Field
 from ddbench.errors import CannotWrite, JobFailed
 from ddbench.method import Hyper, Method
 from ddbench.protocol import Protocol, Tier
+from ddbench.stages import Stage
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, Targets
 from ddbench.task import Task
@@ -151,6 +152,18 @@ def surroundings(name: str, *_: Any) -> tuple[str | None, int]:
 def full_disk(*_: Any) -> None:
     """Work that cannot be written down."""
     raise CannotWrite("cannot write x: No space left on device")
+
+
+def build_apart(environment: dict[str, str]) -> None:
+    """Ask for a product that takes its time, in a process of its own."""
+    os.environ.update(environment)
+
+    def build() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        note("stage")
+        time.sleep(0.5)
+        return {"x": torch.zeros(2)}, {}
+
+    note(Stage("slow", {}).product(build).hash)
 
 
 def sweep_apart(environment: dict[str, str], overrides: list[str], workers: int = 1) -> None:
