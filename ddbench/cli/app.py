@@ -79,12 +79,14 @@ def _guarded(call: Callable[[], Any]) -> int:
     try:
         code = call()
         sys.stdout.flush()
+        if code == 130:  # typer's own reading of Ctrl-C
+            return _fail(INTERRUPTED, 130)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return _fail(INTERRUPTED, 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read us has had enough
-        return 141
+        return 1  # as click does where it meets this first
     except typer.Exit as leave:
         return int(leave.exit_code)
     except CLICK_ERROR as error:
@@ -113,6 +115,7 @@ def _sentence(error: Any) -> str:
 
 
 app = typer.Typer(
+    name="ddbench",
     cls=Commands,
     add_completion=False,
     rich_markup_mode=None,

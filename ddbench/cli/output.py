@@ -3,8 +3,9 @@
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from ddbench.progress import Reporter
     from ddbench.table_forms import Grid
+
+EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
 
 def console() -> "Console":
@@ -125,15 +128,33 @@ def progress(quiet: bool) -> "Iterator[Reporter]":
     if quiet:
         yield Reporter()
         return
-    reporter = TerminalReporter()
+    reporter = TerminalReporter() if sys.stderr.isatty() else _plain_reporter()
     handler = _Lines(reporter)
     log = logging.getLogger("ddbench")
     log.addHandler(handler)
     try:
-        with reporter.shown():
+        with reporter.shown() if isinstance(reporter, TerminalReporter) else nullcontext():
             yield reporter
     finally:
         log.removeHandler(handler)
+
+
+def _plain_reporter() -> "Reporter":
+    """For a stderr that is a file or a pipe: a line now and then, and no bars."""
+    from ddbench.progress import Reporter
+
+    class Plain(Reporter):
+        last = time.monotonic()
+
+        def advance(self, label: str, done: int, total: int) -> None:
+            if time.monotonic() - self.last > EVERY:
+                self.last = time.monotonic()
+                self.line(f"{label}: {done} of {total}")
+
+        def line(self, text: str) -> None:
+            say(text)
+
+    return Plain()
 
 
 class _Lines(logging.Handler):

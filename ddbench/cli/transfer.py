@@ -71,7 +71,7 @@ def import_(
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Method name in tables.")] = "imported",
     quiet: o.Quiet = False,
 ) -> None:
-    """Make a set of images and labels that come from elsewhere.
+    """Make a set of images and labels from elsewhere.
 
     Class indices mean the data set's own order of classes, unless the file or --class-names says otherwise.
     """
@@ -126,7 +126,9 @@ def export(
     ] = None,
     dataset_name: o.GivenName = None,
 ) -> None:
-    """Write a set for other code: images and labels as .pt or .npz, or a folder of PNGs.
+    """Write a set for other code: .pt, .npz, or PNGs.
+
+    Images and labels, with soft labels and step size where the set has them, as .pt or .npz; or a folder of PNGs.
 
     PNGs hold 8 bits a pixel: what lies between or outside is lost.
     """
