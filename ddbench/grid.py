@@ -63,6 +63,11 @@ class Cell:
     lender: DistillJob | Path | None = None
     label: str | None = None
 
+    def __post_init__(self) -> None:
+        if not self.seeds or min(self.seeds) < 0:
+            raise UsageError(f"evaluation seeds must be one or more whole numbers of at least 0, not {self.seeds}")
+        object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))
+
     def set_path(self) -> Path:
         """The file of the set, there or to come."""
         return self.made.path if self.made else self.file or Path()
@@ -153,8 +158,8 @@ class Grid:
                 setting=self.setting,
             )
             for job in self.distillations()
-            for protocol in self.protocols
-            for network in self.networks
+            for protocol in dict.fromkeys(self.protocols)
+            for network in dict.fromkeys(self.networks)
             if self._covered(job.data, protocol, network)
         ]
 
