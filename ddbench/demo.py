@@ -49,7 +49,7 @@ class Plan:
     lines: tuple[str, ...] = ("random", "dm", "datadam")
     line_ipcs: tuple[int, ...] = (1, 3, 10)
     protocol: str = "hard-v1"
-    soft: tuple[str, ...] = ("random", "dm", "datadam", "whole")
+    soft: tuple[str, ...] = ("random", "dm", "datadam")
     soft_protocol: str = "soft-v1"
     shipped_protocol: str = "shipped-v1"
     shipped_ipc: int = 1

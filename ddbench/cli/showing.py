@@ -50,6 +50,8 @@ def set_facts(synset: "SynSet", path: Path) -> dict[str, Any]:
 
 
 def _set_lines(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    from ddbench.store import budget_label
+
     counts, made = facts["per_class"], facts["provenance"]
     spread = f"{counts[0]} each" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)} each"
     yield from (("hash", facts["hash"]), ("data set", facts["dataset"]))
@@ -64,7 +66,7 @@ def _set_lines(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
     yield "student", _student_words(recipe) if recipe else "ships no student recipe"
     yield "made by", made["method"]
     yield "recipe", f"{made['recipe'].get('name')} {made['recipe_hash'][:12]}" if made["recipe_hash"] else None
-    yield "budget", component(made["recipe"].get("budget")) if made["recipe_hash"] else None
+    yield "budget", budget_label(made["recipe"]["budget"]).replace("ipc", "IPC") if made["recipe_hash"] else None
     yield "hyper", ", ".join(f"{key} = {plain(value)}" for key, value in made["recipe"].get("hyper", {}).items())
     yield "seed", made["seed"]
     if made["seconds"] is not None:
