@@ -126,7 +126,7 @@ def evaluate(
     space: str = "normalised",
     soft_labels: torch.Tensor | None = None,
     syn_lr: float | None = None,
-    name: str = "imported",
+    name: str | None = None,
     borrow: Path | str | None = None,
     dataset_name: str | None = None,
     results: Path | str | None = None,
@@ -149,7 +149,7 @@ def evaluate(
         space: of a tensor: "pixel", "normalised" or "zca".
         soft_labels: logits [n, K] that go with a tensor, for `shipped-v1`.
         syn_lr: learned step size that goes with a tensor: the set then ships a student recipe with it.
-        name: method name of an imported set, for tables.
+        name: method name of an imported set, for tables; None: the one given when it was imported.
         borrow: file of a set whose student recipe this one is trained by (a baseline under `shipped-v1`).
         dataset_name: name of a folder data set in records.
         results: folder of records to add to; None keeps no record on disk.
@@ -166,7 +166,7 @@ def evaluate(
     Raises:
         UsageError: bad input, also where the protocol does not apply to the set.
     """
-    synset, data = _as_set(images, labels, dataset, dataset_name, space, soft_labels, syn_lr, name)
+    synset, data = _as_set(images, labels, dataset, dataset_name, space, soft_labels, syn_lr, name or "imported")
     path = Path(images) if isinstance(images, str | Path) else _park(synset)
     cell = Cell(
         data=data,

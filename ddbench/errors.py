@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class DDBenchError(Exception):
@@ -32,3 +36,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f": did you mean {', '.join(near)}?" if near else "."
     return UsageError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}")
+
+
+def first_problem(error: "ValidationError") -> str:
+    """One line for a pydantic error: the first bad field, what is wrong with it, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = {"extra_forbidden": "unknown key", "missing": "is missing"}.get(first["type"], first["msg"])
+    shown = isinstance(first["input"], str | int | float | None) and message == first["msg"]
+    given = f" (given {first['input']!r:.60})" if shown else ""
+    more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"{field + ': ' if field else ''}{message}{given}{more}"

@@ -22,22 +22,41 @@ class Reporter:
         """One line for the person who waits."""
 
 
+class LineReporter(Reporter):
+    """For a stderr that is a file or a pipe: a line now and then."""
+
+    def __init__(self, every: float = 30.0) -> None:
+        """Print a line of progress at most every so many seconds."""
+        self.console = Console(stderr=True)
+        self._every, self._last = every, time.monotonic()
+
+    def advance(self, label: str, done: int, total: int) -> None:
+        """See the base class."""
+        if time.monotonic() - self._last > self._every:
+            self._last = time.monotonic()
+            self.line(f"{label}: {done} of {total}")
+
+    def line(self, text: str) -> None:
+        """See the base class."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 class TerminalReporter(Reporter):
-    """Bars with an estimate on stderr, on a terminal; plain lines where stderr is a file or a pipe."""
+    """Bars with an estimate on a terminal's stderr."""
 
     def __init__(self) -> None:
         """Prepare; nothing is shown before the first call."""
         self.console = Console(stderr=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, Any] = {}
-        self._last_line = time.monotonic()
 
     @contextmanager
     def shown(self) -> Iterator["TerminalReporter"]:
         """Show bars within the block."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        with Progress(*columns, *times, console=self.console, transient=True) as bars:
+        # jobs may take long: an estimate from the last half hour, not from rich's last half minute
+        with Progress(*columns, *times, console=self.console, transient=True, speed_estimate_period=1800) as bars:
             self._bars = bars
             try:
                 yield self
@@ -49,20 +68,11 @@ class TerminalReporter(Reporter):
         """See the base class."""
         if self._bars is None:
             return
-        if not self.console.is_terminal:
-            self._plain(label, done, total)
-            return
         if label not in self._tasks:
             self._tasks[label] = self._bars.add_task(label, total=total)
         self._bars.update(self._tasks[label], completed=done, total=total)
         if done >= total:
             self._bars.remove_task(self._tasks.pop(label))
-
-    def _plain(self, label: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._last_line > 30:
-            self._last_line = now
-            self.console.print(f"{label}: {done} of {total}", highlight=False)
 
     def line(self, text: str) -> None:
         """See the base class."""

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from ddbench.canonical import digest
 from ddbench.data import Dataset
-from ddbench.errors import UsageError, unknown
+from ddbench.errors import UsageError, first_problem, unknown
 from ddbench.method import Hyper, Method, find_method
 from ddbench.networks import canonical
 
@@ -151,18 +151,6 @@ def parse(text: str, where: str) -> RecipeFile:
         raise UsageError(f"{where}: {error}") from error
     except ValidationError as error:
         raise UsageError(f"{where}: {first_problem(error)}") from error
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first finding of a validation as one line, with how many there are."""
-    found = error.errors()
-    path = ".".join(str(part) for part in found[0]["loc"])
-    message = {
-        "extra_forbidden": "unknown key",
-        "missing": "is missing",
-    }.get(found[0]["type"], found[0]["msg"])
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return f"{path}: {message}{more}" if path else f"{message}{more}"
 
 
 def published(method: Method) -> RecipeFile:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from ddbench.canonical import canonical_json, digest
-from ddbench.errors import UsageError
+from ddbench.errors import UsageError, first_problem
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -252,16 +252,6 @@ class Record(Strict):
 def now() -> str:
     """The present moment in UTC, to the second, as a run's `date` is written."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def first_problem(error: ValidationError) -> str:
-    """One line for a pydantic error: the first bad field, what is wrong with it, and how many more there are."""
-    problems = error.errors(include_url=False)
-    first = problems[0]
-    field = ".".join(str(part) for part in first["loc"]) or "record"
-    given = f" (given {first['input']!r:.60})" if isinstance(first["input"], Plain) else ""
-    more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
-    return f"{field}: {first['msg']}{given}{more}"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from ddbench.canonical import canonical_json, tensors_digest
 from ddbench.data import Dataset
-from ddbench.errors import UsageError
+from ddbench.errors import UsageError, first_problem
 from ddbench.files import write_tensors
 from ddbench.space import Space, transform_for
 from ddbench.student_recipe import StudentRecipe
@@ -311,8 +311,7 @@ def _check_images(synset: SynSet) -> None:
 
 def _line(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        return first_problem(error)
     if isinstance(error, KeyError):
         return f"{error.args[0]!r} is missing"
     return " ".join(str(error).split()) or type(error).__name__

@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
 
     from ddbench.progress import Reporter
     from ddbench.table_forms import Grid
-
-EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
 
 def console() -> "Console":
@@ -123,12 +120,12 @@ def print_prose(text: str) -> None:
 @contextmanager
 def progress(quiet: bool) -> "Iterator[Reporter]":
     """A reporter that shows bars on stderr within the block; warnings of ddbench appear above them as lines."""
-    from ddbench.progress import Reporter, TerminalReporter
+    from ddbench.progress import LineReporter, Reporter, TerminalReporter
 
     if quiet:
         yield Reporter()
         return
-    reporter = TerminalReporter() if sys.stderr.isatty() else _plain_reporter()
+    reporter: Reporter = TerminalReporter() if sys.stderr.isatty() else LineReporter()
     handler = _Lines(reporter)
     log = logging.getLogger("ddbench")
     log.addHandler(handler)
@@ -137,24 +134,6 @@ def progress(quiet: bool) -> "Iterator[Reporter]":
             yield reporter
     finally:
         log.removeHandler(handler)
-
-
-def _plain_reporter() -> "Reporter":
-    """For a stderr that is a file or a pipe: a line now and then, and no bars."""
-    from ddbench.progress import Reporter
-
-    class Plain(Reporter):
-        last = time.monotonic()
-
-        def advance(self, label: str, done: int, total: int) -> None:
-            if time.monotonic() - self.last > EVERY:
-                self.last = time.monotonic()
-                self.line(f"{label}: {done} of {total}")
-
-        def line(self, text: str) -> None:
-            say(text)
-
-    return Plain()
 
 
 class _Lines(logging.Handler):

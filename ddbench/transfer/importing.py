@@ -14,9 +14,8 @@ import torch
 from pydantic import ValidationError
 
 from ddbench.data import Dataset, load_dataset
-from ddbench.errors import UsageError, unknown
+from ddbench.errors import UsageError, first_problem, unknown
 from ddbench.files import check_writable
-from ddbench.recipes import first_problem
 from ddbench.space import SPACE_KINDS
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, save

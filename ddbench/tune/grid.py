@@ -8,10 +8,9 @@ from typing import Any, cast
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from ddbench.errors import UsageError, unknown
+from ddbench.errors import UsageError, first_problem, unknown
 from ddbench.method import Method
 from ddbench.randomness import rng
-from ddbench.recipes import first_problem
 
 MOST = 10_000  # candidates of a grid, drawn from or tried
 
