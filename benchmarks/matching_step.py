@@ -1,6 +1,6 @@
 """One step of DM and DataDAM: ours against a straightforward loop, one class at a time with one graph for all.
 
-    python benchmarks/matching_step.py [--rounds 3] [--steps 3] [--threads 2] [--write]
+    python benchmarks/matching_step.py [--rounds 3] [--steps 3] [--threads 1] [--write]
 
 CIFAR shape: 10 classes, IPC 10, ConvNet-D3 of width 128, instance norm; 256 (DM) and 64 (DataDAM) real images a
 class. Every measurement is a process of its own, the variants in turn; a process warms up for one step, then times
@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--child", nargs=2, metavar=("METHOD", "VARIANT"), help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ddbench.budget import Budget
 from ddbench.environment import find_device
 from ddbench.errors import UsageError
 from ddbench.evaluation import Setting
@@ -15,7 +16,6 @@ from ddbench.files import check_writable
 from ddbench.grid import Cell, Grid, Report, run_cells
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.progress import Reporter
-from ddbench.recipes import Budget
 from ddbench.records import Record
 from ddbench.settings import cache_dir, default_threads, results_dir
 from ddbench.store import RecordStore, read_record

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddbench.budget import Budget
 from ddbench.data import Dataset
 from ddbench.errors import UsageError
 from ddbench.evaluation import Setting
@@ -17,7 +18,7 @@ from ddbench.grid import Cell, Report, run_cells
 from ddbench.jobs import DataName, DistillJob, finished
 from ddbench.method import Method, find_method, method_names
 from ddbench.progress import Reporter
-from ddbench.recipes import Budget, published, resolve
+from ddbench.recipes import published, resolve
 from ddbench.store import RecordStore, read_record
 from ddbench.synset import SynSet, save
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ddbench.budget import Budget
 from ddbench.data import Dataset
 from ddbench.environment import commit, versions
 from ddbench.errors import CannotWrite, UsageError
@@ -29,7 +30,7 @@ from ddbench.networks import canonical
 from ddbench.pool import Outcome, Work, run_all
 from ddbench.progress import Reporter
 from ddbench.protocol import Protocol, find_protocol
-from ddbench.recipes import Budget, parse_overrides, resolve
+from ddbench.recipes import parse_overrides, resolve
 from ddbench.records import Record, Run, now
 from ddbench.store import RecordStore
 from ddbench.synset import SynSet, load

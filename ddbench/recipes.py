@@ -12,6 +12,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from ddbench.budget import Budget
 from ddbench.canonical import digest
 from ddbench.data import Dataset
 from ddbench.errors import UsageError, first_problem, unknown
@@ -59,32 +60,6 @@ class RecipeFile(BaseModel):
     method: str
     generic: dict[str, Any] = {}
     recipe: list[RecipeEntry] = []
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much may be kept: images per class, a fraction of the split, or everything."""
-
-    ipc: int | None = None
-    fraction: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.ipc is not None and (type(self.ipc) is not int or self.ipc < 1):
-            raise UsageError(f"ipc must be a whole number of at least 1, not {self.ipc!r}")
-        if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise UsageError(f"fraction must be above 0 and at most 1, not {self.fraction!r}")
-
-    @property
-    def kind(self) -> str:
-        """Which of the three it is: "ipc", "fraction" or "all"."""
-        return "ipc" if self.ipc is not None else "fraction" if self.fraction is not None else "all"
-
-    def to_json(self) -> dict[str, Any]:
-        """{"ipc": 10}, {"fraction": 0.1} or {"all": True}."""
-        return {"all": True} if self.kind == "all" else {self.kind: getattr(self, self.kind)}
-
-    def __str__(self) -> str:
-        return {"ipc": f"IPC {self.ipc}", "fraction": f"fraction {self.fraction}", "all": "all"}[self.kind]
 
 
 @dataclass(frozen=True)

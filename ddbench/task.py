@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from ddbench import networks
+from ddbench.budget import Budget
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import Dataset
 from ddbench.errors import JobFailed, UsageError
 from ddbench.progress import Reporter
 from ddbench.randomness import Key, forked, rng
-from ddbench.recipes import Budget
 from ddbench.space import Space, make_space, transform_for
 from ddbench.stages import Product, Stage
 from ddbench.synset import SynSet

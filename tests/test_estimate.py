@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ddbench import estimate, plugins
+from ddbench.budget import Budget
 from ddbench.data import load_dataset
 from ddbench.errors import UsageError
 from ddbench.estimate import Estimate, estimate_distill, estimate_student
@@ -14,7 +15,7 @@ from ddbench.evaluation import Setting, evaluate_once
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.method import Hyper, Method
 from ddbench.protocol import find_protocol
-from ddbench.recipes import Budget, resolve
+from ddbench.recipes import resolve
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet
 from ddbench.task import Task

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from ddbench import jobs
+from ddbench.budget import Budget
 from ddbench.data import load_dataset
 from ddbench.errors import CannotWrite, JobFailed, UsageError
 from ddbench.evaluation import NotScored, Setting
 from ddbench.jobs import DataName, DistillJob, EvaluateJob, check_balance, check_budget, distill_job, evaluate_job
 from ddbench.method import find_method
 from ddbench.pool import Outcome, Work, attempt, run_all
-from ddbench.recipes import Budget, resolve
+from ddbench.recipes import resolve
 from ddbench.synset import load
 
 

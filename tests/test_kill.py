@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import ddbench
+from ddbench.budget import Budget
 from ddbench.jobs import DataName
 from ddbench.pool import PRELOAD
-from ddbench.recipes import Budget
 from ddbench.settings import cache_dir, results_dir
 from ddbench.store import RecordStore
 

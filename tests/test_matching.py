@@ -7,13 +7,13 @@ from ddbench.methods.engines.attention import AttentionMaps, channel_power_sum
 from ddbench.methods.engines.matching import Pairs, class_groups, matching_gradient
 from torch import Tensor, nn
 
+from ddbench.budget import Budget
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import load_dataset
 from ddbench.errors import JobFailed, UsageError
 from ddbench.method import find_method
 from ddbench.networks import create
 from ddbench.randomness import rng
-from ddbench.recipes import Budget
 from ddbench.task import Task
 
 CLASSES, IPC, SIDE = 4, 3, 8

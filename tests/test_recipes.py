@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from ddbench.budget import Budget
 from ddbench.data import load_dataset
 from ddbench.errors import UsageError
 from ddbench.method import find_method
-from ddbench.recipes import Budget, family, parse, parse_overrides, published, resolve, restore
+from ddbench.recipes import family, parse, parse_overrides, published, resolve, restore
 
 GOOD = """
 method = "toy"

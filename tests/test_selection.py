@@ -2,10 +2,10 @@ import pytest
 import torch
 from ddbench.methods.engines.selection import herding, k_centre, proportional_shares
 
+from ddbench.budget import Budget
 from ddbench.data import load_dataset
 from ddbench.errors import UsageError
 from ddbench.method import find_method
-from ddbench.recipes import Budget
 from ddbench.synset import SynSet
 from ddbench.task import Task
 

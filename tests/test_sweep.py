@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import ddbench
+from ddbench.budget import Budget
 from ddbench.data import load_dataset
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.evaluation import Setting
 from ddbench.grid import Cell, Grid, run_cells
 from ddbench.jobs import DataName
 from ddbench.pool import PRELOAD
-from ddbench.recipes import Budget
 from ddbench.settings import cache_dir, results_dir
 from ddbench.store import RecordStore
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from ddbench import networks
+from ddbench.budget import Budget
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import load_dataset, memory_split
 from ddbench.errors import JobFailed, UsageError
 from ddbench.evaluation import Setting
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.method import find_method
-from ddbench.recipes import Budget, resolve
+from ddbench.recipes import resolve
 from ddbench.space import transform_for
 from ddbench.task import Task, stratified
 

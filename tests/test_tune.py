@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 
 from ddbench import plugins
+from ddbench.budget import Budget
 from ddbench.data import Dataset, load_dataset
 from ddbench.data.dataset import Split
 from ddbench.errors import JobFailed, UsageError
@@ -18,7 +19,7 @@ from ddbench.jobs import DataName
 from ddbench.method import Hyper, Method
 from ddbench.progress import Reporter
 from ddbench.protocol import Protocol, Tier
-from ddbench.recipes import Budget, family, resolve
+from ddbench.recipes import family, resolve
 from ddbench.synset import SynSet
 from ddbench.task import Task
 from ddbench.tune import TuneReport, draw, held_out, parse_grid, tune

@@ -8,8 +8,8 @@ import typer
 from ddbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from ddbench.budget import Budget
     from ddbench.jobs import DataName
-    from ddbench.recipes import Budget
 
 O = typer.Option  # noqa: E741 - the flags below stay readable
 
@@ -114,7 +114,7 @@ def seeds(text: str, flag: str = "--seeds") -> tuple[int, ...]:
 
 def one_budget(ipc: int | None, fraction: float | None) -> "Budget":
     """The budget of a single set; UsageError if both are given."""
-    from ddbench.recipes import Budget
+    from ddbench.budget import Budget
 
     if ipc is not None and fraction is not None:
         raise UsageError("give --ipc or --fraction, not both")
@@ -123,7 +123,7 @@ def one_budget(ipc: int | None, fraction: float | None) -> "Budget":
 
 def budgets(ipc: str | None, fraction: str | None) -> "list[Budget]":
     """Every budget of a grid; one without size if neither is given, for methods that take everything."""
-    from ddbench.recipes import Budget
+    from ddbench.budget import Budget
 
     found = [Budget(ipc=size) for size in (integers(ipc, "--ipc") if ipc is not None else [])]
     for word in words(fraction, "--fraction") if fraction is not None else []:

@@ -219,10 +219,11 @@ def _recipe_words(record: "Record") -> list[str]:
 
 def _published(record: "Record", name: str) -> tuple[dict[str, Any], str] | None:
     """Hyper-parameters and canonical network of a published recipe, defaults filled in; None if it is not here."""
+    from ddbench.budget import Budget
     from ddbench.data import describe
     from ddbench.method import find_method
     from ddbench.networks import canonical
-    from ddbench.recipes import GENERIC, Budget, entries_for, published
+    from ddbench.recipes import GENERIC, entries_for, published
 
     try:
         method = find_method(record.method)

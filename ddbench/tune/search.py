@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
+from ddbench.budget import Budget
 from ddbench.canonical import digest
 from ddbench.data import Dataset
 from ddbench.data.dataset import Split, memory_split
@@ -33,7 +34,7 @@ from ddbench.method import Method, find_method
 from ddbench.pool import attempt
 from ddbench.progress import Reporter
 from ddbench.protocol import Protocol, find_protocol
-from ddbench.recipes import Budget, Resolved, resolve
+from ddbench.recipes import Resolved, resolve
 from ddbench.settings import cache_dir
 from ddbench.statistics import t_interval
 from ddbench.student import CODE_VERSION

@@ -170,8 +170,8 @@ def sweep_apart(environment: dict[str, str], overrides: list[str], workers: int 
     """A whole sweep, for a process of its own."""
     os.environ.update(environment)
     import ddbench
+    from ddbench.budget import Budget
     from ddbench.jobs import DataName
-    from ddbench.recipes import Budget
 
     grid = ddbench.Grid(
         methods=["toy"],
