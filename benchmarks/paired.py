@@ -1,0 +1,66 @@
+"""Methods against a baseline in the records, paired over synthesis seeds (or evaluation seeds where there is one set).
+
+    python benchmarks/paired.py [--results results/measured] [--baseline random] [--write]
+
+For every data set, protocol, student and budget that both have: mean accuracy of each, and the mean difference with its
+95 % t interval over the pairs. Reads records only; prints Markdown, and writes benchmarks/paired.md with --write.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ddbench.cells import cells
+from ddbench.statistics import Samples, compare, summarize
+from ddbench.store import RecordStore
+
+HERE = Path(__file__).parent
+HEAD = (
+    "| data set | protocol | budget | method | n | method, % | baseline, % | difference, points | 95 % interval |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+def rows(results: Path, baseline: str) -> list[str]:
+    """A line per method and cell that the baseline has too."""
+    frame = cells(RecordStore(results))
+    lines = []
+    for where, group in frame.groupby(["dataset", "protocol", "student", "budget"], sort=True):
+        base = group[(group["method"] == baseline) & group["borrowed"].isna()]
+        if len(base) != 1:
+            continue
+        for _, cell in group[(group["method"] != baseline) & group["borrowed"].isna()].iterrows():
+            lines.append(line(where, cell, base.iloc[0]["samples"]))
+    return lines
+
+
+def line(where: tuple[str, ...], cell: Mapping[str, Any], baseline: Samples) -> str:
+    """One comparison as a row of Markdown."""
+    own = cell["samples"]
+    found = compare(own, baseline)
+    name = cell["method"] + (" (reduced)" if cell["reduced"] else "")
+    dataset, protocol, _, budget = where
+    between = "—" if found.low is None else f"{100 * found.low:+.1f} to {100 * found.high:+.1f} ({found.test})"
+    return (
+        f"| {dataset} | {protocol} | {budget} | {name} | {len(own)} | {100 * summarize(own).mean:.1f} "
+        f"| {100 * summarize(baseline).mean:.1f} | {100 * found.mean:+.1f} | {between} |"
+    )
+
+
+def main() -> None:
+    """Print the table, and write it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results/measured"))
+    parser.add_argument("--baseline", default="random")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    text = "\n".join([HEAD, *rows(options.results, options.baseline)])
+    print(text)
+    if options.write:
+        note = "Made by `python benchmarks/paired.py --write` from the records."
+        (HERE / "paired.md").write_text(f"# Against {options.baseline}\n\n{text}\n\n{note}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
