@@ -7,6 +7,7 @@ generators (initialisers, dropout) runs inside `forked`.
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -29,6 +30,14 @@ def rng(seed: int, *key: Key) -> torch.Generator:
 @contextmanager
 def forked(seed: int, *key: Key) -> Iterator[None]:
     """Run a block with torch's global generators (CPU, and CUDA where present) seeded by key, then restore them."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed_of(seed, *key))
+    with torch.random.fork_rng(devices=_cuda_devices()):
+        number = seed_of(seed, *key)
+        torch.default_generator.manual_seed(number)  # torch.manual_seed asks for CUDA anew at every call
+        if _cuda_devices():
+            torch.cuda.manual_seed_all(number)
         yield
+
+
+@cache
+def _cuda_devices() -> range:
+    return range(torch.cuda.device_count())
