@@ -35,8 +35,9 @@ format: $(VENV)/.ready  ## let ruff mend what it can
 $(VENV)/.ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "ddbench needs Python 3.11 or later: none found (set PYTHON=...)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@echo "installing ddbench and its libraries into $(VENV) (PyTorch's default build: 5.5 GB, some minutes)"
+	@$(BIN)/python -m pip install -qq --upgrade pip
+	@$(BIN)/python -m pip install -qq --editable '.[dev]'
 	@touch $@
 
 clean:  ## remove the environment and what was built (not the cache, not the results)

@@ -22,6 +22,8 @@ from ddbench.synset import SynSet
 SYNTHESIS = "synthesis"
 """First part of every key that a method draws by: synthesis and evaluation seeds are small numbers, often equal."""
 
+ENCODED_AT_ONCE = 5000
+
 
 @dataclass(frozen=True, eq=False)
 class TaskData:
@@ -142,8 +144,14 @@ class Task:
             yield self._encode(space, origin), self.dataset.labels[places].to(self.device), places
 
     def _encode(self, space: Space, indices: torch.Tensor | None) -> torch.Tensor:
-        pixels = self._source.train.read(indices).to(self.device)
-        return transform_for(space, self._source).to(self.device).encode(pixels.float() / 255)
+        data, transform = self.dataset, transform_for(space, self._source).to(self.device)
+        places = torch.arange(len(self._source.train)) if indices is None else indices
+        encoded = torch.empty(len(places), data.channels, data.side, data.side, device=self.device)
+        for start in range(0, len(places), ENCODED_AT_ONCE):  # in parts, so that no second float copy of a split exists
+            part = slice(start, start + ENCODED_AT_ONCE)
+            pixels = self._source.train.read(places[part]).to(self.device)
+            encoded[part] = transform.encode(pixels.float() / 255)
+        return encoded
 
     def read(self, space: Space, places: torch.Tensor) -> torch.Tensor:
         """Some training images, by their places in `dataset.labels`: float32 [b, C, H, W] in `space`, on the device."""
