@@ -1,5 +1,6 @@
 """How much of a data set may be kept."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,11 @@ class Budget:
             raise UsageError(f"ipc must be a whole number of at least 1, not {self.ipc!r}")
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise UsageError(f"fraction must be above 0 and at most 1, not {self.fraction!r}")
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Budget":
+        """What `to_json` wrote."""
+        return cls(value.get("ipc"), value.get("fraction"))
 
     @property
     def kind(self) -> str:

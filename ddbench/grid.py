@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ddbench.budget import Budget
 from ddbench.data import Dataset
@@ -247,7 +246,7 @@ class _Driver:
         record = planned(cell)
         if record is None and cell.made is not None and finished(cell.made) is None:
             record = _without_set(cell)  # where a failure of the distillation would stand
-        if record is not None and not self._missing(cell, record):
+        if record is not None and not missing_seeds(cell, record, self.store, self.retry_failed):
             self._reuse(record, len(cell.seeds))
             return []
         jobs = [job for job in (cell.made, cell.lender) if isinstance(job, DistillJob) and finished(job) is None]
@@ -260,21 +259,10 @@ class _Driver:
             self._waiting.setdefault(job.path, []).append(cell)
         return work
 
-    def _missing(self, cell: Cell, record: Record) -> list[int]:
-        """Evaluation seeds without a run of this setting in the store."""
-        stored = self.store.find(record.key())
-        wanted = cell.setting.identity()
-        have = {run.seed for run in (stored.runs if stored else []) if self._counts(run, wanted)}
-        return [seed for seed in cell.seeds if seed not in have]
-
     def _reuse(self, record: Record, runs: int) -> None:
         if runs:
             self.report.reused += runs
             self.report.records.append(self.store.path(record.key()))
-
-    def _counts(self, run: Run, wanted: dict[str, Any]) -> bool:
-        same = all(getattr(run, name) == value for name, value in wanted.items())
-        return same and not (self.retry_failed and run.status == "failed")
 
     def _students(self, cell: Cell) -> list[Work]:
         """One piece of work for each student that is missing, now that the set is there."""
@@ -291,7 +279,7 @@ class _Driver:
         except UsageError as error:
             self.report.problems.append(f"{cell.what()}: {error}")
             return []
-        seeds = self._missing(cell, record)
+        seeds = missing_seeds(cell, record, self.store, self.retry_failed)
         self._reuse(record, len(cell.seeds) - len(seeds))
         jobs = [
             EvaluateJob(
@@ -341,7 +329,7 @@ class _Driver:
             self.report.skipped.append(f"{job.label()} failed, so nothing can be borrowed from it")
             return
         record = planned(cell) or _without_set(cell)
-        for seed in self._missing(cell, record):
+        for seed in missing_seeds(cell, record, self.store, self.retry_failed):
             self._store(_with_failed(record, cell, seed, reason))
 
     def _store(self, record: Record) -> None:
@@ -364,6 +352,18 @@ def record_of(cell: Cell, synset: SynSet) -> Record:
         path = cell.lender_path()
         borrowed = load(path).provenance.method if path else None
     return base_record(synset, protocol, recipe, label=cell.label, borrowed=borrowed)
+
+
+def missing_seeds(cell: Cell, record: Record, store: RecordStore, retry_failed: bool = False) -> tuple[int, ...]:
+    """Evaluation seeds of a cell without a run of its setting in the store; failed runs count unless retried."""
+    stored, wanted = store.find(record.key()), cell.setting.identity()
+    have = {
+        run.seed
+        for run in (stored.runs if stored else [])
+        if all(getattr(run, name) == value for name, value in wanted.items())
+        and not (retry_failed and run.status == "failed")
+    }
+    return tuple(seed for seed in cell.seeds if seed not in have)
 
 
 def planned(cell: Cell) -> Record | None:

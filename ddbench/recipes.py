@@ -101,12 +101,11 @@ class Resolved:
 def restore(plain: Mapping[str, Any], source: str = "") -> Resolved:
     """The resolved recipe that `Resolved.to_json` wrote down, for another process or from a record."""
     method = find_method(plain["method"])
-    budget = plain["budget"]
     return Resolved(
         method=method,
         dataset=plain["dataset"],
         split_hash=plain["split_hash"],
-        budget=Budget(budget.get("ipc"), budget.get("fraction")),
+        budget=Budget.from_json(plain["budget"]),
         network=plain["network"],
         hyper=_validate(method, plain["hyper"], f"recipe {plain['name']}"),
         name=plain["name"],

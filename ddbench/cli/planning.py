@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from ddbench.estimate import Estimate
     from ddbench.grid import Cell
     from ddbench.jobs import DistillJob
-    from ddbench.records import Record
     from ddbench.store import RecordStore
     from ddbench.student_recipe import StudentRecipe
 
@@ -45,7 +44,7 @@ class Planned:
 def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False) -> Planned:
     """What a cell needs, as the store and the cache are now; writes nothing."""
     from ddbench.evaluation import NotScored
-    from ddbench.grid import planned, record_of
+    from ddbench.grid import missing_seeds, planned, record_of
 
     try:
         record = planned(cell)
@@ -56,18 +55,7 @@ def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False) -> P
         return Planned(cell, None, (), str(excluded))
     if record is None:
         return Planned(cell, cell.network, cell.seeds)
-    return Planned(cell, record.student_network, _missing(cell, record, store, retry_failed))
-
-
-def _missing(cell: "Cell", record: "Record", store: "RecordStore", retry_failed: bool) -> tuple[int, ...]:
-    stored, wanted = store.find(record.key()), cell.setting.identity()
-    have = {
-        run.seed
-        for run in (stored.runs if stored else [])
-        if all(getattr(run, name) == value for name, value in wanted.items())
-        and not (retry_failed and run.status == "failed")
-    }
-    return tuple(seed for seed in cell.seeds if seed not in have)
+    return Planned(cell, record.student_network, missing_seeds(cell, record, store, retry_failed))
 
 
 def missing_work(cells: "Iterable[Cell]", store: "RecordStore", *, retry_failed: bool = False) -> int:

@@ -230,7 +230,7 @@ def _published(record: "Record", name: str) -> tuple[dict[str, Any], str] | None
         file = published(method)
         fields, network = file.generic, "convnet"
         if name != GENERIC:
-            budget = Budget(record.budget.get("ipc"), record.budget.get("fraction"))  # type: ignore[arg-type]
+            budget = Budget.from_json(record.budget)
             entry = next(e for e in entries_for(file, record.dataset, budget) if e.name == name)
             fields, network = entry.hyper, entry.network
         side = describe(record.dataset).side if "@" not in record.dataset else None
