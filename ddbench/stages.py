@@ -82,6 +82,10 @@ class Stage:
             write_atomic(self.folder / "key.json", json.dumps(self.key, indent=2, sort_keys=True) + "\n")
         return write_sealed(self.folder / f"{entry}.safetensors", tensors, info or {})
 
+    def drop(self, entry: str) -> None:
+        """Remove an entry that is no longer wanted; nothing happens if it is not there."""
+        (self.folder / f"{entry}.safetensors").unlink(missing_ok=True)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the stage against other processes: what one builds, the other then finds."""
