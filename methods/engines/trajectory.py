@@ -205,7 +205,7 @@ def _step_loss(network: FlatNetwork, vector: Tensor, images: Tensor, labels: Ten
 
 
 def step_gradient(network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, scale: float) -> Tensor:
-    """g [P] of one inner step, without a graph: the gradient of s l(f(images; vector), labels) by `vector`."""
+    """G [P] of one inner step, without a graph: the gradient of s l(f(images; vector), labels) by `vector`."""
     leaf = vector.detach().requires_grad_()
     with torch.enable_grad():
         loss = _step_loss(network, leaf, images, labels, scale)

@@ -1,0 +1,198 @@
+"""What the trajectory-matching methods share around the gradient: draws, optimisers, stops, the student they ship.
+
+Every draw is keyed by synthesis seed and outer iteration. The released codes seed torch from the clock in each.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from ddbench.augment import DSA, OPS
+from ddbench.errors import JobFailed
+from ddbench.method import Hyper
+from ddbench.space import Space
+from ddbench.student_recipe import StudentRecipe
+from ddbench.task import Task
+
+from .experts import ExpertRecipe, Experts
+from .matching import classes_of, descend
+from .selection import equal_shares, random_choice
+from .trajectory import Gradient, InnerStep, Segment, Synthetic
+
+Space_ = Literal["normalised", "zca"]
+
+
+class TrajectoryHyper(Hyper):
+    """Hyper-parameters that all methods of the family have; those without a default differ from cell to cell."""
+
+    syn_steps: int = Field(ge=1, description="inner steps of the student, N")
+    expert_epochs: int = Field(ge=1, description="expert epochs that the inner steps stand for, M")
+    max_start_epoch: int = Field(ge=1, description="start epochs are 0 .. max_start_epoch - 1, T+")
+    batch_syn: int | None = Field(None, ge=1, description="synthetic images in an inner step, b; none: all of them")
+    lr_img: float = Field(gt=0, description="step size on the images")
+    lr_lr: float = Field(ge=0, description="step size on the student's step size")
+    lr_teacher: float = Field(gt=0, description="what the student's step size begins as, alpha")
+    space: Space_ = Field(description="space of images and experts; zca is the papers' --zca")
+    experts: int = Field(100, ge=1, description="expert trajectories")
+    momentum: float = Field(0.5, ge=0, lt=1, description="of the SGD on images and step size")
+
+    def last_epoch(self) -> int:
+        """The last epoch of an expert that is read while matching."""
+        return self.max_start_epoch - 1 + self.expert_epochs
+
+
+def open_experts(task: Task, hyper: TrajectoryHyper, recipe: ExpertRecipe, final: int | None = None) -> Experts:
+    """The experts of a run, trained as far as its outer loop reads them, and to epoch `final` if asked."""
+    experts = Experts(task, task.space(hyper.space), recipe, hyper.experts)
+    experts.train(hyper.last_epoch(), final)
+    return experts
+
+
+def dsa_of(task: Task) -> DSA:
+    """The family's DSA: one operation a call, parameters per image, align_corners; no flip where it changes classes."""
+    ops = OPS if task.dataset.flip else tuple(op for op in OPS if op != "flip")
+    return DSA(ops, align_corners=True, crop_rounding="floor")
+
+
+def draw_expert(task: Task, count: int, iteration: int) -> int:
+    """Each of `count` experts once per cycle of `count` iterations, in random order."""
+    cycle, place = divmod(iteration, count)
+    return int(torch.randperm(count, generator=task.rng("expert-order", cycle))[place])
+
+
+def draw_start(task: Task, low: int, high: int, iteration: int) -> int:
+    """A start epoch, uniform on {low, ..., high - 1}: the upper end is exclusive."""
+    return int(torch.randint(low, high, (), generator=task.rng("start-epoch", iteration)))
+
+
+def inner_steps(task: Task, images: int, batch: int | None, steps: int, iteration: int, dsa: DSA) -> list[InnerStep]:
+    """Batches and augmentation of the student's steps in one outer iteration.
+
+    A random permutation of the images is cut into chunks of `batch`, the last one smaller, and used from its end, so
+    that a remainder comes first; then a new permutation follows. It begins anew in every outer iteration.
+    """
+    found: list[InnerStep] = []
+    chunks: list[Tensor] = []
+    for i in range(steps):
+        if not chunks:
+            order = torch.randperm(images, generator=task.rng("inner-order", iteration, i))
+            chunks = list(order.split(batch or images))
+        index = chunks.pop()
+        drawn = dsa.draw(len(index), task.dataset.side, task.rng("inner-dsa", iteration, i))
+        found.append(InnerStep(index.to(task.device), drawn))
+    return found
+
+
+def real_images(task: Task, space: Space) -> Tensor:
+    """Random real images [classes * ipc, C, H, W] in `space`, class by class: those of the baseline `random`."""
+    return task.read(space, torch.cat(random_choice(task, equal_shares(task)))).clone()
+
+
+def one_hot(task: Task) -> Tensor:
+    """Label probabilities [classes * ipc, K] of the classes, on the device."""
+    return F.one_hot(classes_of(task), len(task.dataset.class_names)).float().to(task.device)
+
+
+@dataclass
+class Learned:
+    """What the outer loop changes, with its momentum; steps done so far are `iteration`.
+
+    Attributes:
+        images: [n, C, H, W] on the device.
+        labels: [n, K]: probabilities that stay, or logits that are learned.
+        syn_lr: the student's step size, alpha.
+        iteration: outer iterations done.
+        logits: `labels` are learned logits.
+        extra: further tensors of a method that a checkpoint must hold.
+        velocity: momentum of images, labels, syn_lr.
+    """
+
+    images: Tensor
+    labels: Tensor
+    syn_lr: float
+    iteration: int = 0
+    logits: bool = False
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    velocity: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def resume(cls, task: Task) -> "Learned | None":
+        """The state of the last checkpoint, on the device, or None."""
+        state = task.resume()
+        return cls(**_to(state, task.device)) if state else None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return dict(vars(self))
+
+    def synthetic(self) -> Synthetic:
+        """As the engine takes it."""
+        return Synthetic(self.images, self.labels, self.syn_lr, self.logits)
+
+    def descend(self, gradient: Gradient, hyper: TrajectoryHyper, lr_y: float = 0.0, momentum_y: float = 0.0) -> None:
+        """One outer step: SGD with momentum on images, step size and learned labels: v <- m v + g, p <- p - lr v.
+
+        Raises:
+            JobFailed: the step size is no longer positive, or something is not finite; nothing has changed then, and
+                the last checkpoint stays.
+        """
+        slope = hyper.momentum * self.velocity.get("syn_lr", 0.0) + gradient.syn_lr
+        syn_lr = self.syn_lr - hyper.lr_lr * slope
+        self._require_sane(gradient, syn_lr)
+        descend(self.images, self._velocity("images"), gradient.images, hyper.lr_img, hyper.momentum)
+        if gradient.labels is not None:
+            descend(self.labels, self._velocity("labels"), gradient.labels, lr_y, momentum_y)
+        self.syn_lr, self.velocity["syn_lr"] = syn_lr, slope
+
+    def _velocity(self, name: str) -> Tensor:
+        return self.velocity.setdefault(name, torch.zeros_like(getattr(self, name)))
+
+    def _require_sane(self, gradient: Gradient, syn_lr: float) -> None:
+        where = f"at outer iteration {self.iteration}; the last good checkpoint is kept"
+        if not math.isfinite(syn_lr) or not bool(torch.isfinite(gradient.images).all()):
+            raise JobFailed(f"diverged: the gradient of the matching loss is not finite {where}")
+        if syn_lr <= 0:
+            raise JobFailed(f"the student's step size turned negative ({syn_lr:.2g}) {where}: lr_lr is too large")
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _to(item, device) for name, item in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def segment_of(
+    task: Task, hyper: TrajectoryHyper, experts: Experts, iteration: int, start: int, **more: Any
+) -> Segment:
+    """One outer iteration's problem: an expert from epoch `start` to `start` + M, and the draws of its N inner steps."""
+    expert = draw_expert(task, hyper.experts, iteration)
+    images = sum(equal_shares(task))
+    steps = inner_steps(task, images, hyper.batch_syn, hyper.syn_steps, iteration, dsa_of(task))
+    target = experts.at(expert, start + hyper.expert_epochs)
+    return Segment(experts.at(expert, start), {hyper.syn_steps: target}, steps, **more)
+
+
+def student_of(task: Task, syn_lr: float, **changes: Any) -> StudentRecipe:
+    """The family's student: SGD with the learned step size, momentum 0.9, weight decay 5e-4, DSA, lr / 10 at half.
+
+    Args:
+        task: its network is the student.
+        syn_lr: the learned step size.
+        changes: of the recipe's fields.
+    """
+    fields: dict[str, Any] = {
+        "network": task.network,
+        "optimizer": {"name": "sgd", "lr": syn_lr, "momentum": 0.9, "weight_decay": 5e-4},
+        "schedule": {"name": "step", "at": 0.5, "factor": 0.1},
+        "augmentations": [{"name": "dsa", "ops": list(OPS), "align_corners": True, "crop_rounding": "floor"}],
+        "epochs": 1000,
+        "batch": 256,
+    }
+    recipe = StudentRecipe(**{**fields, **changes})
+    return recipe if task.dataset.flip else recipe.without_flip()
