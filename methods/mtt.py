@@ -25,6 +25,7 @@ from ddbench.task import Task
 from .engines.experts import ExpertRecipe
 from .engines.matching import classes_of
 from .engines.outer_loop import (
+    FAMILY_DIFFERENCES,
     Learned,
     TrajectoryHyper,
     draw_start,
@@ -37,12 +38,6 @@ from .engines.outer_loop import (
 )
 from .engines.trajectory import Mode, TrajectoryEngine
 
-FAMILY_DIFFERENCES = (
-    "the last iteration's set is the result; the papers report the best of many looks at the test set",
-    "draws are keyed by seed and iteration; the released codes seed from the clock in every iteration",
-    "in the shipped student recipe the learning rate falls at half of the steps and momentum is kept; the released "
-    "codes fall after epoch 501 of 1,001 and lose it",
-)
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,
     "experts are trained only as far as they are read, max_start_epoch - 1 + expert_epochs",

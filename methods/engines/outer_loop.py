@@ -18,6 +18,7 @@ from ddbench.errors import JobFailed
 from ddbench.method import Hyper
 from ddbench.space import Space
 from ddbench.student_recipe import StudentRecipe
+from ddbench.synset import Targets
 from ddbench.task import Task
 
 from .experts import ExpertRecipe, Experts
@@ -25,7 +26,15 @@ from .matching import classes_of, descend
 from .selection import equal_shares, random_choice
 from .trajectory import Gradient, InnerStep, Segment, Synthetic
 
-Space_ = Literal["normalised", "zca"]
+SpaceName = Literal["normalised", "zca"]
+_AT_ONCE = 500  # images in a forward without a graph
+
+FAMILY_DIFFERENCES = (
+    "the last iteration's set is the result; the papers report the best of many looks at the test set",
+    "draws are keyed by seed and iteration; the released codes seed from the clock in every iteration",
+    "in the shipped student recipe the learning rate falls at half of the steps and momentum is kept; the released "
+    "codes fall after epoch 501 of 1,001 and lose it",
+)
 
 
 class TrajectoryHyper(Hyper):
@@ -38,7 +47,7 @@ class TrajectoryHyper(Hyper):
     lr_img: float = Field(gt=0, description="step size on the images")
     lr_lr: float = Field(ge=0, description="step size on the student's step size")
     lr_teacher: float = Field(gt=0, description="what the student's step size begins as, alpha")
-    space: Space_ = Field(description="space of images and experts; zca is the papers' --zca")
+    space: SpaceName = Field(description="space of images and experts; zca is the papers' --zca")
     experts: int = Field(100, ge=1, description="expert trajectories")
     momentum: float = Field(0.5, ge=0, lt=1, description="of the SGD on images and step size")
 
@@ -178,6 +187,12 @@ def segment_of(
     return Segment(experts.at(expert, start), {hyper.syn_steps: target}, steps, **more)
 
 
+@torch.no_grad()
+def logits_of(experts: Experts, vector: Tensor, images: Tensor) -> Tensor:
+    """Logits [n, K] that weights [P] give to images [n, C, H, W] as they are."""
+    return torch.cat([experts.network(vector, part) for part in images.split(_AT_ONCE)])
+
+
 def student_of(task: Task, syn_lr: float, **changes: Any) -> StudentRecipe:
     """The family's student: SGD with the learned step size, momentum 0.9, weight decay 5e-4, DSA, lr / 10 at half.
 
@@ -196,3 +211,14 @@ def student_of(task: Task, syn_lr: float, **changes: Any) -> StudentRecipe:
     }
     recipe = StudentRecipe(**{**fields, **changes})
     return recipe if task.dataset.flip else recipe.without_flip()
+
+
+def soft_student(student: StudentRecipe, **changes: Any) -> StudentRecipe:
+    """The same student trained on the set's own soft labels: cross-entropy with softmax(logits)."""
+    return student.model_copy(update={"loss": {"name": "soft-ce"}, "labels": "targets", **changes})
+
+
+def soft_targets(logits: Tensor) -> dict[str, Targets]:
+    """The SynSet's `targets` field for logits [n, K]."""
+    labels = logits.detach().float().cpu().contiguous()
+    return {"targets": Targets("soft", {"form": "logits"}, {"labels": labels})}
