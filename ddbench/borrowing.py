@@ -18,8 +18,9 @@ def borrow(baseline: SynSet, lender: SynSet, dataset: Dataset) -> SynSet:
     """The baseline with the lender's student recipe and, where it can have them, the lender's labels.
 
     Teachers that label online are copied. Stored labels that named teachers made (provenance says which) are made
-    again by the same teachers for the baseline's own images. Learned labels have no counterpart for other images: the
-    student then learns the classes by cross-entropy, all else equal.
+    again by the same teachers for the baseline's own images. Learned labels have no counterpart for other images, and
+    labels that begin as outputs of experts count as learned: the student then learns the classes by cross-entropy, all
+    else equal.
 
     Raises:
         UsageError: the lender ships no student recipe, or the two sets differ in data set or space.

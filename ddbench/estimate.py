@@ -144,22 +144,13 @@ class _Probe(Task):
             if (timed >= PROBE_STEPS or now - warm > PROBE_SECONDS) and step + 1 < total:
                 raise _Enough(label, total - start, (now - warm) / timed, timed, began)
 
-    def stage(
-        self,
-        name: str,
-        key: Mapping[str, Any],
-        build: Callable[[], tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]],
-    ) -> Product:
-        """The cached product, or an unsaved one."""
-        self._stage = name
-        product = super().stage(name, key, build)
-        self._stage = None
-        return product
-
     def open_stage(self, name: str, key: Mapping[str, Any]) -> Stage:
         """A stage that reads the cache and saves nothing."""
         real = super().open_stage(name, key)
-        return _Unsaved(real.name, real.key)
+        return _Unsaved(real.name, real.key, self._enter)
+
+    def _enter(self, stage: str | None) -> None:
+        self._stage = stage
 
     def left_out(self) -> str:
         """What the probe never came to, for people."""
@@ -167,16 +158,37 @@ class _Probe(Task):
 
 
 class _Unsaved(Stage):
-    """A stage that keeps what is made in memory."""
+    """A stage that keeps what is made in memory; `enter` is told its name while something is made, then None."""
+
+    def __init__(self, name: str, key: Mapping[str, Any], enter: Callable[[str | None], None]) -> None:
+        super().__init__(name, key)
+        self._made: dict[str, Product] = {}
+        self._enter = enter
+
+    def entries(self) -> list[str]:
+        """Names of the entries in the cache and in memory, sorted."""
+        return sorted({*super().entries(), *self._made})
+
+    def load(self, entry: str) -> Product | None:
+        """An entry from memory or from the cache, or None."""
+        return self._made.get(entry) or super().load(entry)
 
     def save(self, entry: str, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any] | None = None) -> Product:
         """The product, not written."""
-        return Product(dict(tensors), dict(info or {}), tensors_digest(dict(tensors), info or {}))
+        plain = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+        self._made[entry] = Product(plain, dict(info or {}), tensors_digest(plain, info or {}))
+        return self._made[entry]
+
+    def drop(self, entry: str) -> None:
+        """Forget an entry in memory; the cache stays as it is."""
+        self._made.pop(entry, None)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Nothing is written, so nobody is kept out."""
+        self._enter(self.name)
         yield
+        self._enter(None)  # not after the end of a probe, which then knows where it was
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import logging
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ddbench.borrowing import borrow
 from ddbench.canonical import canonical_json, digest
@@ -28,6 +29,7 @@ from ddbench.settings import cache_dir
 from ddbench.student import CODE_VERSION
 from ddbench.synset import SynSet, load, save
 from ddbench.task import Task
+from ddbench.teachers import measured_accuracy, roles
 
 log = logging.getLogger("ddbench")
 
@@ -157,6 +159,9 @@ def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
     with Meter(device) as meter:
         synset = recipe.method.distill(task, recipe.hyper)
     check_balance(synset, recipe)
+    teachers = {**task.teachers, **credited(task, dataset, reporter)}
+    for role, words in roles(teachers):
+        reporter.line(f"{role}: {words}")
     return synset.with_provenance(
         method=recipe.method.name,
         recipe=recipe.to_json(),
@@ -165,9 +170,20 @@ def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
         seconds=round(meter.seconds, 3),
         peak_memory=meter.peak_memory,
         environment={**environment(), "device": job.setting.device, "precision": job.setting.precision},
-        teachers=task.teachers,
+        teachers=teachers,
         note=recipe.source,
     )
+
+
+def credited(task: Task, dataset: Dataset, reporter: Reporter) -> dict[str, dict[str, Any]]:
+    """Facts of the networks that a method credited, by hash, with their accuracies on the test split."""
+    found = {}
+    for done, credit in enumerate(task.credits.values(), start=1):
+        teacher = credit.teacher()
+        accuracy = measured_accuracy(teacher, dataset, task.device)
+        found[teacher.hash] = {**credit.facts, "network": teacher.network, "accuracy": accuracy}
+        reporter.advance("testing the networks used", done, len(task.credits))
+    return found
 
 
 def check_budget(recipe: Resolved, dataset: Dataset) -> None:

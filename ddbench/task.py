@@ -18,6 +18,7 @@ from ddbench.randomness import Key, forked, rng
 from ddbench.space import Space, make_space, transform_for
 from ddbench.stages import Product, Stage
 from ddbench.synset import SynSet
+from ddbench.teachers import Teacher
 
 SYNTHESIS = "synthesis"
 """First part of every key that a method draws by: synthesis and evaluation seeds are small numbers, often equal."""
@@ -66,6 +67,14 @@ def stratified(labels: torch.Tensor, fraction: float, *key: Key) -> tuple[torch.
     return torch.cat(kept).sort().values, torch.cat(held).sort().values
 
 
+@dataclass(frozen=True, eq=False)
+class Credit:
+    """A trained network that a method used: what gives it, once the method is done, and facts to show with it."""
+
+    teacher: Callable[[], Teacher]
+    facts: Mapping[str, Any]
+
+
 class Task:
     """The training split, the budget, the distillation network, keyed randomness, cached stages and checkpoints."""
 
@@ -92,7 +101,9 @@ class Task:
         self.ipc, self.fraction, self.stage_seed = budget.ipc, budget.fraction, stage_seed
         self.dataset = self._describe(dataset.train.labels)
         self.teachers: dict[str, dict[str, Any]] = {}
-        """Facts of the teachers and experts used, by hash; a method adds to it, the record shows it."""
+        """Facts of the teachers used, by hash; a method adds to it, the set's provenance shows it."""
+        self.credits: dict[str, Credit] = {}
+        """What `credit` was told, by name."""
 
     def _describe(self, labels: torch.Tensor) -> TaskData:
         source = self._source
@@ -217,6 +228,19 @@ class Task:
     def report(self, step: int | None = None, **metrics: float) -> None:
         """Numbers for whoever watches: the loss, say."""
         self._reporter.metrics(step, metrics)
+
+    def credit(self, name: str, teacher: Callable[[], Teacher], *, role: str, **facts: Any) -> None:
+        """Name a trained network that the result rests on, an expert say.
+
+        When the method is done the runner measures its test accuracy, for people: no method sees it.
+
+        Args:
+            name: of the network in this task; a later credit replaces an earlier one of the same name.
+            teacher: gives the network; called after the method is done, so that nothing is held for it.
+            role: what such networks are called in the singular; those of one role are shown together.
+            facts: plain data to keep with the hash and accuracy in the set's provenance: the epoch.
+        """
+        self.credits[name] = Credit(teacher, {"role": role, "name": name, **facts})
 
     def synset(
         self,

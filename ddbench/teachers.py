@@ -1,7 +1,8 @@
 """Teachers: trained networks, kept by content, so that a soft label can always name who gave it."""
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -175,3 +176,21 @@ def measured_accuracy(teacher: Teacher, dataset: Dataset, device: torch.device) 
         measured = accuracy(teacher.module(device), dataset.test, transform_for(teacher.space, dataset), device).top1
         write_atomic(path, json.dumps({key: measured}) + "\n")
         return measured
+
+
+def roles(teachers: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Networks that `Task.credit` named, those of one role, network and epoch together, from a set's provenance.
+
+    Yields:
+        Role in the plural and words: "experts", "5 convnet-d3, epoch 4, test accuracy 41.2 to 43.0 %".
+    """
+    groups: dict[tuple[Any, ...], list[float]] = {}
+    for facts in teachers.values():
+        if "role" in facts:
+            kind = (facts["role"], facts.get("network"), facts.get("epoch"))
+            groups.setdefault(kind, []).append(facts.get("accuracy", math.nan))
+    for (role, network, epoch), accuracies in groups.items():
+        low, high = (f"{100 * end(accuracies):.1f}" for end in (min, max))
+        parts = [f"{len(accuracies)} {network or 'of unknown network'}", *([] if epoch is None else [f"epoch {epoch}"])]
+        parts.append(f"test accuracy {low} %" if low == high else f"test accuracy {low} to {high} %")
+        yield f"{role}s", ", ".join(parts)

@@ -76,6 +76,12 @@ def test_learned_labels_become_classes_all_else_equal():
     assert found.student_recipe == RECIPE.model_copy(update={"labels": "classes", "loss": {"name": "ce"}})
 
 
+def test_labels_that_come_from_experts_count_as_learned():
+    experts = {f"{e}" * 64: {"role": "expert", "network": "convnet-d3", "epoch": 50, "accuracy": 0.4} for e in range(3)}
+    found = lent(lender(targets=LEARNED, provenance=Provenance(method="toy", teachers=experts)))
+    assert found.targets is None and found.student_recipe.labels == "classes"
+
+
 def test_an_online_teacher_is_copied(toys):
     targets = online_teacher(a_teacher())
     found = lent(lender(targets=targets))

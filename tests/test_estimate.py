@@ -29,6 +29,7 @@ class Sleepy(Hyper):
     pause: float = 0.02
     before: float = 0.0
     staged: int = 0
+    entries: int = 0
 
 
 def distill(task: Task, hyper: Sleepy) -> SynSet:
@@ -41,10 +42,26 @@ def distill(task: Task, hyper: Sleepy) -> SynSet:
     time.sleep(hyper.before)
     if hyper.staged:
         task.stage("experts", {"staged": hyper.staged}, build)
+    if hyper.entries:
+        fill(task, hyper)
     for _ in task.loop(0, hyper.iterations, "sleeping"):
         time.sleep(hyper.pause)
     indices = torch.stack([places[0] for places in task.class_indices()])
     return task.synset(space=space, classes=torch.arange(10), indices=indices)
+
+
+def fill(task: Task, hyper: Sleepy) -> None:
+    """Fill a stage entry by entry, until it says that all are there."""
+    stage = task.open_stage("entries", {})
+    stage.save("another", {})
+    stage.drop("another")
+    while missing := {f"{n:04d}" for n in range(hyper.entries)} - set(stage.entries()):
+        with stage.locked():
+            for _, name in zip(task.loop(0, len(missing), "filling"), sorted(missing), strict=True):
+                time.sleep(hyper.pause)
+                stage.save(name, {"x": torch.full((2,), float(name))})
+    product = stage.load(f"{hyper.entries - 1:04d}")
+    assert product is not None and product.tensors["x"].tolist() == [hyper.entries - 1] * 2
 
 
 def eat(task: Task, hyper: Sleepy) -> SynSet:
@@ -107,6 +124,21 @@ def test_a_stage_that_is_missing_is_what_is_timed(own_cache: Path) -> None:
     assert "experts" in found.basis and "left out" in found.basis
     estimate_distill(job(staged=5, pause=0.001, iterations=5))
     assert not own_cache.exists() or not list(own_cache.rglob("*.*"))
+
+
+def test_a_stage_of_entries_keeps_them_in_memory(own_cache: Path) -> None:
+    found = estimate_distill(job(entries=1000, pause=0.02, iterations=5))
+    near(found, 20)
+    assert "'entries' only" in found.basis
+    found = estimate_distill(job(entries=3, pause=0.001, iterations=5))
+    assert "whole" in found.basis
+    assert not list(own_cache.rglob("*.safetensors"))
+    short = job(entries=3, pause=0.001, iterations=5)
+    distill_job(short)
+    short.path.unlink()
+    entries = list(own_cache.rglob("stages/**/*.safetensors"))
+    estimate_distill(short)
+    assert len(entries) == 3 and list(own_cache.rglob("stages/**/*.safetensors")) == entries
 
 
 def test_the_memory_of_a_loop_is_seen() -> None:

@@ -47,6 +47,15 @@ def test_a_product_is_built_once():
     assert stage.entries() == ["product"]
 
 
+def test_an_entry_can_be_dropped():
+    stage = Stage("experts", {"lr": 0.1})
+    for name in ("000-001", "000-002"):
+        stage.save(name, {"x": torch.zeros(2)})
+    stage.drop("000-001")
+    stage.drop("000-001")
+    assert stage.entries() == ["000-002"] and stage.load("000-001") is None
+
+
 def test_every_difference_of_the_key_separates():
     build = Builder()
     keys = [{"lr": 0.1}, {"lr": 0.2}, {"lr": 0.1, "holdout": None}, {"lr": "0.1"}, {}]
@@ -213,6 +222,21 @@ def test_a_damaged_checkpoint_counts_as_none(tmp_path, caplog):
     checkpoint.save_when_due(lambda: {"x": torch.zeros(3)})
     flip(tmp_path / "c", -1)
     assert checkpoint.load() is None and "damaged" in caplog.text
+
+
+def test_many_networks_of_one_role_are_one_line():
+    def facts(accuracy, network="convnet-d3", **more):
+        return {"role": "expert", "network": network, "epoch": 4, "accuracy": accuracy, **more}
+
+    hundred = {str(n): facts(0.412 + 0.00018 * n) for n in range(101)}
+    assert list(teachers.roles(hundred)) == [("experts", "101 convnet-d3, epoch 4, test accuracy 41.2 to 43.0 %")]
+    mixed = {"a": {"network": "mlp"}, "b": facts(0.5), "c": facts(0.6, epoch=9), "d": {"role": "prior", "accuracy": 1}}
+    assert [words for _, words in teachers.roles(mixed)] == [
+        "1 convnet-d3, epoch 4, test accuracy 50.0 %",
+        "1 convnet-d3, epoch 9, test accuracy 60.0 %",
+        "1 of unknown network, test accuracy 100.0 %",
+    ]
+    assert list(teachers.roles({})) == []
 
 
 def toy_recipe(digits):

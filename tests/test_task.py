@@ -145,6 +145,15 @@ def test_networks_by_key():
     assert not torch.equal(a_task(seed=1).create_network("net", 0).head.weight, one.head.weight)
 
 
+def test_networks_are_credited_by_name_and_made_later():
+    task, asked = a_task(), []
+    for epoch in (1, 2):
+        task.credit("expert 0", lambda: asked.append(1), role="expert", epoch=epoch)
+    task.credit("prior", lambda: asked.append(1), role="prior")
+    assert list(task.credits) == ["expert 0", "prior"] and asked == []
+    assert task.credits["expert 0"].facts == {"role": "expert", "name": "expert 0", "epoch": 2}
+
+
 def test_a_diverged_set_is_a_failed_job():
     task = a_task()
     images = torch.zeros(10, 1, 8, 8)

@@ -51,6 +51,7 @@ def set_facts(synset: "SynSet", path: Path) -> dict[str, Any]:
 
 def _set_lines(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
     from ddbench.store import budget_label
+    from ddbench.teachers import roles
 
     counts, made = facts["per_class"], facts["provenance"]
     spread = f"{counts[0]} each" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)} each"
@@ -75,7 +76,9 @@ def _set_lines(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
     versions = environment.get("versions", {})
     yield "made with", ", ".join(f"{name} {number}" for name, number in versions.items())
     yield "on", ", ".join(str(environment[key]) for key in ("device", "processor") if environment.get(key))
-    yield "teachers", ", ".join(f"{facts.get('network')} {key[:12]}" for key, facts in made["teachers"].items())
+    named = {key: facts for key, facts in made["teachers"].items() if "role" not in facts}
+    yield "teachers", ", ".join(f"{facts.get('network')} {key[:12]}" for key, facts in named.items())
+    yield from roles(made["teachers"])
     yield "note", made["note"]
 
 
