@@ -3,10 +3,13 @@
 import hashlib
 from pathlib import Path
 
+from ddbench.methods.engines import experts
+
 import ddbench
 from ddbench import student
 
 CORE = Path(ddbench.__file__).parent
+ENGINES = Path(experts.__file__).parent
 STUDENT_FILES = (
     "augment/*.py",
     "losses.py",
@@ -20,18 +23,32 @@ STUDENT_FILES = (
 )
 STUDENT = {1: "f742721bce68fb02d4bbb9426751043fa5324881eb28213c56a9230983329b7f"}
 """By `ddbench.student.CODE_VERSION`: SHA-256 of the files above, whose change may change what a training gives."""
+EXPERT_FILES = (
+    "augment/crops.py",
+    "augment/dsa.py",
+    "networks/build.py",
+    "networks/convnet.py",
+    "networks/mobile.py",
+    "networks/parts.py",
+    "networks/resnet.py",
+    "networks/small.py",
+    "randomness.py",
+)
+EXPERT_ENGINES = ("expert_step.py", "experts.py", "flat.py")
+EXPERTS = {1: "040d50fec5f7227bfc8c12a1f3ef0e7f4a4a9a812aa95fa290b245434b503bf3"}
+"""By `experts.CODE_VERSION`: SHA-256 of the files above, whose change may change what an expert becomes."""
 
 
-def digest_of(patterns):
-    total = hashlib.sha256()
-    for path in sorted(path for pattern in patterns for path in CORE.glob(pattern)):
-        total.update(f"{path.relative_to(CORE).as_posix()}\n".encode())
+def digest_of(patterns, root=CORE, total=None):
+    total = total or hashlib.sha256()
+    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
+        total.update(f"{path.relative_to(root).as_posix()}\n".encode())
         total.update(path.read_bytes())
-    return total.hexdigest()
+    return total
 
 
 def test_the_code_version_of_students_stands_for_this_source():
-    found = digest_of(STUDENT_FILES)
+    found = digest_of(STUDENT_FILES).hexdigest()
     assert STUDENT.get(student.CODE_VERSION) == found, (
         "the source that trains students, teachers and reference teachers has changed. If it may change any number: "
         "raise ddbench.student.CODE_VERSION, so that cached teachers and sets are made again, and pin "
@@ -40,5 +57,15 @@ def test_the_code_version_of_students_stands_for_this_source():
     )
 
 
+def test_the_code_version_of_experts_stands_for_this_source():
+    found = digest_of(EXPERT_ENGINES, ENGINES, digest_of(EXPERT_FILES)).hexdigest()
+    assert EXPERTS.get(experts.CODE_VERSION) == found, (
+        "the source that trains experts has changed. If it may change any number: raise CODE_VERSION in "
+        f"methods/engines/experts.py, so that experts are trained again, and pin {{{experts.CODE_VERSION + 1}: {found!r}}} "
+        f"here. If it cannot (a comment, a name): update the pin to {{{experts.CODE_VERSION}: {found!r}}}"
+    )
+
+
 def test_every_pattern_names_files():
-    assert all(list(CORE.glob(pattern)) for pattern in STUDENT_FILES)
+    assert all(list(CORE.glob(pattern)) for pattern in (*STUDENT_FILES, *EXPERT_FILES))
+    assert all((ENGINES / name).exists() for name in EXPERT_ENGINES)
