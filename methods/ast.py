@@ -23,7 +23,7 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ddbench.method import Method
@@ -74,6 +74,12 @@ class ASTHyper(TrajectoryHyper):
     gradient_penalty: float = Field(2.0, ge=0, description="weight of the gradient penalty in the experts' training")
     iterations: int = Field(5_000, ge=1, description="outer iterations")
     gradient: Mode = Field("adjoint", description="how the gradient is computed; adjoint and unrolled are the same")
+
+    @model_validator(mode="after")
+    def _steps_between(self) -> "ASTHyper":
+        if self.match_middle and self.syn_steps < self.expert_epochs:
+            raise ValueError("match_middle needs syn_steps of at least expert_epochs")
+        return self
 
 
 def distill(task: Task, hyper: ASTHyper) -> SynSet:

@@ -18,7 +18,7 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory.m
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ddbench.errors import JobFailed
@@ -69,6 +69,14 @@ class DATMHyper(TrajectoryHyper):
         "adjoint", description="adjoint: the paper's; truncated: the released variant on TESLA's loop"
     )
 
+    @model_validator(mode="after")
+    def _open_window(self) -> "DATMHyper":
+        if (self.current_max_start_epoch is None) != (self.expansion_end_epoch is None):
+            raise ValueError("give both current_max_start_epoch and expansion_end_epoch, or neither")
+        if self.min_start_epoch >= window_end(self, 0):
+            raise ValueError("min_start_epoch must be below current_max_start_epoch and max_start_epoch")
+        return self
+
 
 def distill(task: Task, hyper: DATMHyper) -> SynSet:
     """Learn images, label logits and a step size on segments of a growing difficulty window."""
@@ -89,7 +97,7 @@ def distill(task: Task, hyper: DATMHyper) -> SynSet:
         images=learned.images,
         classes=classes_of(task),
         student_recipe=soft_student(student_of(task, learned.syn_lr, batch=128)),
-        **soft_targets(learned.labels),
+        targets=soft_targets(learned.labels),
     )
 
 
@@ -146,7 +154,7 @@ def rightly_classified(task: Task, hyper: DATMHyper, experts: Experts, finals: l
 
 def mean_right_logits(experts: Experts, finals: list[Tensor], images: Tensor, classes: Tensor) -> Tensor:
     """For each image the mean logits [n, K] of the experts that classify it rightly; each image has one at least."""
-    total, count = 0.0, torch.zeros(len(images), device=images.device)
+    total, count = torch.zeros((), device=images.device), torch.zeros(len(images), device=images.device)
     for vector in finals:
         logits = logits_of(experts, vector, images)
         right = (logits.argmax(1) == classes).float()

@@ -75,11 +75,12 @@ def distill(task: Task, hyper: TESLAHyper) -> SynSet:
         learned.iteration = iteration + 1
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
         task.checkpoint(learned.state)
-    student, more = student_of(task, learned.syn_lr), {}
+    student, targets = student_of(task, learned.syn_lr), None
     if hyper.soft_labels:
         logits = target_logits(task, hyper, experts, hyper.iterations - 1, learned.images)
-        student, more = soft_student(student), soft_targets(logits)
-    return task.synset(space=space, images=learned.images, classes=classes_of(task), student_recipe=student, **more)
+        student, targets = soft_student(student), soft_targets(logits)
+    classes = classes_of(task)
+    return task.synset(space=space, images=learned.images, classes=classes, student_recipe=student, targets=targets)
 
 
 def target_logits(task: Task, hyper: TESLAHyper, experts: Experts, iteration: int, images: Tensor) -> Tensor:

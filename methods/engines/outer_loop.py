@@ -3,7 +3,6 @@
 Every draw is keyed by synthesis seed and outer iteration. The released codes seed torch from the clock in each.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ddbench.augment import DSA, OPS
-from ddbench.errors import JobFailed
+from ddbench.errors import JobFailed, UsageError
 from ddbench.method import Hyper
 from ddbench.space import Space
 from ddbench.student_recipe import StudentRecipe
@@ -22,6 +21,7 @@ from ddbench.synset import Targets
 from ddbench.task import Task
 
 from .experts import ExpertRecipe, Experts
+from .flat import FlatNetwork, flatten
 from .matching import classes_of, descend
 from .selection import equal_shares, random_choice
 from .trajectory import Gradient, InnerStep, Segment, Synthetic
@@ -57,10 +57,30 @@ class TrajectoryHyper(Hyper):
 
 
 def open_experts(task: Task, hyper: TrajectoryHyper, recipe: ExpertRecipe, final: int | None = None) -> Experts:
-    """The experts of a run, trained as far as its outer loop reads them, and to epoch `final` if asked."""
+    """The experts of a run, trained as far as its outer loop reads them, and to epoch `final` if asked.
+
+    Raises:
+        UsageError: the network is not a function of its parameters alone, or the budget is not one of images per class.
+    """
+    equal_shares(task)
     experts = Experts(task, task.space(hyper.space), recipe, hyper.experts)
+    _require_no_draws(task, experts.network)
     experts.train(hyper.last_epoch(), final)
     return experts
+
+
+@torch.no_grad()
+def _require_no_draws(task: Task, network: FlatNetwork) -> None:
+    """UsageError where two forwards differ: the gradient would go back through another network than ran."""
+    data, vector = task.dataset, flatten(task.create_network("probe"))
+    images = torch.randn(2, data.channels, data.side, data.side, generator=task.rng("probe")).to(task.device)
+    with task.forked("probe"):
+        one, other = network(vector, images), network(vector, images)
+    if not torch.allclose(one, other, rtol=1e-3):
+        raise UsageError(
+            f"trajectory matching needs a network that draws nothing while it runs; {task.network} has dropout or "
+            "stochastic depth"
+        )
 
 
 def dsa_of(task: Task) -> DSA:
@@ -148,26 +168,25 @@ class Learned:
         """One outer step: SGD with momentum on images, step size and learned labels: v <- m v + g, p <- p - lr v.
 
         Raises:
-            JobFailed: the step size is no longer positive, or something is not finite; nothing has changed then, and
-                the last checkpoint stays.
+            JobFailed: the step size is no longer positive, or something is not finite; the last checkpoint stays.
         """
         slope = hyper.momentum * self.velocity.get("syn_lr", 0.0) + gradient.syn_lr
-        syn_lr = self.syn_lr - hyper.lr_lr * slope
-        self._require_sane(gradient, syn_lr)
+        self.syn_lr, self.velocity["syn_lr"] = self.syn_lr - hyper.lr_lr * slope, slope
         descend(self.images, self._velocity("images"), gradient.images, hyper.lr_img, hyper.momentum)
         if gradient.labels is not None:
             descend(self.labels, self._velocity("labels"), gradient.labels, lr_y, momentum_y)
-        self.syn_lr, self.velocity["syn_lr"] = syn_lr, slope
+        self._require_sane()
 
     def _velocity(self, name: str) -> Tensor:
         return self.velocity.setdefault(name, torch.zeros_like(getattr(self, name)))
 
-    def _require_sane(self, gradient: Gradient, syn_lr: float) -> None:
+    def _require_sane(self) -> None:
         where = f"at outer iteration {self.iteration}; the last good checkpoint is kept"
-        if not math.isfinite(syn_lr) or not bool(torch.isfinite(gradient.images).all()):
-            raise JobFailed(f"diverged: the gradient of the matching loss is not finite {where}")
-        if syn_lr <= 0:
-            raise JobFailed(f"the student's step size turned negative ({syn_lr:.2g}) {where}: lr_lr is too large")
+        learned = (self.images, self.labels, torch.tensor(self.syn_lr))
+        if not all(bool(torch.isfinite(value).all()) for value in learned):
+            raise JobFailed(f"diverged: images, labels or step size are not finite {where}")
+        if self.syn_lr <= 0:
+            raise JobFailed(f"the student's step size turned negative ({self.syn_lr:.2g}) {where}: lr_lr is too large")
 
 
 def _to(value: Any, device: torch.device) -> Any:
@@ -218,7 +237,6 @@ def soft_student(student: StudentRecipe, **changes: Any) -> StudentRecipe:
     return student.model_copy(update={"loss": {"name": "soft-ce"}, "labels": "targets", **changes})
 
 
-def soft_targets(logits: Tensor) -> dict[str, Targets]:
-    """The SynSet's `targets` field for logits [n, K]."""
-    labels = logits.detach().float().cpu().contiguous()
-    return {"targets": Targets("soft", {"form": "logits"}, {"labels": labels})}
+def soft_targets(logits: Tensor) -> Targets:
+    """The SynSet's `targets` for logits [n, K]."""
+    return Targets("soft", {"form": "logits"}, {"labels": logits.detach().float().cpu().contiguous()})

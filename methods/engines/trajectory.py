@@ -218,7 +218,7 @@ def step_backward(
     """For the gradient g of one inner step: g . direction, and its derivatives by vector, images and labels."""
     leaves = [value.detach().requires_grad_() for value in (vector, images, labels)]
     with torch.enable_grad():
-        loss = _step_loss(network, *leaves, scale)
+        loss = _step_loss(network, leaves[0], leaves[1], leaves[2], scale)
         (gradient,) = torch.autograd.grad(loss, leaves[0], create_graph=True)
         along = gradient @ direction
     return along.detach(), *torch.autograd.grad(along, leaves)
@@ -255,5 +255,5 @@ def _require_motion(segment: Segment) -> None:
 
 def _finite(loss: float) -> float:
     if not math.isfinite(loss):
-        raise JobFailed(f"diverged: the matching loss is {loss}; a smaller syn_lr, lr_lr or lr_img may help")
+        raise JobFailed(f"diverged: the matching loss is {loss}; a smaller lr_teacher, lr_lr or lr_img may help")
     return loss
