@@ -5,11 +5,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.func import functional_call
-
-from ddbench import networks
-from ddbench.augment import DSA
-from ddbench.errors import JobFailed, UsageError
 from ddbench.methods.engines.flat import FlatNetwork, flatten
 from ddbench.methods.engines.trajectory import (
     InnerStep,
@@ -19,6 +14,11 @@ from ddbench.methods.engines.trajectory import (
     _functional_backward,
     step_backward,
 )
+from torch.func import functional_call
+
+from ddbench import networks
+from ddbench.augment import DSA
+from ddbench.errors import JobFailed, UsageError
 
 CLASSES, SIDE = 4, 16
 
