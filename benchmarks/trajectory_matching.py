@@ -1,0 +1,148 @@
+"""One outer iteration of trajectory matching by mode: memory and time; and the angle of TESLA's gradient along a run.
+
+    python benchmarks/trajectory_matching.py cost [--threads 2] [--write]
+    python benchmarks/trajectory_matching.py angle FILE --dataset NAME [--experts 3] [--every 50]
+
+cost: ConvNet-D3 of width 128 at 32 px, DSA, hard labels. Every figure comes from a process of its own that runs one
+gradient to warm up where time is asked for, then `--repeats` more. "compiled" is the adjoint with both step functions
+compiled; its set-up is given apart.
+
+angle: cosine between the truncated and the exact gradient of the images, and the ratio of those by the step size, at
+iterations of a run with the hyper-parameters of a recipe, made again here for as many iterations as asked.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from ddbench.methods.engines.flat import FlatNetwork, flatten
+from ddbench.methods.engines.trajectory import InnerStep, Segment, Synthetic, TrajectoryEngine
+
+from ddbench.augment import DSA
+from ddbench.meter import Meter
+from ddbench.networks import create
+from ddbench.randomness import rng
+
+CLASSES, SIDE = 10, 32
+MEMORY = ((1, 50), (10, 30))  # IPC, N
+TIME = ((1, 10), (10, 4))
+MODES = ("unrolled", "adjoint", "truncated", "compiled")
+
+
+def problem(ipc: int, steps: int) -> tuple[FlatNetwork, Segment, Synthetic]:
+    """A problem of the shape of CIFAR-10 with everything at random."""
+    images, dsa = CLASSES * ipc, DSA()
+    network = create("convnet-d3", channels=3, side=SIDE, classes=CLASSES)
+    start = flatten(network)
+    target = start + 0.01 * torch.randn(len(start), generator=rng(0, "target"))
+    inner = [InnerStep(torch.arange(images), dsa.draw(images, SIDE, rng(0, "dsa", i))) for i in range(steps)]
+    labels = F.one_hot(torch.arange(CLASSES).repeat_interleave(ipc), CLASSES).float()
+    pixels = torch.randn(images, 3, SIDE, SIDE, generator=rng(0, "images"))
+    return FlatNetwork(network), Segment(start, {steps: target}, inner), Synthetic(pixels, labels, 0.01)
+
+
+def measure(mode: str, ipc: int, steps: int, repeats: int, threads: int) -> dict[str, object]:
+    """In a process of its own: seconds and CPU seconds of each gradient, peak bytes above the baseline, the loss."""
+    torch.set_num_threads(threads)
+    network, segment, synthetic = problem(ipc, steps)
+    compiled = mode == "compiled"
+    engine = TrajectoryEngine(network, DSA(), "adjoint" if compiled else mode, compiled=compiled)
+    F.cross_entropy(network(segment.start, synthetic.images[:2]), synthetic.labels[:2])  # libraries load
+    wall, cpu = [], []
+    with Meter(torch.device("cpu"), interval=0.002) as meter:
+        for _ in range(repeats + (repeats > 1)):
+            started, used = time.perf_counter(), time.process_time()
+            rollout = engine.roll(segment, synthetic)
+            gradient = rollout.gradient()
+            wall.append(time.perf_counter() - started)
+            cpu.append(time.process_time() - used)
+    kept = slice(1, None) if repeats > 1 else slice(None)
+    return {
+        "wall": wall[kept],
+        "cpu": cpu[kept],
+        "setup": wall[0] - statistics.median(wall[kept]),
+        "peak": meter.peak_memory,
+        "norm": float(gradient.images.norm()),
+    }
+
+
+def child(*words: object, threads: int) -> dict:
+    """Run `measure` in a fresh process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, __file__, "child", *map(str, words), str(threads)]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if found.returncode:
+        raise SystemExit(found.stderr)
+    print(*words, found.stdout.strip()[:160], file=sys.stderr)
+    return json.loads(found.stdout)
+
+
+def memory_table(threads: int) -> str:
+    lines = ["| IPC, N | unrolled, MB | adjoint, MB | adjoint / unrolled | truncated, MB |", "| --- | --- | --- | --- | --- |"]
+    for ipc, steps in MEMORY:
+        peak = {mode: child(mode, ipc, steps, 1, threads=threads)["peak"] / 1e6 for mode in MODES[:3]}
+        ratio = peak["adjoint"] / peak["unrolled"]
+        lines.append(
+            f"| {ipc}, {steps} | {peak['unrolled']:,.0f} | {peak['adjoint']:,.0f} | 1/{1 / ratio:.1f} "
+            f"| {peak['truncated']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def time_table(threads: int, repeats: int, rounds: int) -> str:
+    lines = [
+        "| images, N | unrolled, s | adjoint, s | / unrolled | truncated, s | / unrolled | compiled, s | / unrolled | set-up, s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for ipc, steps in TIME:
+        found: dict[str, list[dict]] = {mode: [] for mode in MODES}
+        for index in range(rounds):
+            for mode in MODES if index % 2 == 0 else MODES[::-1]:
+                found[mode].append(child(mode, ipc, steps, repeats, threads=threads))
+        took = {mode: statistics.median(t for run in runs for t in run["wall"]) for mode, runs in found.items()}
+        setup = statistics.median(run["setup"] for run in found["compiled"])
+        cells = [f"{CLASSES * ipc}, {steps}", f"{took['unrolled']:.2f}"]
+        for mode in MODES[1:]:
+            cells += [f"{took[mode]:.2f}", f"{took[mode] / took['unrolled']:.2f}"]
+        lines.append(f"| {' | '.join([*cells, f'{setup:.0f}'])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    cost = commands.add_parser("cost")
+    cost.add_argument("--threads", type=int, default=2)
+    cost.add_argument("--repeats", type=int, default=5)
+    cost.add_argument("--rounds", type=int, default=1)
+    cost.add_argument("--only", choices=("memory", "time"))
+    hidden = commands.add_parser("child")
+    hidden.add_argument("mode")
+    for name in ("ipc", "steps", "repeats", "threads"):
+        hidden.add_argument(name, type=int)
+    options = parser.parse_args()
+    if options.command == "child":
+        print(json.dumps(measure(options.mode, options.ipc, options.steps, options.repeats, options.threads)))
+        return
+    if options.only != "time":
+        print(memory_table(options.threads), end="\n\n")
+    if options.only != "memory":
+        print(time_table(options.threads, options.repeats, options.rounds), end="\n\n")
+    print(
+        f"Medians of {options.rounds} x {options.repeats} gradients, {options.threads} threads, torch {torch.__version__}, "
+        f"{platform.machine()}, {datetime.now(UTC):%Y-%m-%d}. Memory: peak resident memory of one gradient above the "
+        "process's own level before it (imports, data, network and libraries loaded)."
+    )
+
+
+if __name__ == "__main__":
+    main()
