@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F

@@ -16,7 +16,8 @@ Modes:
       dL/dalpha -= g_i . nu;   dL/dx_i = -alpha d/dx_i (g_i . nu);   likewise for p_i;   lambda -= alpha H_i nu
 
   where H_i nu = d/dtheta_i (g_i . nu): one scalar, g_i . nu, gives all of them by one backward pass through one step's
-  graph. Per step that is an unrolled step and one first-order gradient more; the graph of a single step is in memory.
+  graph. Per step that is an unrolled step and one first-order gradient more; the graph of a single step is in memory,
+  and not all of that: g_i is a sum over images, which go through a few at a time.
 - "truncated": TESLA's gradient (arXiv 2211.10586), the same recursion without the last term: every theta_i is taken as
   a constant. It is not the gradient of L: `benchmarks/trajectory.md` has the angle between the two. The factor 2 of
   the squared norm is kept; the released code loses it for images.
@@ -25,7 +26,7 @@ Derivation and check against finite differences: the tests.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -38,6 +39,7 @@ from ddbench.augment import DSA, Drawn
 from ddbench.errors import JobFailed
 
 from .flat import FlatNetwork
+from .matching import chunk_images
 
 Mode = Literal["adjoint", "unrolled", "truncated"]
 
@@ -143,7 +145,7 @@ class TrajectoryEngine:
                 images, labels = self._prepare(
                     synthetic, step, synthetic.images[step.index], synthetic.labels[step.index]
                 )
-            gradient = self._first(path[-1], images, labels, segment.scale)
+            gradient = self._first(path[-1], images, labels, segment.scale / len(images))
             velocity = segment.momentum * velocity + gradient if segment.momentum else gradient
             path.append(path[-1] - synthetic.syn_lr * velocity)
         loss = float(_loss(dict(enumerate(path)), segment))
@@ -164,7 +166,8 @@ class TrajectoryEngine:
             leaves = synthetic.images[step.index].requires_grad_(), synthetic.labels[step.index].requires_grad_()
             with torch.enable_grad():
                 prepared = self._prepare(synthetic, step, *leaves)
-            along, hessian, *mixed = self._second(path[-1], *(p.detach() for p in prepared), segment.scale, direction)
+            given = (*(value.detach() for value in prepared), segment.scale / len(step.index), direction)
+            along, hessian, *mixed = self._second(path[-1], *given)
             by_alpha -= along
             pulled = torch.autograd.grad(prepared, leaves, mixed)
             by_images.index_add_(0, step.index, pulled[0], alpha=-alpha)
@@ -181,7 +184,7 @@ class TrajectoryEngine:
         with torch.enable_grad():
             for i, step in enumerate(segment.steps):
                 prepared = self._prepare(synthetic, step, images[step.index], labels[step.index])
-                value = segment.scale * F.cross_entropy(self._network(path[i], prepared[0]), prepared[1])
+                value = _step_loss(self._network, path[i], *prepared, segment.scale / len(step.index))
                 (gradient,) = torch.autograd.grad(value, path[i], create_graph=True)
                 velocity = segment.momentum * velocity + gradient if segment.momentum else gradient
                 path[i + 1] = path[i] - alpha * velocity
@@ -200,37 +203,55 @@ class TrajectoryEngine:
         return images, labels.softmax(1) if synthetic.logits else labels
 
 
-def _step_loss(network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, scale: float) -> Tensor:
-    return scale * F.cross_entropy(network(vector, images), labels)
+def _step_loss(network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, factor: float) -> Tensor:
+    """`factor` times the sum of the cross-entropies of images [b, C, H, W] with probabilities [b, K]."""
+    return factor * F.cross_entropy(network(vector, images), labels, reduction="sum")
 
 
-def step_gradient(network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, scale: float) -> Tensor:
-    """G [P] of one inner step, without a graph: the gradient of s l(f(images; vector), labels) by `vector`."""
-    leaf = vector.detach().requires_grad_()
-    with torch.enable_grad():
-        loss = _step_loss(network, leaf, images, labels, scale)
-    return torch.autograd.grad(loss, leaf)[0]
+def step_gradient(network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, factor: float) -> Tensor:
+    """The gradient [P] of the inner loss by `vector`, without a graph, in parts whose activations fit the caches."""
+    total = torch.zeros_like(vector)
+    for part, own in _parts(images, labels):
+        leaf = vector.detach().requires_grad_()
+        with torch.enable_grad():
+            loss = _step_loss(network, leaf, part, own, factor)
+        total += torch.autograd.grad(loss, leaf)[0]
+    return total
 
 
 def step_backward(
-    network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, scale: float, direction: Tensor
+    network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, factor: float, direction: Tensor
 ) -> tuple[Tensor, ...]:
-    """For the gradient g of one inner step: g . direction, and its derivatives by vector, images and labels."""
-    leaves = [value.detach().requires_grad_() for value in (vector, images, labels)]
-    with torch.enable_grad():
-        loss = _step_loss(network, leaves[0], leaves[1], leaves[2], scale)
-        (gradient,) = torch.autograd.grad(loss, leaves[0], create_graph=True)
-        along = gradient @ direction
-    return along.detach(), *torch.autograd.grad(along, leaves)
+    """For the gradient g of the inner loss: g . direction, and its derivatives by vector, images and labels.
+
+    In the same parts: g is a sum over images, so all four are.
+    """
+    along, by_vector, mixed = vector.new_zeros(()), torch.zeros_like(vector), []
+    for part, own in _parts(images, labels):
+        leaves = [value.detach().requires_grad_() for value in (vector, part, own)]
+        with torch.enable_grad():
+            loss = _step_loss(network, *leaves, factor)
+            (gradient,) = torch.autograd.grad(loss, leaves[0], create_graph=True)
+            value = gradient @ direction
+        slope, *rest = torch.autograd.grad(value, leaves)
+        along += value.detach()
+        by_vector += slope
+        mixed.append(rest)
+    return along, by_vector, *(torch.cat(values) for values in zip(*mixed, strict=True))
+
+
+def _parts(images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    limit = chunk_images(images.device, images.shape[-1])
+    return zip(images.split(limit), labels.split(limit), strict=True)
 
 
 def _functional_backward(
-    network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, scale: float, direction: Tensor
+    network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, factor: float, direction: Tensor
 ) -> tuple[Tensor, ...]:
     """`step_backward` in the form that compiles; in eager mode it is a tenth slower."""
 
     def along(vector: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        return torch.func.grad(partial(_step_loss, network))(vector, images, labels, scale) @ direction
+        return torch.func.grad(partial(_step_loss, network))(vector, images, labels, factor) @ direction
 
     gradients, value = torch.func.grad_and_value(along, argnums=(0, 1, 2))(vector, images, labels)
     return value, *gradients
