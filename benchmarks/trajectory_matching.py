@@ -1,14 +1,15 @@
 """One outer iteration of trajectory matching by mode: memory and time; and the angle of TESLA's gradient along a run.
 
-    python benchmarks/trajectory_matching.py cost [--threads 2] [--write]
-    python benchmarks/trajectory_matching.py angle FILE --dataset NAME [--experts 3] [--every 50]
+    python benchmarks/trajectory_matching.py cost [--threads 2] [--only memory|time]
+    python benchmarks/trajectory_matching.py angle --dataset digits --ipc 1 [--every 20] [--set iterations=120]
 
-cost: ConvNet-D3 of width 128 at 32 px, DSA, hard labels. Every figure comes from a process of its own that runs one
-gradient to warm up where time is asked for, then `--repeats` more. "compiled" is the adjoint with both step functions
-compiled; its set-up is given apart.
+cost: ConvNet-D3 of width 128 at 32 px, DSA, hard labels. Every figure comes from a process of its own; for times it
+runs one gradient to warm up, then `--repeats` more. "compiled" is the adjoint with both step functions compiled; its
+set-up is given apart.
 
-angle: cosine between the truncated and the exact gradient of the images, and the ratio of those by the step size, at
-iterations of a run with the hyper-parameters of a recipe, made again here for as many iterations as asked.
+angle: cosine between the truncated and the exact gradient of the images, ratio of their norms, and ratio of the
+derivatives by the step size, at every so many iterations of a run of `mtt` with its recipe for the cell. The run
+follows the exact gradient.
 """
 
 import argparse
@@ -23,13 +24,28 @@ from datetime import UTC, datetime
 
 import torch
 import torch.nn.functional as F
+from ddbench.methods.engines.experts import ExpertRecipe
 from ddbench.methods.engines.flat import FlatNetwork, flatten
+from ddbench.methods.engines.outer_loop import (
+    Learned,
+    draw_start,
+    dsa_of,
+    one_hot,
+    open_experts,
+    real_images,
+    segment_of,
+)
 from ddbench.methods.engines.trajectory import InnerStep, Segment, Synthetic, TrajectoryEngine
 
 from ddbench.augment import DSA
+from ddbench.budget import Budget
+from ddbench.data import load_dataset
 from ddbench.meter import Meter
+from ddbench.method import find_method
 from ddbench.networks import create
 from ddbench.randomness import rng
+from ddbench.recipes import parse_overrides, resolve
+from ddbench.task import Task
 
 CLASSES, SIDE = 10, 32
 MEMORY = ((1, 50), (10, 30))  # IPC, N
@@ -86,7 +102,10 @@ def child(*words: object, threads: int) -> dict:
 
 
 def memory_table(threads: int) -> str:
-    lines = ["| IPC, N | unrolled, MB | adjoint, MB | adjoint / unrolled | truncated, MB |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| IPC, N | unrolled, MB | adjoint, MB | adjoint / unrolled | truncated, MB |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for ipc, steps in MEMORY:
         peak = {mode: child(mode, ipc, steps, 1, threads=threads)["peak"] / 1e6 for mode in MODES[:3]}
         ratio = peak["adjoint"] / peak["unrolled"]
@@ -116,6 +135,37 @@ def time_table(threads: int, repeats: int, rounds: int) -> str:
     return "\n".join(lines)
 
 
+def angle_table(dataset: str, ipc: int, every: int, changes: list[str]) -> str:
+    data = load_dataset(dataset)
+    method = find_method("mtt")
+    recipe = resolve(method, data, Budget(ipc=ipc), overrides=parse_overrides(method, changes))
+    task, hyper = Task(data, recipe.budget, recipe.network, 0, torch.device("cpu")), recipe.hyper
+    experts = open_experts(task, hyper, ExpertRecipe())
+    engines = {mode: TrajectoryEngine(experts.network, dsa_of(task), mode) for mode in ("adjoint", "truncated")}
+    learned = Learned(real_images(task, task.space(hyper.space)), one_hot(task), hyper.lr_teacher)
+    lines = [
+        f"{data.id}, IPC {ipc}, N = {hyper.syn_steps}, M = {hyper.expert_epochs}, {hyper.experts} experts:\n",
+        "| iteration | loss | syn_lr | cosine | norm, truncated / exact | by syn_lr, truncated / exact |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for iteration in range(hyper.iterations):
+        start = draw_start(task, 0, hyper.max_start_epoch, iteration)
+        segment = segment_of(task, hyper, experts, iteration, start)
+        rollout = engines["adjoint"].roll(segment, learned.synthetic())
+        exact = rollout.gradient()
+        if iteration % every == 0 or iteration == hyper.iterations - 1:
+            other = engines["truncated"].roll(segment, learned.synthetic()).gradient()
+            cosine = F.cosine_similarity(other.images.flatten(), exact.images.flatten(), dim=0)
+            lines.append(
+                f"| {iteration} | {rollout.loss:.3f} | {learned.syn_lr:.4f} | {float(cosine):.3f} "
+                f"| {float(other.images.norm() / exact.images.norm()):.2f} | {other.syn_lr / exact.syn_lr:.2f} |"
+            )
+            print(lines[-1], file=sys.stderr, flush=True)
+        learned.descend(exact, hyper)
+        learned.iteration = iteration + 1
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -124,6 +174,11 @@ def main() -> None:
     cost.add_argument("--repeats", type=int, default=5)
     cost.add_argument("--rounds", type=int, default=1)
     cost.add_argument("--only", choices=("memory", "time"))
+    angle = commands.add_parser("angle")
+    angle.add_argument("--dataset", default="digits")
+    angle.add_argument("--ipc", type=int, default=1)
+    angle.add_argument("--every", type=int, default=20)
+    angle.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     hidden = commands.add_parser("child")
     hidden.add_argument("mode")
     for name in ("ipc", "steps", "repeats", "threads"):
@@ -131,6 +186,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "child":
         print(json.dumps(measure(options.mode, options.ipc, options.steps, options.repeats, options.threads)))
+        return
+    if options.command == "angle":
+        print(angle_table(options.dataset, options.ipc, options.every, options.set))
         return
     if options.only != "time":
         print(memory_table(options.threads), end="\n\n")

@@ -38,8 +38,9 @@ class Plan:
         protocol: what everything is scored by.
         soft: methods that are also scored by `soft_protocol`, at `ipc`.
         soft_protocol: with the reference teacher's labels.
-        shipped_protocol: what sets with a student recipe are also scored by, each beside `baseline` trained by the
-            same recipe.
+        shipped: methods whose sets are also scored with the student recipe that they ship, each beside `baseline`
+            trained by the same recipe; two long trainings a seed.
+        shipped_protocol: by this protocol.
         shipped_ipc: at this IPC where the method has a set of it among the lines, else at `ipc`: such recipes are long.
         baseline: that method.
         seeds: evaluation seeds.
@@ -47,11 +48,12 @@ class Plan:
 
     dataset: str = "digits"
     ipc: int = 3
-    lines: tuple[str, ...] = ("random", "dm", "datadam")
+    lines: tuple[str, ...] = ("random", "dm", "mtt")
     line_ipcs: tuple[int, ...] = (1, 3, 10)
     protocol: str = "hard-v1"
     soft: tuple[str, ...] = ("random", "dm", "datadam")
     soft_protocol: str = "soft-v1"
+    shipped: tuple[str, ...] = ("dm", "mtt")
     shipped_protocol: str = "shipped-v1"
     shipped_ipc: int = 1
     baseline: str = "random"
@@ -139,7 +141,7 @@ def first_cells(plan: Plan, chosen: Chosen, setting: Setting) -> list[Cell]:
 def shipped_cells(plan: Plan, chosen: Chosen, setting: Setting) -> list[Cell]:
     """The sets that ship a student recipe, each with the baseline that borrows it; they have to be there by now."""
     cells = []
-    for name, shown in chosen.shown.items():
+    for name, shown in ((name, job) for name, job in chosen.shown.items() if name in plan.shipped):
         job = next((j for j in chosen.more if _is(j, name, plan.shipped_ipc)), shown)
         synset = finished(job)
         if synset is None or synset.student_recipe is None:

@@ -15,7 +15,7 @@
       to L with weight 1.
 4. X and alpha after the last iteration are the result.
 
-Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory.md`, and the records of
+Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory_matching.md`, and the records of
 `results/measured`.
 """
 

@@ -11,7 +11,7 @@
    d. SGD with momentum on X (lr_img, 0.5), alpha (lr_lr, 0.5) and the labels (lr_y, 0.9).
 4. X, labels and alpha after the last iteration are the result. There is no average of the images.
 
-Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory.md`, and the records of
+Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory_matching.md`, and the records of
 `results/measured`.
 """
 

@@ -5,7 +5,7 @@
 2. X, alpha and the iterations as in MTT; after each, E <- d E + (1 - d) X, with E = X at the start.
 3. E and alpha after the last iteration are the result: alpha is not averaged.
 
-Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory.md`, and the records of
+Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory_matching.md`, and the records of
 `results/measured`.
 """
 

@@ -12,7 +12,7 @@
    d. SGD with momentum 0.5 on X (lr_img) and on alpha (lr_lr). Neither is clamped; a negative alpha ends the run.
 4. X and alpha after the last iteration are the result.
 
-Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory.md`, and the records of
+Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory_matching.md`, and the records of
 `results/measured`.
 """
 

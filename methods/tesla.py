@@ -12,7 +12,7 @@
    d. SGD with momentum 0.5 on X (lr_img) and on alpha (lr_lr).
 3. X, alpha and, with soft_labels, the labels that the last iteration's target gives to the last images, are the result.
 
-Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory.md`, and the records of
+Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory_matching.md`, and the records of
 `results/measured`.
 """
 

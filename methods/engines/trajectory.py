@@ -19,7 +19,7 @@ Modes:
   graph. Per step that is an unrolled step and one first-order gradient more; the graph of a single step is in memory,
   and not all of that: g_i is a sum over images, which go through a few at a time.
 - "truncated": TESLA's gradient (arXiv 2211.10586), the same recursion without the last term: every theta_i is taken as
-  a constant. It is not the gradient of L: `benchmarks/trajectory.md` has the angle between the two. The factor 2 of
+  a constant. It is not the gradient of L: `benchmarks/trajectory_matching.md` has the angle between the two. The factor 2 of
   the squared norm is kept; the released code loses it for images.
 
 Derivation and check against finite differences: the tests.
@@ -184,7 +184,8 @@ class TrajectoryEngine:
         with torch.enable_grad():
             for i, step in enumerate(segment.steps):
                 prepared = self._prepare(synthetic, step, images[step.index], labels[step.index])
-                value = _step_loss(self._network, path[i], *prepared, segment.scale / len(step.index))
+                factor = segment.scale / len(step.index)
+                value = _step_loss(self._network, path[i], prepared[0], prepared[1], factor)
                 (gradient,) = torch.autograd.grad(value, path[i], create_graph=True)
                 velocity = segment.momentum * velocity + gradient if segment.momentum else gradient
                 path[i + 1] = path[i] - alpha * velocity
@@ -230,7 +231,7 @@ def step_backward(
     for part, own in _parts(images, labels):
         leaves = [value.detach().requires_grad_() for value in (vector, part, own)]
         with torch.enable_grad():
-            loss = _step_loss(network, *leaves, factor)
+            loss = _step_loss(network, leaves[0], leaves[1], leaves[2], factor)
             (gradient,) = torch.autograd.grad(loss, leaves[0], create_graph=True)
             value = gradient @ direction
         slope, *rest = torch.autograd.grad(value, leaves)
