@@ -315,7 +315,7 @@ def balance_by_hand(t, last):
 def test_ast_is_its_loop_written_out(on):
     """A perturbed start, in the denominator too; balanced loss; the epochs in between; momentum in the student."""
     switches = {name: name in on for name in ("weight_perturb", "balance_loss", "match_middle")}
-    sizes = {"syn_steps": 7, "expert_epochs": 3, "max_start_epoch": 4}
+    sizes = {"syn_steps": 8, "expert_epochs": 3, "max_start_epoch": 4}
     hyper = hyper_of("ast", **{**AST, **switches, **sizes, "lr_lr": 1e-7})
     states, synset = run("ast", hyper)
     images, labels = begun()
