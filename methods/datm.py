@@ -48,6 +48,8 @@ DIFFERENCES = (
     *FAMILY_DIFFERENCES,
     "the loss gate comes before the backward pass, which the released code computes and discards; nothing else changes",
     "an image is chosen once, where the released code's next expert may choose it again",
+    "a loss that is not finite ends the run, where the released code's gate would discard the iteration and go on",
+    "no labels from another architecture's experts",
 )
 
 
@@ -81,7 +83,8 @@ class DATMHyper(TrajectoryHyper):
 def distill(task: Task, hyper: DATMHyper) -> SynSet:
     """Learn images, label logits and a step size on segments of a growing difficulty window."""
     recipe = ExpertRecipe(rho=hyper.rho, gsam_alpha=hyper.gsam_alpha)
-    experts = open_experts(task, hyper, recipe, final=hyper.final_epoch)
+    labelling = [labelling_expert(task, hyper)] if hyper.init == "real" else None
+    experts = open_experts(task, hyper, recipe, hyper.final_epoch, labelling)
     engine = TrajectoryEngine(experts.network, dsa_of(task), hyper.gradient)
     learned = Learned.resume(task) or begin(task, hyper, experts)
     for iteration in task.loop(learned.iteration, hyper.iterations, "matching trajectories"):
@@ -111,15 +114,20 @@ def window_end(hyper: DATMHyper, iteration: int) -> int:
 
 def begin(task: Task, hyper: DATMHyper, experts: Experts) -> Learned:
     """X and its label logits before the first iteration."""
-    finals = [experts.at(expert, hyper.final_epoch) for expert in range(hyper.experts)]
     space, counts = task.space(hyper.space), equal_shares(task)
     if hyper.init == "real":
         images = task.read(space, torch.cat(random_choice(task, counts)))
-        one = int(torch.randint(hyper.experts, (), generator=task.rng("label-expert")))
-        return Learned(images.clone(), logits_of(experts, finals[one], images), hyper.lr_teacher, logits=True)
+        vector = experts.at(labelling_expert(task, hyper), hyper.final_epoch)
+        return Learned(images.clone(), logits_of(experts, vector, images), hyper.lr_teacher, logits=True)
+    finals = [experts.at(expert, hyper.final_epoch) for expert in range(hyper.experts)]
     images = task.read(space, rightly_classified(task, hyper, experts, finals))
     labels = mean_right_logits(experts, finals, images, classes_of(task).to(task.device))
     return Learned(images.clone(), labels, hyper.lr_teacher, logits=True)
+
+
+def labelling_expert(task: Task, hyper: DATMHyper) -> int:
+    """The expert that labels random real images: drawn by the synthesis seed."""
+    return int(torch.randint(hyper.experts, (), generator=task.rng("label-expert")))
 
 
 def rightly_classified(task: Task, hyper: DATMHyper, experts: Experts, finals: list[Tensor]) -> Tensor:

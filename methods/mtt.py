@@ -40,7 +40,6 @@ from .engines.trajectory import Mode, TrajectoryEngine
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,
-    "experts are trained only as far as they are read, max_start_epoch - 1 + expert_epochs",
     "no texture mode",
 )
 

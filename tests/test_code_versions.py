@@ -35,7 +35,7 @@ EXPERT_FILES = (
     "randomness.py",
 )
 EXPERT_ENGINES = ("expert_step.py", "experts.py", "flat.py")
-EXPERTS = {1: "040d50fec5f7227bfc8c12a1f3ef0e7f4a4a9a812aa95fa290b245434b503bf3"}
+EXPERTS = {1: "66a7403a86d663ee687699bb706984dace2e4ad8f30fc05be7e770f86ad14688"}
 """By `experts.CODE_VERSION`: SHA-256 of the files above, whose change may change what an expert becomes."""
 
 

@@ -243,6 +243,25 @@ def test_a_trajectory_in_pieces_has_the_same_bits(recipe, elsewhere):
             assert torch.equal(whole.at(expert, epoch), in_pieces.at(expert, epoch)), epoch
 
 
+def test_the_final_epoch_of_some_experts_only(trained):
+    made = some(PLAIN, count=3)
+    made.train(1, final=4, final_of=[1])
+    assert set(names(made)) == {entry(e, k) for e in range(3) for k in (0, 1)} | {entry(1, 4)}
+    assert len(trained) == 3 * 1 + 3
+
+
+def test_a_split_that_is_not_held_gives_the_same_experts(elsewhere):
+    held = some()
+    held.train(1)
+    wanted = held.at(0, 1)
+    elsewhere("read as needed")
+    task = a_task()
+    task._source = replace(task._source, train=replace(task._source.train, resident=False))
+    read = some(task=task)
+    read.train(1)
+    assert torch.equal(read.at(0, 1), wanted)
+
+
 def test_only_what_is_asked_for_is_made_and_kept(trained):
     made = some(HEAVY)
     made.train(1, final=5)

@@ -12,7 +12,7 @@ from ddbench.methods.engines.trajectory import (
     Synthetic,
     TrajectoryEngine,
     _functional_backward,
-    step_backward,
+    part_backward,
 )
 from torch.func import functional_call
 
@@ -180,8 +180,8 @@ def test_the_form_that_compiles_gives_the_same(network):
     segment, synthetic = case(network)
     step, flat = segment.steps[0], FlatNetwork(network)
     direction = torch.randn(flat.size, dtype=torch.float64)
-    inputs = (segment.start, synthetic.images[step.index], synthetic.labels[step.index], 0.7, direction)
-    for found, wanted in zip(_functional_backward(flat, *inputs), step_backward(flat, *inputs), strict=True):
+    inputs = (segment.start, synthetic.images[step.index], synthetic.labels[step.index], torch.tensor(0.7), direction)
+    for found, wanted in zip(_functional_backward(flat, *inputs), part_backward(flat, *inputs), strict=True):
         assert relative(found, wanted) < 1e-12
 
 

@@ -12,7 +12,7 @@ On CUDA several experts train at once, their vectors stacked; on a CPU one after
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -30,6 +30,7 @@ from ddbench.teachers import Teacher
 from .expert_step import Batch, kept_bytes, step
 from .expert_step import ExpertRecipe as ExpertRecipe
 from .flat import FlatNetwork, flatten
+from .matching import reader
 
 CODE_VERSION = 1  # raise when a change here or in what it calls changes the experts; a test pins the source
 
@@ -70,8 +71,10 @@ class Experts:
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
         self._room = max(2, CACHE_BYTES // (4 * self.network.size))
 
-    def train(self, upto: int, final: int | None = None) -> None:
+    def train(self, upto: int, final: int | None = None, final_of: Iterable[int] | None = None) -> None:
         """Make what is missing of epochs 0 to `upto` (inclusive) of every expert and, if asked, of epoch `final`.
+
+        `final_of` names the experts whose epoch `final` is asked for; None: all.
 
         Of the epochs between `upto` and `final` only the latest is kept, while they are made. A stopped run loses at
         most one epoch. Of two processes one trains, and the other then finds. The last snapshots that are asked for
@@ -83,9 +86,11 @@ class Experts:
         last = max(upto, final or 0)
         if min(upto, last if final is None else final) < 0:
             raise UsageError(f"experts: epochs are 0 or above, not up to {upto} with a final one of {final}")
-        for expert in range(self.count):
-            self._task.credit(f"expert {expert}", partial(self._teacher, expert, last), role="expert", epoch=last)
-        wanted = {*range(upto + 1), last}
+        finishing = set(range(self.count) if final_of is None else final_of)
+        wanted = [{*range(upto + 1), last if expert in finishing else upto} for expert in range(self.count)]
+        for expert, epochs in enumerate(wanted):
+            made = partial(self._teacher, expert, max(epochs))
+            self._task.credit(f"expert {expert}", made, role="expert", epoch=max(epochs))
         if self._work(wanted):
             with self._stage.locked():
                 while work := self._work(wanted):  # again if an entry to go on from turns out to be damaged
@@ -127,14 +132,14 @@ class Experts:
             state=self.network.unflatten(self.at(expert, epoch).cpu()),
         )
 
-    def _work(self, wanted: set[int]) -> list[tuple[range, list[int]]]:
+    def _work(self, wanted: Sequence[set[int]]) -> list[tuple[range, list[int]]]:
         """Which epochs are to be made, of which experts at once."""
         names = set(self._stage.entries())
         together: dict[range, list[int]] = {}
         for expert in range(self.count):
             stored = _stored(expert, names)
             start_at = {k for k in stored if self._rests(k) or velocity_entry(expert, k) in names}
-            for piece in pieces(stored, wanted, start_at):
+            for piece in pieces(stored, wanted[expert], start_at):
                 together.setdefault(piece, []).append(expert)
         return [
             (piece, experts[first : first + self._group])
@@ -146,11 +151,11 @@ class Experts:
         """Whether the velocity after `epoch` epochs is zero, or never used."""
         return self.recipe.momentum == 0 or epoch in (0, self.recipe.decay_epoch)
 
-    def _make(self, work: list[tuple[range, list[int]]], wanted: set[int]) -> Iterator[None]:
+    def _make(self, work: list[tuple[range, list[int]]], wanted: Sequence[set[int]]) -> Iterator[None]:
         """Train and seal; an item for every (expert, epoch)."""
         for epochs, experts in work:
             names = self._stage.entries()
-            keep = [wanted | _stored(expert, names) for expert in experts]
+            keep = [wanted[expert] | _stored(expert, names) for expert in experts]
             begun = self._begin(experts, epochs.start - 1)
             if begun is None:
                 continue
@@ -200,15 +205,16 @@ class Experts:
 
     def _epoch(self, experts: list[int], epoch: int, vectors: Tensor, velocity: Tensor) -> Tensor:
         """Run a 0-based epoch in place; gives the mean losses [G] of its steps."""
-        images, labels = self._task.tensors(self._space)
-        orders = [torch.randperm(len(images), generator=self._rng(e, "order", epoch)) for e in experts]
+        labels = self._task.dataset.labels.to(self._task.device)
+        read = reader(self._task, self._space)
+        orders = [torch.randperm(len(labels), generator=self._rng(e, "order", epoch)) for e in experts]
         steps = torch.stack(orders).to(self._task.device).split(self.recipe.batch, dim=1)
         if epoch == self.recipe.decay_epoch:
             velocity.zero_()
         total = vectors.new_zeros(len(experts))
         with forked(self._task.stage_seed, "expert", experts[0], "dropout", epoch):
             for number, places in enumerate(steps):
-                chosen = images[places]
+                chosen = read(places.flatten()).unflatten(0, places.shape)
                 batch = Batch(chosen, self._augmented(experts, (epoch, number), chosen), labels[places])
                 total += step(self.network, self.recipe, epoch, batch, vectors, velocity)
         return total / len(steps)

@@ -107,10 +107,11 @@ def make_pairs(task: Task, space: Space, batch: int) -> Pairs:
     """
     ops = OPS if task.dataset.flip else tuple(op for op in OPS if op != "flip")
     dsa = DSA(ops, align_corners=False, siamese=True, crop_rounding="round")
-    return Pairs(_reader(task, space), task.class_indices(), batch, dsa, task.rng)
+    return Pairs(reader(task, space), task.class_indices(), batch, dsa, task.rng)
 
 
-def _reader(task: Task, space: Space) -> Callable[[Tensor], Tensor]:
+def reader(task: Task, space: Space) -> Callable[[Tensor], Tensor]:
+    """Real images by their places: held on the device, or read as needed where the split is too large for that."""
     try:
         images, _ = task.tensors(space)
     except UsageError:  # too large to be held

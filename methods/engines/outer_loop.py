@@ -3,7 +3,7 @@
 Every draw is keyed by synthesis seed and outer iteration. The released codes seed torch from the clock in each.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,6 +32,9 @@ _AT_ONCE = 500  # images in a forward without a graph
 FAMILY_DIFFERENCES = (
     "the last iteration's set is the result; the papers report the best of many looks at the test set",
     "draws are keyed by seed and iteration; the released codes seed from the clock in every iteration",
+    "experts take turns in one random order a cycle; the released codes shuffle files of experts, then those in a file",
+    "experts are trained only as far as they are read",
+    "the outer loop makes the paper's number of iterations; the released loops run one more",
     "in the shipped student recipe the learning rate falls at half of the steps and momentum is kept; the released "
     "codes fall after epoch 501 of 1,001 and lose it",
 )
@@ -56,8 +59,14 @@ class TrajectoryHyper(Hyper):
         return self.max_start_epoch - 1 + self.expert_epochs
 
 
-def open_experts(task: Task, hyper: TrajectoryHyper, recipe: ExpertRecipe, final: int | None = None) -> Experts:
-    """The experts of a run, trained as far as its outer loop reads them, and to epoch `final` if asked.
+def open_experts(
+    task: Task,
+    hyper: TrajectoryHyper,
+    recipe: ExpertRecipe,
+    final: int | None = None,
+    final_of: Iterable[int] | None = None,
+) -> Experts:
+    """The experts of a run, trained as far as its outer loop reads them, and to epoch `final` if asked (or some of them).
 
     Raises:
         UsageError: the network is not a function of its parameters alone, or the budget is not one of images per class.
@@ -65,7 +74,7 @@ def open_experts(task: Task, hyper: TrajectoryHyper, recipe: ExpertRecipe, final
     equal_shares(task)
     experts = Experts(task, task.space(hyper.space), recipe, hyper.experts)
     _require_no_draws(task, experts.network)
-    experts.train(hyper.last_epoch(), final)
+    experts.train(hyper.last_epoch(), final, final_of)
     return experts
 
 

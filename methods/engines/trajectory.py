@@ -26,7 +26,7 @@ Derivation and check against finite differences: the tests.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -121,11 +121,11 @@ class TrajectoryEngine:
             compiled: compile the two step functions of the adjoint and truncated modes; repaid by long runs only.
         """
         self._network, self._dsa, self._mode = network, dsa, mode
-        self._first: Callable[..., Tensor] = partial(step_gradient, network)
-        self._second: Callable[..., tuple[Tensor, ...]] = partial(step_backward, network)
+        self._gradient: Callable[..., Tensor] = partial(part_gradient, network)
+        self._backward: Callable[..., tuple[Tensor, ...]] = partial(part_backward, network)
         if compiled:
-            self._first = torch.compile(torch.func.grad(partial(_step_loss, network)), dynamic=False)
-            self._second = torch.compile(partial(_functional_backward, network), dynamic=False)
+            self._gradient = torch.compile(torch.func.grad(partial(_part_loss, network)), dynamic=False)
+            self._backward = torch.compile(partial(_functional_backward, network), dynamic=False)
 
     def roll(self, segment: Segment, synthetic: Synthetic) -> Rollout:
         """Run the student over a segment.
@@ -145,7 +145,7 @@ class TrajectoryEngine:
                 images, labels = self._prepare(
                     synthetic, step, synthetic.images[step.index], synthetic.labels[step.index]
                 )
-            gradient = self._first(path[-1], images, labels, segment.scale / len(images))
+            gradient = self._step_gradient(path[-1], images, labels, _factor(segment, step))
             velocity = segment.momentum * velocity + gradient if segment.momentum else gradient
             path.append(path[-1] - synthetic.syn_lr * velocity)
         loss = float(_loss(dict(enumerate(path)), segment))
@@ -166,8 +166,8 @@ class TrajectoryEngine:
             leaves = synthetic.images[step.index].requires_grad_(), synthetic.labels[step.index].requires_grad_()
             with torch.enable_grad():
                 prepared = self._prepare(synthetic, step, *leaves)
-            given = (*(value.detach() for value in prepared), segment.scale / len(step.index), direction)
-            along, hessian, *mixed = self._second(path[-1], *given)
+            seen, own = (value.detach() for value in prepared)
+            along, hessian, *mixed = self._step_backward(path[-1], seen, own, _factor(segment, step), direction)
             by_alpha -= along
             pulled = torch.autograd.grad(prepared, leaves, mixed)
             by_images.index_add_(0, step.index, pulled[0], alpha=-alpha)
@@ -184,8 +184,7 @@ class TrajectoryEngine:
         with torch.enable_grad():
             for i, step in enumerate(segment.steps):
                 prepared = self._prepare(synthetic, step, images[step.index], labels[step.index])
-                factor = segment.scale / len(step.index)
-                value = _step_loss(self._network, path[i], prepared[0], prepared[1], factor)
+                value = _part_loss(self._network, path[i], prepared[0], prepared[1], _factor(segment, step))
                 (gradient,) = torch.autograd.grad(value, path[i], create_graph=True)
                 velocity = segment.momentum * velocity + gradient if segment.momentum else gradient
                 path[i + 1] = path[i] - alpha * velocity
@@ -203,56 +202,69 @@ class TrajectoryEngine:
             images = self._dsa.apply(images, step.drawn)
         return images, labels.softmax(1) if synthetic.logits else labels
 
+    def _step_gradient(self, vector: Tensor, images: Tensor, labels: Tensor, factor: Tensor) -> Tensor:
+        """g_i [P], a sum over images, a few at a time: what fits the caches of a CPU, or keeps a GPU busy."""
+        total = torch.zeros_like(vector)
+        for part in _parts(images, labels):
+            total += self._gradient(vector, *part, factor)
+        return total
 
-def _step_loss(network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, factor: float) -> Tensor:
+    def _step_backward(
+        self, vector: Tensor, images: Tensor, labels: Tensor, factor: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """g_i . nu and its derivatives by vector, images and labels, in the same parts."""
+        along, by_vector = vector.new_zeros(()), torch.zeros_like(vector)
+        mixed: list[tuple[Tensor, Tensor]] = []
+        for part in _parts(images, labels):
+            value, slope, by_images, by_labels = self._backward(vector, *part, factor, direction)
+            along += value
+            by_vector += slope
+            mixed.append((by_images, by_labels))
+        return along, by_vector, torch.cat([pair[0] for pair in mixed]), torch.cat([pair[1] for pair in mixed])
+
+
+def _factor(segment: Segment, step: InnerStep) -> Tensor:
+    """Of the sum of a step's cross-entropies, s / b; a tensor, so that compiled code serves every value."""
+    return segment.start.new_tensor(segment.scale / len(step.index))
+
+
+def _part_loss(network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, factor: Tensor) -> Tensor:
     """`factor` times the sum of the cross-entropies of images [b, C, H, W] with probabilities [b, K]."""
     return factor * F.cross_entropy(network(vector, images), labels, reduction="sum")
 
 
-def step_gradient(network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, factor: float) -> Tensor:
-    """The gradient [P] of the inner loss by `vector`, without a graph, in parts whose activations fit the caches."""
-    total = torch.zeros_like(vector)
-    for part, own in _parts(images, labels):
-        leaf = vector.detach().requires_grad_()
-        with torch.enable_grad():
-            loss = _step_loss(network, leaf, part, own, factor)
-        total += torch.autograd.grad(loss, leaf)[0]
-    return total
+def part_gradient(network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, factor: Tensor) -> Tensor:
+    """The gradient [P] of a part's loss by `vector`, without a graph."""
+    leaf = vector.detach().requires_grad_()
+    with torch.enable_grad():
+        loss = _part_loss(network, leaf, images, labels, factor)
+    return torch.autograd.grad(loss, leaf)[0]
 
 
-def step_backward(
-    network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, factor: float, direction: Tensor
+def part_backward(
+    network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, factor: Tensor, direction: Tensor
 ) -> tuple[Tensor, ...]:
-    """For the gradient g of the inner loss: g . direction, and its derivatives by vector, images and labels.
-
-    In the same parts: g is a sum over images, so all four are.
-    """
-    along, by_vector, mixed = vector.new_zeros(()), torch.zeros_like(vector), []
-    for part, own in _parts(images, labels):
-        leaves = [value.detach().requires_grad_() for value in (vector, part, own)]
-        with torch.enable_grad():
-            loss = _step_loss(network, leaves[0], leaves[1], leaves[2], factor)
-            (gradient,) = torch.autograd.grad(loss, leaves[0], create_graph=True)
-            value = gradient @ direction
-        slope, *rest = torch.autograd.grad(value, leaves)
-        along += value.detach()
-        by_vector += slope
-        mixed.append(rest)
-    return along, by_vector, *(torch.cat(values) for values in zip(*mixed, strict=True))
+    """For the gradient g of a part's loss: g . direction, and its derivatives by vector, images and labels."""
+    leaves = [value.detach().requires_grad_() for value in (vector, images, labels)]
+    with torch.enable_grad():
+        loss = _part_loss(network, leaves[0], leaves[1], leaves[2], factor)
+        (gradient,) = torch.autograd.grad(loss, leaves[0], create_graph=True)
+        along = gradient @ direction
+    return along.detach(), *torch.autograd.grad(along, leaves)
 
 
-def _parts(images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _parts(images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
     limit = chunk_images(images.device, images.shape[-1])
-    return zip(images.split(limit), labels.split(limit), strict=True)
+    return list(zip(images.split(limit), labels.split(limit), strict=True))
 
 
 def _functional_backward(
-    network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, factor: float, direction: Tensor
+    network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, factor: Tensor, direction: Tensor
 ) -> tuple[Tensor, ...]:
-    """`step_backward` in the form that compiles; in eager mode it is a tenth slower."""
+    """`part_backward` in the form that compiles; in eager mode it is a tenth slower."""
 
     def along(vector: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        return torch.func.grad(partial(_step_loss, network))(vector, images, labels, factor) @ direction
+        return torch.func.grad(partial(_part_loss, network))(vector, images, labels, factor) @ direction
 
     gradients, value = torch.func.grad_and_value(along, argnums=(0, 1, 2))(vector, images, labels)
     return value, *gradients
