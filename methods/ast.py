@@ -200,11 +200,12 @@ METHOD = Method(
     arxiv="2310.10541",
     differences=DIFFERENCES,
     toy={
-        "iterations": 10,
-        "syn_steps": 6,
+        "iterations": 5,
+        "syn_steps": 4,
         "expert_epochs": 2,
-        "max_start_epoch": 2,
-        "experts": 2,
-        "final_epoch": 4,
+        "max_start_epoch": 1,
+        "experts": 1,
+        "final_epoch": 2,
+        "gradient_penalty": 0.0,
     },
 )

@@ -179,11 +179,12 @@ METHOD = Method(
     arxiv="2310.05773",
     differences=DIFFERENCES,
     toy={
-        "iterations": 10,
-        "syn_steps": 5,
+        "iterations": 5,
+        "syn_steps": 4,
         "expert_epochs": 1,
-        "max_start_epoch": 2,
-        "experts": 2,
-        "final_epoch": 6,
+        "max_start_epoch": 1,
+        "experts": 1,
+        "init": "real",
+        "final_epoch": 1,
     },
 )

@@ -76,5 +76,5 @@ METHOD = Method(
     paper="Du et al. 2023",
     arxiv="2211.11004",
     differences=DIFFERENCES,
-    toy={"iterations": 10, "syn_steps": 5, "expert_epochs": 1, "max_start_epoch": 2, "experts": 2},
+    toy={"iterations": 5, "syn_steps": 4, "expert_epochs": 1, "max_start_epoch": 1, "experts": 1},
 )

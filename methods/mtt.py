@@ -76,5 +76,5 @@ METHOD = Method(
     paper="Cazenavette et al. 2022",
     arxiv="2203.11932",
     differences=DIFFERENCES,
-    toy={"iterations": 10, "syn_steps": 5, "expert_epochs": 1, "max_start_epoch": 2, "experts": 2},
+    toy={"iterations": 5, "syn_steps": 4, "expert_epochs": 1, "max_start_epoch": 1, "experts": 1},
 )

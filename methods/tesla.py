@@ -98,5 +98,5 @@ METHOD = Method(
     paper="Cui et al. 2023",
     arxiv="2211.10586",
     differences=DIFFERENCES,
-    toy={"iterations": 10, "syn_steps": 5, "expert_epochs": 1, "max_start_epoch": 2, "experts": 2},
+    toy={"iterations": 5, "syn_steps": 4, "expert_epochs": 1, "max_start_epoch": 1, "experts": 1},
 )
