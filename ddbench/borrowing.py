@@ -1,6 +1,6 @@
 """Borrowed baselines: `random` trained as another set's students are, so that a comparison measures the images alone."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,6 +12,20 @@ from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, Targets
 from ddbench.targets import targets_of
 from ddbench.teachers import require
+
+
+@dataclass(frozen=True)
+class Lender:
+    """Whose student recipe a baseline is trained by: that set's method, and the hash of its recipe (imported: its own)."""
+
+    method: str
+    recipe_hash: str
+
+
+def lender_of(synset: SynSet) -> Lender:
+    """The lender that a set is."""
+    made = synset.provenance
+    return Lender(made.method, made.recipe_hash or synset.hash)
 
 
 def borrow(baseline: SynSet, lender: SynSet, dataset: Dataset) -> SynSet:

@@ -147,6 +147,8 @@ def _row(group: str, entries: list[Entry], replaced: Collection[str | None]) -> 
     good = [(record, run) for record, run in entries if run.status == "ok"]
     row = _identity_columns(record) | {name: getattr(run, name) for name in SETTING}
     row |= {"group": group, "superseded": record.key_hash() in replaced}
+    if len({record.student_recipe_hash for record, _ in entries}) > 1:
+        row["student_recipe"] = None  # learned in part: every draw has its own
     row |= _status_columns(entries) | _set_columns(entries) | _teacher_columns(entries)
     row["samples"] = {(record.synthesis_seed, run.seed): run.top1 for record, run in good}
     if good:

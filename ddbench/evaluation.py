@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ddbench import networks, plugins
+from ddbench.borrowing import Lender
 from ddbench.canonical import digest
 from ddbench.data import Dataset
 from ddbench.environment import commit, versions
@@ -85,12 +86,12 @@ def evaluate_once(
     setting: Setting,
     network: str | None = None,
     label: str | None = None,
-    borrowed: str | None = None,
+    lender: Lender | None = None,
     progress: Progress | None = None,
 ) -> Record:
     """Train one student on a set and test it; the record holds this one run.
 
-    A student that diverges gives a failed run with its reason. See `base_record` for `label` and `borrowed`.
+    A student that diverges gives a failed run with its reason. See `base_record` for `label` and `lender`.
 
     Raises:
         NotScored: the protocol does not apply to this set.
@@ -100,7 +101,7 @@ def evaluate_once(
     device = setting.apply()
     recipe = student_recipe(synset, dataset, protocol, network)
     reference = _reference(protocol, dataset, device, progress)
-    record = base_record(synset, protocol, recipe, label=label, borrowed=borrowed)
+    record = base_record(synset, protocol, recipe, label=label, lender=lender)
     teachers = {reference.hash: (reference, True)} if reference else {}
     if recipe.labels == "targets":
         kind, _ = targets_of(synset)
@@ -209,7 +210,7 @@ def base_record(
     recipe: StudentRecipe,
     *,
     label: str | None = None,
-    borrowed: str | None = None,
+    lender: Lender | None = None,
 ) -> Record:
     """The record of a set under a protocol, without runs.
 
@@ -218,7 +219,7 @@ def base_record(
         protocol: the protocol.
         recipe: the resolved student recipe, whose network is the student network.
         label: name of an imported set's method.
-        borrowed: of a baseline that borrows a set's student recipe: who from.
+        lender: of a baseline that borrows a set's student recipe: who from.
     """
     made, own = synset.provenance, synset.student_recipe
     shipped = own.hash() if protocol.shipped and own else None
@@ -230,7 +231,7 @@ def base_record(
             protocol,
             recipe.network,
             student_recipe_hash=shipped,
-            borrowed=borrowed,
+            lender=lender,
         )
     plain = {"name": "imported", "method": label or made.method}
     return Record(
@@ -245,7 +246,8 @@ def base_record(
         recipe=plain,
         recipe_hash=digest(plain),
         imported=synset.hash,
-        borrowed=borrowed,
+        borrowed=lender.method if lender else None,
+        lender=lender.recipe_hash if lender else None,
     )
 
 
@@ -257,7 +259,7 @@ def planned_record(
     student_network: str,
     *,
     student_recipe_hash: str | None = None,
-    borrowed: str | None = None,
+    lender: Lender | None = None,
 ) -> Record:
     """The record of a cell of the grid, known before its set is: from a resolved recipe as plain data."""
     return Record(
@@ -273,7 +275,8 @@ def planned_record(
         recipe=plain,
         recipe_hash=recipe_hash,
         synthesis_seed=seed,
-        borrowed=borrowed,
+        borrowed=lender.method if lender else None,
+        lender=lender.recipe_hash if lender else None,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ddbench.borrowing import lender_of
 from ddbench.budget import Budget
 from ddbench.data import Dataset
 from ddbench.environment import commit, versions
@@ -347,11 +348,8 @@ def record_of(cell: Cell, synset: SynSet) -> Record:
     """The record of a cell whose set is known, without runs; NotScored if the protocol does not apply to the set."""
     protocol, dataset = find_protocol(cell.protocol), cell.data.load()
     recipe = student_recipe(synset, dataset, protocol, cell.network)
-    borrowed = None
-    if cell.lender is not None:
-        path = cell.lender_path()
-        borrowed = load(path).provenance.method if path else None
-    return base_record(synset, protocol, recipe, label=cell.label, borrowed=borrowed)
+    path = cell.lender_path() if cell.lender is not None else None
+    return base_record(synset, protocol, recipe, label=cell.label, lender=lender_of(load(path)) if path else None)
 
 
 def missing_seeds(cell: Cell, record: Record, store: RecordStore, retry_failed: bool = False) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ddbench.borrowing import borrow
+from ddbench.borrowing import Lender, borrow, lender_of
 from ddbench.canonical import canonical_json, digest
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import Dataset, load_dataset
@@ -232,18 +232,18 @@ class EvaluateJob:
     label: str | None = None
 
 
-def borrowed_set(synset: SynSet, lender: Path | None, dataset: Dataset) -> tuple[SynSet, str | None]:
-    """The set as it is trained on: with what it borrows from the lender's file, and the lender's method."""
+def borrowed_set(synset: SynSet, lender: Path | None, dataset: Dataset) -> tuple[SynSet, Lender | None]:
+    """The set as it is trained on: with what it borrows from the lender's file, and who that is."""
     if lender is None:
         return synset, None
     other = load(lender)
-    return borrow(synset, other, dataset), other.provenance.method
+    return borrow(synset, other, dataset), lender_of(other)
 
 
 def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:
     """Train and test the student of a job; see `ddbench.evaluation.evaluate_once` for what it raises."""
     dataset, show = job.data.load(), reporter or Reporter()
-    synset, borrowed = borrowed_set(load(job.synset), job.lender, dataset)
+    synset, lender = borrowed_set(load(job.synset), job.lender, dataset)
     label = f"{synset.provenance.method}, {job.protocol}, seed {job.seed}"
     return evaluate_once(
         synset,
@@ -253,6 +253,6 @@ def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:
         setting=job.setting,
         network=job.network,
         label=job.label,
-        borrowed=borrowed,
+        lender=lender,
         progress=lambda done, total: show.advance(label, done, total),
     )

@@ -154,6 +154,7 @@ class Record(Strict):
     synthesis_seed: Count | None = None
     imported: Hash | None = None
     borrowed: Name | None = None  # a baseline trained by another set's student recipe: that set's method
+    lender: Hash | None = None  # that set's recipe; its own hash if it was imported
     synsets: dict[Hash, SynSetFacts] = {}
     teachers: dict[Hash, TeacherFacts] = {}
     runs: list[Run] = []
@@ -207,7 +208,15 @@ class Record(Strict):
         return self.recipe_name.split("+")[0].endswith("-reduced")
 
     def group_key(self) -> dict[str, Any]:
-        """The identifying fields without the synthesis seed: records that share them are draws of one cell."""
+        """The identifying fields without the synthesis seed: records that share them are draws of one cell.
+
+        A student recipe may hold what was learned, a step size say, and then differs from draw to draw; what made it,
+        the set's own recipe or the lender's, does not.
+        """
+        made = self.imported is None and (self.borrowed is None or self.lender is not None)
+        who = {"imported": self.imported} if self.imported else {"recipe_hash": self.recipe_hash}
+        if self.lender:
+            who["lender"] = self.lender
         return {
             "protocol": self.protocol,
             "protocol_version": self.protocol_version,
@@ -215,14 +224,15 @@ class Record(Strict):
             "budget": self.budget,
             "student_network": self.student_network,
             "distill_network": self.distill_network,
-            "student_recipe_hash": self.student_recipe_hash,
+            "student_recipe_hash": None if made else self.student_recipe_hash,
             "method": self.method,
             "borrowed": self.borrowed,
-        } | ({"imported": self.imported} if self.imported else {"recipe_hash": self.recipe_hash})
+        } | who
 
     def key(self) -> dict[str, Any]:
         """The identifying fields: two records with equal keys are the same record."""
-        return self.group_key() | ({} if self.imported else {"synthesis_seed": self.synthesis_seed})
+        own = {"student_recipe_hash": self.student_recipe_hash}
+        return self.group_key() | own | ({} if self.imported else {"synthesis_seed": self.synthesis_seed})
 
     def key_hash(self) -> str:
         """SHA-256 of the key, 64 hex digits: what `supersedes` of another record names."""

@@ -283,3 +283,23 @@ def test_students_are_columns_of_their_own():
 def test_budgets_are_in_the_order_of_their_size():
     frame = cells([record("dm", ipc, [0.5]) for ipc in (None, 50, 1, 10)])
     assert [head[2] for head in pivot(frame).headers] == ["IPC 1", "IPC 10", "IPC 50", "all"]
+
+
+def test_draws_with_learned_step_sizes_are_one_cell_and_each_lender_has_its_own_baseline():
+    """Under shipped-v1 every set's student recipe has its own hash; what made it is what draws share."""
+    hashes = [digest(f"step size {seed}") for seed in (0, 1)]
+    recipes = {name: digest(name) for name in ("one", "other")}
+    made = [
+        record("mtt", values=[0.8 + seed / 10], synthesis=seed, student_recipe_hash=hashes[seed]) for seed in (0, 1)
+    ]
+    borrowing = [
+        record("random", values=[0.5], synthesis=seed, student_recipe_hash=hashes[seed], borrowed="mtt", lender=lender)
+        for seed in (0, 1)
+        for lender in recipes.values()
+    ]
+    frame = cells([*made, *borrowing])
+    assert len(frame) == 3
+    own = frame[frame["method"] == "mtt"].iloc[0]
+    assert own.draws == 2 and own.samples == {(0, 0): 0.8, (1, 0): pytest.approx(0.9)} and own.student_recipe is None
+    assert list(frame[frame["method"] == "random"]["draws"]) == [2, 2]
+    assert len({each.key_hash() for each in (*made, *borrowing)}) == 6
