@@ -23,15 +23,16 @@ HEAD = (
 
 
 def rows(results: Path, baseline: str) -> list[str]:
-    """A line per method and cell that the baseline has too."""
+    """A line per method and cell that the baseline has too, trained by the method's own student recipe where it borrows."""
     frame = cells(RecordStore(results))
     lines = []
     for where, group in frame.groupby(["dataset", "protocol", "student", "budget"], sort=True):
-        base = group[(group["method"] == baseline) & group["borrowed"].isna()]
-        if len(base) != 1:
-            continue
+        bases = group[group["method"] == baseline]
         for _, cell in group[(group["method"] != baseline) & group["borrowed"].isna()].iterrows():
-            lines.append(line(where, cell, base.iloc[0]["samples"]))
+            borrowing = bases[bases["borrowed"] == cell["method"]]
+            base = borrowing if len(borrowing) else bases[bases["borrowed"].isna()]
+            if len(base) == 1:
+                lines.append(line(where, cell, base.iloc[0]["samples"]))
     return lines
 
 
