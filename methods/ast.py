@@ -43,11 +43,12 @@ from .engines.outer_loop import (
     logits_of,
     one_hot,
     open_experts,
+    outer_iterations,
     real_images,
     student_of,
 )
 from .engines.selection import equal_shares
-from .engines.trajectory import Mode, Segment, TrajectoryEngine
+from .engines.trajectory import Segment, TrajectoryEngine
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES[:-1],
@@ -74,8 +75,6 @@ class ASTHyper(TrajectoryHyper):
     clusters: int = Field(10, ge=1, description="k-means clusters of a class")
     clipping_epochs: int = Field(10, ge=0, description="epochs with a scaled cross-entropy in the experts' training")
     gradient_penalty: float = Field(2.0, ge=0, description="weight of the gradient penalty in the experts' training")
-    iterations: int = Field(5_000, ge=1, description="outer iterations")
-    gradient: Mode = Field("adjoint", description="how the gradient is computed; adjoint and unrolled are the same")
 
     @model_validator(mode="after")
     def _steps_between(self) -> "ASTHyper":
@@ -95,12 +94,10 @@ def distill(task: Task, hyper: ASTHyper) -> SynSet:
     if learned is None:
         images = representative_images(task, hyper, experts) if representative else real_images(task, space)
         learned = Learned(images, one_hot(task), hyper.lr_teacher)
-    for iteration in task.loop(learned.iteration, hyper.iterations, "matching trajectories"):
+    for iteration in outer_iterations(task, hyper, learned):
         rollout = engine.roll(segment_at(task, hyper, experts, iteration), learned.synthetic())
         learned.descend(rollout.gradient(), hyper)
-        learned.iteration = iteration + 1
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-        task.checkpoint(learned.state)
     student = student_of(
         task,
         learned.syn_lr,

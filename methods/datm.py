@@ -36,6 +36,7 @@ from .engines.outer_loop import (
     dsa_of,
     logits_of,
     open_experts,
+    outer_iterations,
     segment_of,
     soft_student,
     soft_targets,
@@ -87,14 +88,12 @@ def distill(task: Task, hyper: DATMHyper) -> SynSet:
     experts = open_experts(task, hyper, recipe, hyper.final_epoch, labelling)
     engine = TrajectoryEngine(experts.network, dsa_of(task), hyper.gradient)
     learned = Learned.resume(task) or begin(task, hyper, experts)
-    for iteration in task.loop(learned.iteration, hyper.iterations, "matching trajectories"):
+    for iteration in outer_iterations(task, hyper, learned):
         start = draw_start(task, hyper.min_start_epoch, window_end(hyper, iteration), iteration)
         rollout = engine.roll(segment_of(task, hyper, experts, iteration, start), learned.synthetic())
         if rollout.loss <= hyper.threshold:
             learned.descend(rollout.gradient(), hyper, hyper.lr_y, hyper.momentum_y)
-        learned.iteration = iteration + 1
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-        task.checkpoint(learned.state)
     return task.synset(
         space=task.space(hyper.space),
         images=learned.images,

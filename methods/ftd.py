@@ -25,11 +25,12 @@ from .engines.outer_loop import (
     dsa_of,
     one_hot,
     open_experts,
+    outer_iterations,
     real_images,
     segment_of,
     student_of,
 )
-from .engines.trajectory import Mode, TrajectoryEngine
+from .engines.trajectory import TrajectoryEngine
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,
@@ -45,8 +46,6 @@ class FTDHyper(TrajectoryHyper):
     gsam_alpha: float = Field(ge=0, description="GSAM's weight of the perpendicular part in the experts' steps, a")
     ema_decay: float = Field(ge=0, lt=1, description="decay of the average of the images, d")
     rho: float = Field(0.01, ge=0, description="GSAM's adaptive radius")
-    iterations: int = Field(5_000, ge=1, description="outer iterations")
-    gradient: Mode = Field("adjoint", description="how the gradient is computed; adjoint and unrolled are the same")
 
 
 def distill(task: Task, hyper: FTDHyper) -> SynSet:
@@ -56,14 +55,12 @@ def distill(task: Task, hyper: FTDHyper) -> SynSet:
     space = task.space(hyper.space)
     learned = Learned.resume(task) or Learned(real_images(task, space), one_hot(task), hyper.lr_teacher)
     average = learned.extra.setdefault("average", learned.images.clone())
-    for iteration in task.loop(learned.iteration, hyper.iterations, "matching trajectories"):
+    for iteration in outer_iterations(task, hyper, learned):
         start = draw_start(task, 0, hyper.max_start_epoch, iteration)
         rollout = engine.roll(segment_of(task, hyper, experts, iteration, start), learned.synthetic())
         learned.descend(rollout.gradient(), hyper)
         average.mul_(hyper.ema_decay).add_(learned.images, alpha=1 - hyper.ema_decay)
-        learned.iteration = iteration + 1
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-        task.checkpoint(learned.state)
     student = student_of(task, learned.syn_lr)
     return task.synset(space=space, images=average, classes=classes_of(task), student_recipe=student)
 

@@ -16,8 +16,6 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory_m
 `results/measured`.
 """
 
-from pydantic import Field
-
 from ddbench.method import Method
 from ddbench.synset import SynSet
 from ddbench.task import Task
@@ -32,11 +30,12 @@ from .engines.outer_loop import (
     dsa_of,
     one_hot,
     open_experts,
+    outer_iterations,
     real_images,
     segment_of,
     student_of,
 )
-from .engines.trajectory import Mode, TrajectoryEngine
+from .engines.trajectory import TrajectoryEngine
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,
@@ -47,9 +46,6 @@ DIFFERENCES = (
 class MTTHyper(TrajectoryHyper):
     """Hyper-parameters of `mtt`."""
 
-    iterations: int = Field(5_000, ge=1, description="outer iterations")
-    gradient: Mode = Field("adjoint", description="how the gradient is computed; adjoint and unrolled are the same")
-
 
 def distill(task: Task, hyper: MTTHyper) -> SynSet:
     """Learn images and a step size with which a student follows the experts."""
@@ -57,13 +53,11 @@ def distill(task: Task, hyper: MTTHyper) -> SynSet:
     engine = TrajectoryEngine(experts.network, dsa_of(task), hyper.gradient)
     space = task.space(hyper.space)
     learned = Learned.resume(task) or Learned(real_images(task, space), one_hot(task), hyper.lr_teacher)
-    for iteration in task.loop(learned.iteration, hyper.iterations, "matching trajectories"):
+    for iteration in outer_iterations(task, hyper, learned):
         start = draw_start(task, 0, hyper.max_start_epoch, iteration)
         rollout = engine.roll(segment_of(task, hyper, experts, iteration, start), learned.synthetic())
         learned.descend(rollout.gradient(), hyper)
-        learned.iteration = iteration + 1
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-        task.checkpoint(learned.state)
     student = student_of(task, learned.syn_lr)
     return task.synset(space=space, images=learned.images, classes=classes_of(task), student_recipe=student)
 

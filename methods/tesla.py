@@ -35,6 +35,7 @@ from .engines.outer_loop import (
     logits_of,
     one_hot,
     open_experts,
+    outer_iterations,
     real_images,
     segment_of,
     soft_student,
@@ -66,15 +67,13 @@ def distill(task: Task, hyper: TESLAHyper) -> SynSet:
     engine = TrajectoryEngine(experts.network, dsa_of(task), hyper.gradient)
     space = task.space(hyper.space)
     learned = Learned.resume(task) or Learned(real_images(task, space), one_hot(task), hyper.lr_teacher)
-    for iteration in task.loop(learned.iteration, hyper.iterations, "matching trajectories"):
+    for iteration in outer_iterations(task, hyper, learned):
         start = draw_start(task, 0, hyper.max_start_epoch, iteration)
         if hyper.soft_labels:
             learned.labels = target_logits(task, hyper, experts, iteration, learned.images).softmax(1)
         rollout = engine.roll(segment_of(task, hyper, experts, iteration, start), learned.synthetic())
         learned.descend(rollout.gradient(), hyper)
-        learned.iteration = iteration + 1
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-        task.checkpoint(learned.state)
     student, targets = student_of(task, learned.syn_lr), None
     if hyper.soft_labels:
         logits = target_logits(task, hyper, experts, hyper.iterations - 1, learned.images)

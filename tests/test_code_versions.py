@@ -35,7 +35,7 @@ EXPERT_FILES = (
     "randomness.py",
 )
 EXPERT_ENGINES = ("expert_step.py", "experts.py", "flat.py")
-EXPERTS = {1: "66a7403a86d663ee687699bb706984dace2e4ad8f30fc05be7e770f86ad14688"}
+EXPERTS = {1: "8131ffd5038838b637038ffebe341e5146fd9fbb7f5869a2d173ec25b23484cd"}
 """By `experts.CODE_VERSION`: SHA-256 of the files above, whose change may change what an expert becomes."""
 
 

@@ -13,7 +13,6 @@ from ddbench.methods.engines.expert_step import Batch, gradient_penalty, gradien
 from ddbench.methods.engines.experts import ExpertRecipe, Experts, entry, pieces
 from ddbench.methods.engines.flat import FlatNetwork, flatten
 from pydantic import ValidationError
-from torch import nn
 
 from ddbench import estimate, jobs, networks, plugins, stages
 from ddbench.augment import DSA, OPS
@@ -468,8 +467,11 @@ def test_how_many_train_at_once_follows_from_memory(monkeypatch):
     for free, group in ((0, 1), (3.5 * needed, 3), (1e15, experts.GROUP)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (int(free), 0))
         assert made._fitting() == group
-    assert not experts._draws(network) and experts._draws(nn.Sequential(nn.Dropout(0.1)))
-    assert experts._draws(networks.create("mobilenetv2-in", channels=3, side=32, classes=2))
+
+
+def test_a_network_that_draws_while_it_runs_is_refused_before_any_training():
+    with pytest.raises(UsageError, match="draws nothing"):
+        some(task=a_task(network="mobilenetv2-in"))
 
 
 class Few(Hyper):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ddbench import networks
-from ddbench.augment import DSA, OPS
+from ddbench.augment import DSA
 from ddbench.canonical import digest
 from ddbench.errors import JobFailed, UsageError
 from ddbench.randomness import Key, forked, rng
@@ -30,7 +30,7 @@ from ddbench.teachers import Teacher
 from .expert_step import Batch, kept_bytes, step
 from .expert_step import ExpertRecipe as ExpertRecipe
 from .flat import FlatNetwork, flatten
-from .matching import reader
+from .matching import dsa_ops, reader
 
 CODE_VERSION = 1  # raise when a change here or in what it calls changes the experts; a test pins the source
 
@@ -55,7 +55,7 @@ class Experts:
             group: how many train at once; None: one on a CPU, several on CUDA. What is drawn does not depend on it.
 
         Raises:
-            UsageError: the network is more than a function of its parameters (batch normalisation).
+            UsageError: the network is more than a function of its parameters (batch normalisation, dropout).
         """
         if count < 1:
             raise UsageError(f"experts: count must be at least 1, not {count}")
@@ -63,11 +63,11 @@ class Experts:
         self._task, self._space = task, space
         network = self._create(0)
         self.network = FlatNetwork(network)
-        self._group = group or (1 if task.device.type == "cpu" or _draws(network) else self._fitting())
-        ops = OPS if task.dataset.flip else tuple(op for op in OPS if op != "flip")
-        self._dsa = DSA(ops, align_corners=True, crop_rounding="floor")
+        self._require_no_draws(flatten(network))
+        self._group = group or (1 if task.device.type == "cpu" else self._fitting())
+        self._dsa = dsa_of(task)
         how = {"recipe": recipe.model_dump(mode="json"), "network": task.network, "space": space.to_json()}
-        self._stage = task.open_stage("experts", {**how, "dsa": list(ops), "code": CODE_VERSION})
+        self._stage = task.open_stage("experts", {**how, "dsa": list(self._dsa.ops), "code": CODE_VERSION})
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
         self._room = max(2, CACHE_BYTES // (4 * self.network.size))
 
@@ -212,17 +212,29 @@ class Experts:
         if epoch == self.recipe.decay_epoch:
             velocity.zero_()
         total = vectors.new_zeros(len(experts))
-        with forked(self._task.stage_seed, "expert", experts[0], "dropout", epoch):
-            for number, places in enumerate(steps):
-                chosen = read(places.flatten()).unflatten(0, places.shape)
-                batch = Batch(chosen, self._augmented(experts, (epoch, number), chosen), labels[places])
-                total += step(self.network, self.recipe, epoch, batch, vectors, velocity)
+        for number, places in enumerate(steps):
+            chosen = read(places.flatten()).unflatten(0, places.shape)
+            batch = Batch(chosen, self._augmented(experts, (epoch, number), chosen), labels[places])
+            total += step(self.network, self.recipe, epoch, batch, vectors, velocity)
         return total / len(steps)
 
     def _augmented(self, experts: list[int], when: tuple[int, int], images: Tensor) -> Tensor:
         """Images [G, b, C, H, W], each expert's by its own draw of this (epoch, step)."""
         own = zip(experts, images, strict=True)
         return torch.stack([self._dsa(part, self._rng(expert, "dsa", *when)) for expert, part in own])
+
+    @torch.no_grad()
+    def _require_no_draws(self, vector: Tensor) -> None:
+        """UsageError where two forwards differ: going back through a step would meet another network than ran."""
+        data, seed = self._task.dataset, self._task.stage_seed
+        images = torch.randn(2, data.channels, data.side, data.side, generator=rng(seed, "expert", "probe"))
+        with forked(seed, "expert", "probe"):
+            one, other = self.network(vector, images), self.network(vector, images)
+        if not torch.allclose(one, other, rtol=1e-3):
+            raise UsageError(
+                f"trajectory matching needs a network that draws nothing while it runs; {self._task.network} has "
+                "dropout or stochastic depth"
+            )
 
     def _fitting(self) -> int:
         """How many experts' steps fit on the CUDA device side by side, at most `GROUP`."""
@@ -239,6 +251,11 @@ class Experts:
 
     def _rng(self, expert: int, *key: Key) -> torch.Generator:
         return rng(self._task.stage_seed, "expert", expert, *key)
+
+
+def dsa_of(task: Task) -> DSA:
+    """The family's DSA: one operation a call, parameters per image, align_corners; no flip where it changes classes."""
+    return DSA(dsa_ops(task), align_corners=True, crop_rounding="floor")
 
 
 def pieces(stored: Iterable[int], wanted: Iterable[int], start_at: Iterable[int]) -> list[range]:
@@ -274,8 +291,3 @@ def _stored(expert: int, names: Iterable[str]) -> set[int]:
     """Epochs of an expert's snapshots among the names of entries."""
     head = f"{expert:03d}-"
     return {int(name.removeprefix(head)) for name in names if name.startswith(head) and name.count("-") == 1}
-
-
-def _draws(network: nn.Module) -> bool:
-    """Whether a network draws while it runs: dropout, stochastic depth."""
-    return any("Drop" in type(part).__name__ or "Stochastic" in type(part).__name__ for part in network.modules())

@@ -100,13 +100,17 @@ class Pairs:
         return self.augmentation.apply(images, self.augmentation.draw(len(images), images.shape[-1], generator))
 
 
+def dsa_ops(task: Task) -> tuple[str, ...]:
+    """DSA's operations, without flips where a flip changes the class."""
+    return OPS if task.dataset.flip else tuple(op for op in OPS if op != "flip")
+
+
 def make_pairs(task: Task, space: Space, batch: int) -> Pairs:
     """Pairs of a task under the DC family's DSA, without flips where a flip changes the class.
 
     The real images are held on the device; a split too large for that is read as needed.
     """
-    ops = OPS if task.dataset.flip else tuple(op for op in OPS if op != "flip")
-    dsa = DSA(ops, align_corners=False, siamese=True, crop_rounding="round")
+    dsa = DSA(dsa_ops(task), align_corners=False, siamese=True, crop_rounding="round")
     return Pairs(reader(task, space), task.class_indices(), batch, dsa, task.rng)
 
 

@@ -3,7 +3,7 @@
 Every draw is keyed by synthesis seed and outer iteration. The released codes seed torch from the clock in each.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ddbench.augment import DSA, OPS
-from ddbench.errors import JobFailed, UsageError
+from ddbench.errors import JobFailed
 from ddbench.method import Hyper
 from ddbench.space import Space
 from ddbench.student_recipe import StudentRecipe
@@ -21,10 +21,10 @@ from ddbench.synset import Targets
 from ddbench.task import Task
 
 from .experts import ExpertRecipe, Experts
-from .flat import FlatNetwork, flatten
+from .experts import dsa_of as dsa_of
 from .matching import classes_of, descend
 from .selection import equal_shares, random_choice
-from .trajectory import Gradient, InnerStep, Segment, Synthetic
+from .trajectory import Gradient, InnerStep, Mode, Segment, Synthetic
 
 SpaceName = Literal["normalised", "zca"]
 _AT_ONCE = 500  # images in a forward without a graph
@@ -53,6 +53,8 @@ class TrajectoryHyper(Hyper):
     space: SpaceName = Field(description="space of images and experts; zca is the papers' --zca")
     experts: int = Field(100, ge=1, description="expert trajectories")
     momentum: float = Field(0.5, ge=0, lt=1, description="of the SGD on images and step size")
+    iterations: int = Field(5_000, ge=1, description="outer iterations")
+    gradient: Mode = Field("adjoint", description="how the gradient is computed; adjoint and unrolled are the same")
 
     def last_epoch(self) -> int:
         """The last epoch of an expert that is read while matching."""
@@ -73,29 +75,8 @@ def open_experts(
     """
     equal_shares(task)
     experts = Experts(task, task.space(hyper.space), recipe, hyper.experts)
-    _require_no_draws(task, experts.network)
     experts.train(hyper.last_epoch(), final, final_of)
     return experts
-
-
-@torch.no_grad()
-def _require_no_draws(task: Task, network: FlatNetwork) -> None:
-    """UsageError where two forwards differ: the gradient would go back through another network than ran."""
-    data, vector = task.dataset, flatten(task.create_network("probe"))
-    images = torch.randn(2, data.channels, data.side, data.side, generator=task.rng("probe")).to(task.device)
-    with task.forked("probe"):
-        one, other = network(vector, images), network(vector, images)
-    if not torch.allclose(one, other, rtol=1e-3):
-        raise UsageError(
-            f"trajectory matching needs a network that draws nothing while it runs; {task.network} has dropout or "
-            "stochastic depth"
-        )
-
-
-def dsa_of(task: Task) -> DSA:
-    """The family's DSA: one operation a call, parameters per image, align_corners; no flip where it changes classes."""
-    ops = OPS if task.dataset.flip else tuple(op for op in OPS if op != "flip")
-    return DSA(ops, align_corners=True, crop_rounding="floor")
 
 
 def draw_expert(task: Task, count: int, iteration: int) -> int:
@@ -202,6 +183,14 @@ def _to(value: Any, device: torch.device) -> Any:
     if isinstance(value, Mapping):
         return {name: _to(item, device) for name, item in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value
+
+
+def outer_iterations(task: Task, hyper: TrajectoryHyper, learned: Learned) -> Iterator[int]:
+    """The iterations still to be made, each counted and offered as a checkpoint once it is done."""
+    for iteration in task.loop(learned.iteration, hyper.iterations, "matching trajectories"):
+        yield iteration
+        learned.iteration = iteration + 1
+        task.checkpoint(learned.state)
 
 
 def segment_of(
