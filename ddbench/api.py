@@ -64,7 +64,7 @@ def distill(
         reporter: shown the progress.
 
     Raises:
-        UsageError: bad input. JobFailed: the method diverged.
+        UsageError: bad input. JobFailed: the method diverged. NotDefined: its definition excludes the cell.
     """
     if out is not None:
         check_writable(Path(out))

@@ -1,17 +1,23 @@
 """Borrowed baselines: `random` trained as another set's students are, so that a comparison measures the images alone."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from ddbench.data import Dataset
 from ddbench.errors import UsageError
 from ddbench.space import transform_for
-from ddbench.student import predict
+from ddbench.stages import Stage
+from ddbench.student import CODE_VERSION, predict
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, Targets
 from ddbench.targets import targets_of
+from ddbench.targets.replay import record_replay
 from ddbench.teachers import require
+from ddbench.views import expand
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -28,36 +34,54 @@ def lender_of(synset: SynSet) -> Lender:
     return Lender(made.method, made.recipe_hash or synset.hash)
 
 
-def borrow(baseline: SynSet, lender: SynSet, dataset: Dataset) -> SynSet:
+def borrow(baseline: SynSet, lender: SynSet, dataset: Dataset, device: torch.device = CPU) -> SynSet:
     """The baseline with the lender's student recipe and, where it can have them, the lender's labels.
 
-    Teachers that label online are copied. Stored labels that named teachers made (provenance says which) are made
-    again by the same teachers for the baseline's own images. Learned labels have no counterpart for other images, and
-    labels that begin as outputs of experts count as learned: the student then learns the classes by cross-entropy, all
-    else equal.
+    Teachers that label online are copied. Stored labels that named teachers made (a replay says which, else provenance
+    does) are made again by the same teachers for the baseline's own images. Learned labels have no counterpart for other
+    images, and labels that begin as outputs of experts count as learned: the student then learns the classes by
+    cross-entropy, all else equal. Views stay with the lender: they were made for its images.
+
+    A baseline of indices in a pixel or normalised space moves into the lender's, if that is another such space.
+
+    Args:
+        baseline: the set that borrows.
+        lender: the set that ships a student recipe.
+        dataset: that both are of.
+        device: where teachers label.
 
     Raises:
-        UsageError: the lender ships no student recipe, or the two sets differ in data set or space.
+        UsageError: the lender ships no student recipe, the sets differ in data set, or a whitened space in one of them.
     """
     recipe = lender.student_recipe
     if recipe is None:
         raise UsageError(f"the set of {lender.provenance.method} ships no student recipe to borrow")
     if (baseline.dataset, baseline.split_hash) != (lender.dataset, lender.split_hash):
         raise UsageError(f"a baseline on {baseline.dataset} cannot borrow from a set on {lender.dataset}")
-    if baseline.space != lender.space:
+    own = replace(_moved(baseline, lender), student_recipe=recipe)
+    if recipe.labels != "targets":
+        return own
+    kind, targets = targets_of(lender)
+    if kind.teachers(lender):
+        return replace(own, targets=targets)
+    if targets.kind == "replay":
+        return replace(own, targets=_replayed(own, targets, dataset, device))
+    labelled = _relabel(own, lender, dataset, device)
+    if labelled is not None:
+        return replace(own, targets=labelled)
+    return replace(own, student_recipe=by_classes(recipe), targets=None)
+
+
+def _moved(baseline: SynSet, lender: SynSet) -> SynSet:
+    """The baseline in the lender's space. Where neither is whitened, its indices name the same pixels in both."""
+    if baseline.space == lender.space:
+        return baseline
+    if baseline.indices is None or "zca" in (baseline.space.kind, lender.space.kind):
         raise UsageError(
             f"the baseline lives in {baseline.space.kind} space, the set in {lender.space.kind}: "
             f"make the baseline with --set space={lender.space.kind}, so that whitening is not what is compared"
         )
-    if recipe.labels != "targets":
-        return replace(baseline, student_recipe=recipe)
-    kind, targets = targets_of(lender)
-    if kind.teachers(lender):
-        return replace(baseline, student_recipe=recipe, targets=targets)
-    labelled = _relabel(baseline, lender, dataset)
-    if labelled is not None:
-        return replace(baseline, student_recipe=recipe, targets=labelled)
-    return replace(baseline, student_recipe=by_classes(recipe), targets=None)
+    return replace(baseline, space=lender.space)
 
 
 def by_classes(recipe: StudentRecipe) -> StudentRecipe:
@@ -65,20 +89,44 @@ def by_classes(recipe: StudentRecipe) -> StudentRecipe:
     return recipe.model_copy(update={"labels": "classes", "loss": {"name": "ce"}})
 
 
-def _relabel(baseline: SynSet, lender: SynSet, dataset: Dataset) -> Targets | None:
-    """`soft` labels of the baseline's images by the teachers that made the lender's; None if no teacher made them."""
+def _replayed(own: SynSet, lent: Targets, dataset: Dataset, device: torch.device) -> Targets:
+    """The replay of a set's own images by the lender's teachers, made once and kept in the cache.
+
+    Where the lender kept every step of its training, so does the set; else both keep the same steps.
+    """
+    assert own.student_recipe is not None
+    asked, steps = replace(own, targets=Targets("teachers", lent.params["made_by"])), lent.tensors["steps"].tolist()
+    keep = None if len(steps) == own.student_recipe.steps(lent.params["images"]) else steps
+    values = lent.tensors.get("values")
+    how: dict[str, Any] = {
+        "seed": lent.params["seed"],
+        "encoding": lent.params["encoding"],
+        "keep": keep,
+        "topk": None if values is None else values.shape[-1],
+    }
+
+    def make() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        made = record_replay(asked, dataset, device, **how)
+        return made.tensors, made.params
+
+    product = Stage("borrowed-replay", {"set": asked.hash, **how, "code": CODE_VERSION}).product(make)
+    return Targets("replay", product.info, product.tensors)
+
+
+def _relabel(own: SynSet, lender: SynSet, dataset: Dataset, device: torch.device) -> Targets | None:
+    """`soft` labels of a set's images by the teachers that made the lender's; None if no teacher made them."""
     assert lender.targets is not None
     made_by = lender.provenance.teachers
     weights = {key: facts["label_weight"] for key, facts in made_by.items() if "label_weight" in facts}
     if lender.targets.kind != "soft" or not weights:
         return None
-    images = baseline.pixels(dataset)
-    pixels = transform_for(baseline.space, dataset).decode(images)
-    total = torch.zeros(len(baseline), len(baseline.class_names))
+    images, _ = expand(own, dataset)
+    pixels = transform_for(own.space, dataset).decode(images)
+    total = torch.zeros(len(images), len(own.class_names))
     for key, weight in weights.items():
         teacher = require(key)
-        seen = images if teacher.space == baseline.space else transform_for(teacher.space, dataset).encode(pixels)
-        total = total + weight * predict(teacher.module(torch.device("cpu")), seen)
+        seen = images if teacher.space == own.space else transform_for(teacher.space, dataset).encode(pixels)
+        total = total + weight * predict(teacher.module(device), seen.to(device)).cpu()
     if lender.targets.params["form"] == "probabilities":
         total = total.softmax(1)
     return Targets("soft", dict(lender.targets.params), {"labels": total})

@@ -1,9 +1,12 @@
 """The demo: every installed method on the embedded digits, scored, drawn and tabulated. The plan is data.
 
-A method takes part with its published recipes for the data set. One that has none takes part if it needs none, that
-is if it names no cheaper `toy` settings either; else it is left out, and a line says so.
+A method takes part with its published recipes for the data set, at the plan's IPC or, where it has none for that, at
+the IPC that comes nearest. One that has none at all takes part if it needs none, that is if it names no cheaper `toy`
+settings either; else it is left out, and a line says so. A cell that a method's definition excludes is n/a in the
+table, has no set, picture or bar, and its reason is among what the report skipped.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -110,11 +113,12 @@ def choose(plan: Plan, setting: Setting, methods: Sequence[str] | None = None) -
 
 
 def _budgets(method: Method, plan: Plan) -> list[Budget]:
-    """What to try for a method, in order: the plan's IPC, those of the lines, all, and what its recipes are for."""
+    """What to try for a method, in order: the plan's IPC, those of the lines, and what its recipes are for, nearest first."""
     if method.budgets == ("all",):
         return [Budget()]
-    sizes = [Budget(ipc=ipc) for ipc in dict.fromkeys((plan.ipc, *plan.line_ipcs))] if "ipc" in method.budgets else []
+    sizes = [Budget(ipc=ipc) for ipc in (plan.ipc, *plan.line_ipcs)] if "ipc" in method.budgets else []
     own = [b for entry in published(method).recipe if entry.dataset == plan.dataset for b in entry.budgets()]
+    own.sort(key=lambda budget: math.inf if budget.ipc is None else abs(budget.ipc - plan.ipc))
     return list(dict.fromkeys(sizes + own))
 
 

@@ -24,6 +24,10 @@ class JobFailed(DDBenchError):
     """A job that can give no result, a diverged one say; recorded as failed with this reason."""
 
 
+class NotDefined(DDBenchError):
+    """A cell that the method's definition excludes; recorded as n/a with this reason."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Build the error for a name that is not known, with the nearest names first.
 

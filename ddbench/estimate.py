@@ -5,29 +5,25 @@ idle. What a probe cannot know it says in `basis`.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ddbench import networks
-from ddbench.canonical import tensors_digest
 from ddbench.data import Dataset, Split
-from ddbench.errors import UsageError
+from ddbench.errors import NotDefined, UsageError
 from ddbench.evaluation import Setting
 from ddbench.jobs import DataName, DistillJob, check_budget, finished
 from ddbench.meter import Meter
+from ddbench.probe import PROBE_STEPS, Enough, Probe, brief
 from ddbench.protocol import find_protocol
 from ddbench.randomness import rng
-from ddbench.stages import Product, Stage
 from ddbench.student import Labeller, predict, train
 from ddbench.student_recipe import StudentRecipe
-from ddbench.task import Task
+from ddbench.synset import SynSet
 
-PROBE_SECONDS = 2.0  # of timed iterations; the first, which warms up, comes on top
-PROBE_STEPS = 50  # timed iterations at most
+PROBE_SECONDS = 2.0  # of timed iterations of a phase, or steps; the first, which warms up, comes on top
 
 
 @dataclass(frozen=True)
@@ -38,39 +34,54 @@ class Estimate:
         seconds: wall-clock time; None where nothing could be timed.
         peak_memory: bytes above the level before the job; None where the system does not say.
         basis: what was timed and what is left out, one line for people.
+        excluded: whether the method's definition excludes the cell; `basis` then says why.
     """
 
     seconds: float | None
     peak_memory: int | None
     basis: str
+    excluded: bool = False
 
 
 def estimate_distill(job: DistillJob) -> Estimate:
-    """Estimate a distillation from the first iterations of its first loop.
+    """Estimate a distillation from the first iterations of each of its phases.
 
-    A method without a loop is run whole. A stage that is not cached runs in the probe, unsaved; where it has a loop,
-    that is what is timed, and the distillation itself is left out. What comes before the first loop is not cut short.
+    The method runs from end to end with its loops cut short; where it has no loop, or only short ones, it runs whole.
+    Stages that are not cached run in the probe, unsaved. What is outside of loops is not cut short. Where the method
+    cannot go on from work that is half done, the estimate ends there and says so.
 
     Raises:
         UsageError: the data set is missing, or the budget is above a class's size. JobFailed: it diverges at once.
+        NotDefined: the method's definition excludes the cell.
     """
     if finished(job) is not None:
         return Estimate(0.0, 0, "the set is in the cache")
     recipe, device = job.resolved(), job.setting.apply()
     dataset = job.data.load()
     check_budget(recipe, dataset)
-    task = _Probe(dataset, recipe.budget, recipe.network, job.seed, device)
-    started, found = time.perf_counter(), None
+    task = Probe(dataset, recipe.budget, recipe.network, job.seed, device, seconds=PROBE_SECONDS)
     with Meter(device) as meter:
-        try:
-            recipe.method.distill(task, recipe.hyper)
-        except _Enough as enough:
-            found = enough
-    if found is None:
-        return Estimate(meter.seconds, meter.peak_memory, "timed whole: the method has no loop, or a short one")
-    seconds = found.began - started + found.total * found.each
-    basis = f"{found.label}: {found.total:,} iterations of {_duration(found.each)} ({found.timed} timed)"
-    return Estimate(seconds, meter.peak_memory, basis + task.left_out())
+        started = task.clock()
+        rest = _left_out(task, lambda: recipe.method.distill(task, recipe.hyper))
+        seconds = task.clock() - started
+    basis = [phase.words() for phase in task.cut()] or ["timed whole: the method has no loop, or a short one"]
+    return Estimate(seconds, meter.peak_memory, "; ".join([*basis, *rest]))
+
+
+def _left_out(task: Probe, distill: Callable[[], SynSet]) -> list[str]:
+    """Run the method; what it did not come to, for people, or nothing."""
+    try:
+        distill()
+    except Enough:
+        return [task.left_out()]
+    except (NotDefined, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if not task.cut():
+            raise
+        reason = " ".join(str(error).split()) or "no reason given"
+        return [f"{task.left_out()}: it needs what was cut short ({type(error).__name__}: {reason:.120})"]
+    return []
 
 
 def estimate_student(
@@ -109,86 +120,11 @@ def estimate_student(
         each, timed = probe.step_seconds()
         testing = probe.test_seconds()
     steps = chosen.steps(n_images)
-    basis = f"{steps:,} steps of {_duration(each)} ({timed} timed), test {_duration(testing)}"
+    basis = f"{steps:,} steps of {brief(each)} ({timed} timed), test {brief(testing)}"
     if reference:
         basis += "; without the reference teacher's own training"
     memory = None if meter.peak_memory is None else meter.peak_memory + probe.missing_bytes()
     return Estimate(steps * each + testing, memory, basis)
-
-
-class _Enough(BaseException):  # a method that catches Exception must not swallow it
-    """Ends a probe that has timed enough iterations."""
-
-    def __init__(self, label: str, total: int, each: float, timed: int, began: float) -> None:
-        super().__init__(label)
-        self.label, self.total, self.each, self.timed, self.began = label, total, each, timed, began
-
-
-class _Probe(Task):
-    """A task whose first long loop ends after some iterations, and whose stages are not saved."""
-
-    _stage: str | None = None
-
-    def loop(self, start: int, total: int, label: str) -> Iterator[int]:
-        """Time iterations after the first; end the probe when that is enough, or the loop when it is over."""
-        began = warm = time.perf_counter()
-        timed = -1  # the first iteration warms up, unless it is so slow that it must do
-        for step in range(start, total):
-            yield step
-            now, timed = time.perf_counter(), timed + 1
-            if timed == 0:
-                if now - began < 2 * PROBE_SECONDS:
-                    warm = now
-                    continue
-                timed = 1
-            if (timed >= PROBE_STEPS or now - warm > PROBE_SECONDS) and step + 1 < total:
-                raise _Enough(label, total - start, (now - warm) / timed, timed, began)
-
-    def open_stage(self, name: str, key: Mapping[str, Any]) -> Stage:
-        """A stage that reads the cache and saves nothing."""
-        real = super().open_stage(name, key)
-        return _Unsaved(real.name, real.key, self._enter)
-
-    def _enter(self, stage: str | None) -> None:
-        self._stage = stage
-
-    def left_out(self) -> str:
-        """What the probe never came to, for people."""
-        return f"; the stage {self._stage!r} only, what follows is left out" if self._stage else ""
-
-
-class _Unsaved(Stage):
-    """A stage that keeps what is made in memory; `enter` is told its name while something is made, then None."""
-
-    def __init__(self, name: str, key: Mapping[str, Any], enter: Callable[[str | None], None]) -> None:
-        super().__init__(name, key)
-        self._made: dict[str, Product] = {}
-        self._enter = enter
-
-    def entries(self) -> list[str]:
-        """Names of the entries in the cache and in memory, sorted."""
-        return sorted({*super().entries(), *self._made})
-
-    def load(self, entry: str) -> Product | None:
-        """An entry from memory or from the cache, or None."""
-        return self._made.get(entry) or super().load(entry)
-
-    def save(self, entry: str, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any] | None = None) -> Product:
-        """The product, not written."""
-        plain = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
-        self._made[entry] = Product(plain, dict(info or {}), tensors_digest(plain, info or {}))
-        return self._made[entry]
-
-    def drop(self, entry: str) -> None:
-        """Forget an entry in memory; the cache stays as it is."""
-        self._made.pop(entry, None)
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Nothing is written, so nobody is kept out."""
-        self._enter(self.name)
-        yield
-        self._enter(None)  # not after the end of a probe, which then knows where it was
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +201,3 @@ def _fixed_labels(recipe: StudentRecipe, dataset: Dataset, device: torch.device)
     if recipe.labels == "classes":
         return None
     return lambda batch: torch.zeros(len(batch.index), len(dataset.class_names), device=device)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds >= 1 else f"{1000 * seconds:.2g} ms"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ddbench import networks, plugins
+from ddbench import networks
 from ddbench.borrowing import Lender
 from ddbench.canonical import digest
 from ddbench.data import Dataset
@@ -17,11 +17,12 @@ from ddbench.protocol import Protocol
 from ddbench.records import Record, Run, SynSetFacts, TeacherFacts, now
 from ddbench.space import Space, transform_for
 from ddbench.storage import bytes_of
-from ddbench.student import Labeller, accuracy, train
+from ddbench.student import Labeller, Stream, accuracy, train
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, check_dataset
 from ddbench.targets import Binding, online_teacher, targets_of
 from ddbench.teachers import Teacher, measured_accuracy, reference_teacher
+from ddbench.views import expand
 
 log = logging.getLogger("ddbench")
 Progress = Callable[[int, int], None]
@@ -155,9 +156,9 @@ def _run(
         key=("student",),
     ).to(device)
     try:
-        labeller = _labeller(recipe, synset, dataset, reference, device)
+        labeller, stream = _labeller(recipe, synset, dataset, reference, device)
         images, classes = images.to(device), classes.to(device)
-        done = train(network, images, classes, recipe, seed=seed, labeller=labeller, progress=progress)
+        done = train(network, images, classes, recipe, seed=seed, labeller=labeller, progress=progress, stream=stream)
         found = accuracy(network, dataset.test, transform_for(space, dataset), device)
     except JobFailed as failure:
         return Run(**about, status="failed", reason=str(failure))
@@ -176,32 +177,31 @@ def _run(
 def training_images(
     synset: SynSet, dataset: Dataset, teacher: Teacher | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, Space]:
-    """What a student trains on: images float32 [n, C, H, W], int64 classes [n], and the space that they live in.
+    """What a student trains on: images float32 [N, C, H, W], int64 classes [N], and the space that they live in.
 
-    With a teacher, the set is mapped once into the teacher's space.
+    The stored images, or what the set's views make of them. With a teacher, they are mapped once into its space.
     """
-    if synset.views is not None:
-        plugins.find("ddbench.views", synset.views.kind)  # none is built in yet: says which are known
-    images = synset.pixels(dataset)
+    images, classes = expand(synset, dataset)
     if teacher is None or teacher.space == synset.space:
-        return images, synset.classes, synset.space
+        return images, classes, synset.space
     decoded = transform_for(synset.space, dataset).decode(images)
-    return transform_for(teacher.space, dataset).encode(decoded), synset.classes, teacher.space
+    return transform_for(teacher.space, dataset).encode(decoded), classes, teacher.space
 
 
 def _labeller(
     recipe: StudentRecipe, synset: SynSet, dataset: Dataset, reference: Teacher | None, device: torch.device
-) -> Labeller | None:
+) -> tuple[Labeller | None, Stream | None]:
+    """What labels a batch, and whose batches the labels are of, where they are of no others."""
     if recipe.labels == "classes":
-        return None
+        return None, None
     if recipe.labels == "targets":
         kind, _ = targets_of(synset)
-        return kind.bind(Binding(synset, dataset, device))
+        return kind.bind(Binding(synset, dataset, device)), kind.stream(synset)
     if reference is None:
         raise UsageError("the student recipe asks for the reference teacher, which only a soft protocol has")
     in_its_space = replace(synset, space=reference.space, targets=online_teacher(reference))
     kind, _ = targets_of(in_its_space)
-    return kind.bind(Binding(in_its_space, dataset, device))
+    return kind.bind(Binding(in_its_space, dataset, device)), None
 
 
 def base_record(

@@ -1,7 +1,8 @@
 """Grids: every cell's distillation and evaluations as jobs, run in this process or in several, resumed by key.
 
 The driver alone writes records, each as soon as its run is done. A job that fails is recorded with its reason, and the
-others go on. What is in the store already is not run again.
+others go on; so is a cell that the method's definition excludes, which is no failure. What is in the store already is
+not run again.
 """
 
 import logging
@@ -11,7 +12,6 @@ from pathlib import Path
 
 from ddbench.borrowing import lender_of
 from ddbench.budget import Budget
-from ddbench.data import Dataset
 from ddbench.environment import commit, versions
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.evaluation import NotScored, Setting, base_record, planned_record, student_recipe
@@ -29,7 +29,7 @@ from ddbench.method import find_method
 from ddbench.networks import canonical
 from ddbench.pool import Outcome, Work, run_all
 from ddbench.progress import Reporter
-from ddbench.protocol import Protocol, find_protocol
+from ddbench.protocol import find_protocol
 from ddbench.recipes import parse_overrides, resolve
 from ddbench.records import Record, Run, now
 from ddbench.store import RecordStore
@@ -97,7 +97,7 @@ class Report:
         reused: runs that were in the store already.
         done: runs made now, the failed among them.
         failed: runs that failed now, as (what, reason).
-        skipped: what a definition excludes, as lines.
+        skipped: what a definition excludes (a protocol's, or a method's, which the store shows as n/a), as lines.
         problems: bad input met on the way, as lines.
         records: the files touched or found complete.
     """
@@ -244,11 +244,11 @@ class _Driver:
 
     def _begin(self, cell: Cell) -> list[Work]:
         """The work that a cell needs now: its missing sets, or, where they are there, its missing students."""
-        record = planned(cell)
-        if record is None and cell.made is not None and finished(cell.made) is None:
-            record = _without_set(cell)  # where a failure of the distillation would stand
+        record = planned(cell) or without_set(cell)
         if record is not None and not missing_seeds(cell, record, self.store, self.retry_failed):
             self._reuse(record, len(cell.seeds))
+            if reason := excluded(cell, record, self.store):
+                self.report.skipped.append(f"{cell.what()}: {reason}")
             return []
         jobs = [job for job in (cell.made, cell.lender) if isinstance(job, DistillJob) and finished(job) is None]
         if not jobs:
@@ -306,7 +306,7 @@ class _Driver:
         elif outcome.usage is not None:
             self.report.problems.append(f"{work.job.protocol}, seed {work.job.seed}: {outcome.usage}")
         elif outcome.failure is not None:
-            self._store(_with_failed(record, cell, work.job.seed, outcome.failure))
+            self._store(_without_result(record, cell, work.job.seed, outcome))
         return []
 
     def _distilled(self, job: DistillJob, outcome: Outcome) -> list[Work]:
@@ -314,9 +314,9 @@ class _Driver:
         if outcome.usage is not None:
             self.report.problems.append(f"{job.label()}: {outcome.usage}")
             return []
-        if outcome.failure is not None:
+        if outcome.failure is not None or outcome.skipped is not None:
             for cell in cells:
-                self._set_failed(cell, job, outcome.failure)
+                self._no_set(cell, job, outcome)
             return []
         work = []
         for cell in cells:
@@ -325,19 +325,22 @@ class _Driver:
                 work.extend(self._students(cell))
         return work
 
-    def _set_failed(self, cell: Cell, job: DistillJob, reason: str) -> None:
+    def _no_set(self, cell: Cell, job: DistillJob, outcome: Outcome) -> None:
         if cell.made != job:
-            self.report.skipped.append(f"{job.label()} failed, so nothing can be borrowed from it")
+            reason = "failed" if outcome.skipped is None else "is not defined"
+            self.report.skipped.append(f"{job.label()} {reason}, so nothing can be borrowed from it")
             return
-        record = planned(cell) or _without_set(cell)
+        if outcome.skipped is not None:
+            self.report.skipped.append(f"{cell.what()}: {outcome.skipped}")
+        record = planned(cell) or _record_before(cell)
         for seed in missing_seeds(cell, record, self.store, self.retry_failed):
-            self._store(_with_failed(record, cell, seed, reason))
+            self._store(_without_result(record, cell, seed, outcome))
 
     def _store(self, record: Record) -> None:
-        if self.observe:
+        if self.observe and any(run.status != "n/a" for run in record.runs):
             record = self.observe(record)
         for run in record.runs:
-            self.report.done += 1
+            self.report.done += run.status != "n/a"
             if run.status == "failed":
                 what = f"{record.method} on {record.dataset}, {record.protocol}, seed {run.seed}"
                 self.report.failed.append((what, run.reason or ""))
@@ -354,44 +357,51 @@ def record_of(cell: Cell, synset: SynSet) -> Record:
 
 def missing_seeds(cell: Cell, record: Record, store: RecordStore, retry_failed: bool = False) -> tuple[int, ...]:
     """Evaluation seeds of a cell without a run of its setting in the store; failed runs count unless retried."""
-    stored, wanted = store.find(record.key()), cell.setting.identity()
-    have = {
-        run.seed
-        for run in (stored.runs if stored else [])
-        if all(getattr(run, name) == value for name, value in wanted.items())
-        and not (retry_failed and run.status == "failed")
-    }
+    stored = _stored(cell, record, store)
+    have = {run.seed for run in stored if not (retry_failed and run.status == "failed")}
     return tuple(seed for seed in cell.seeds if seed not in have)
+
+
+def excluded(cell: Cell, record: Record, store: RecordStore) -> str | None:
+    """Why the store shows a cell, or one of its seeds, as n/a, if it does."""
+    return next((run.reason for run in _stored(cell, record, store) if run.status == "n/a"), None)
+
+
+def _stored(cell: Cell, record: Record, store: RecordStore) -> list[Run]:
+    """The runs of a cell's seeds and setting in the store."""
+    stored, wanted = store.find(record.key()), cell.setting.identity()
+    runs = stored.runs if stored else []
+    alike = [run for run in runs if all(getattr(run, name) == value for name, value in wanted.items())]
+    return [run for run in alike if run.seed in cell.seeds]
 
 
 def planned(cell: Cell) -> Record | None:
     """The record of a cell before its set is made; None where only the set can tell (shipped recipes, imports)."""
-    protocol = find_protocol(cell.protocol)
-    if cell.made is None or protocol.shipped:
+    if cell.made is None or find_protocol(cell.protocol).shipped:
         return None
-    return _record_before(cell, protocol, cell.data.load())
+    return _record_before(cell)
 
 
-def _record_before(cell: Cell, protocol: Protocol, dataset: Dataset) -> Record:
+def without_set(cell: Cell) -> Record | None:
+    """Where `shipped-v1` keeps why a set could not be made, its student recipe never coming to be; None if it is there."""
+    return None if cell.made is None or finished(cell.made) is not None else _record_before(cell)
+
+
+def _record_before(cell: Cell) -> Record:
     assert cell.made is not None
-    resolved = cell.made.resolved()
-    network = resolved.network if protocol.shipped else protocol.student(dataset, cell.network).network
+    protocol, resolved = find_protocol(cell.protocol), cell.made.resolved()
+    network = resolved.network if protocol.shipped else protocol.student(cell.data.load(), cell.network).network
     return planned_record(resolved.to_json(), resolved.hash, cell.made.seed, protocol, network)
 
 
-def _without_set(cell: Cell) -> Record:
-    """Where to put the failure of a distillation under `shipped-v1`: its student recipe never came to be."""
-    return _record_before(cell, find_protocol(cell.protocol), cell.data.load())
-
-
-def _with_failed(record: Record, cell: Cell, seed: int, reason: str) -> Record:
+def _without_result(record: Record, cell: Cell, seed: int, outcome: Outcome) -> Record:
     head, dirty = commit()
     run = Run(
         seed=seed,
         synset=None,
         **cell.setting.identity(),
-        status="failed",
-        reason=reason,
+        status="failed" if outcome.skipped is None else "n/a",
+        reason=outcome.failure or outcome.skipped,
         versions=versions(),
         commit=head,
         dirty=dirty,

@@ -125,6 +125,7 @@ def distill_job(job: DistillJob, reporter: Reporter | None = None) -> SynSet:
 
     Raises:
         JobFailed: the method says that it diverged.
+        NotDefined: the method's definition excludes the cell.
         UsageError: the data set is missing, the budget is above a class's size, ...
     """
     found = finished(job)
@@ -159,7 +160,8 @@ def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
     with Meter(device) as meter:
         synset = recipe.method.distill(task, recipe.hyper)
     check_balance(synset, recipe)
-    teachers = {**task.teachers, **credited(task, dataset, reporter)}
+    measured = credited(task, dataset, reporter)
+    teachers = {key: task.teachers.get(key, {}) | measured.get(key, {}) for key in {**task.teachers, **measured}}
     for role, words in roles(teachers):
         reporter.line(f"{role}: {words}")
     return synset.with_provenance(

@@ -38,7 +38,9 @@ class Method:
         differences: in which points this implementation differs from the paper; tables footnote it.
         balanced: every class gets `ipc` images; the conformance test checks it.
         budgets: which budgets make sense: "ipc", "fraction", "all".
-        toy: hyper-parameters that make it fast on digits at IPC 1, for the conformance test.
+        network: distillation network where no recipe names one; a method may need batch normalisation.
+        toy: hyper-parameters that make it fast on digits at IPC `toy_ipc`, for the conformance test.
+        toy_ipc: the smallest IPC on digits that its definition allows.
     """
 
     name: str
@@ -50,7 +52,9 @@ class Method:
     differences: tuple[str, ...] = ()
     balanced: bool = True
     budgets: tuple[str, ...] = ("ipc",)
+    network: str = "convnet"
     toy: Mapping[str, object] = field(default_factory=dict)
+    toy_ipc: int = 1
 
 
 def method_names() -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
-from ddbench.errors import CannotWrite, JobFailed, UsageError
+from ddbench.errors import CannotWrite, JobFailed, NotDefined, UsageError
 from ddbench.progress import Reporter
 
 log = logging.getLogger("ddbench")
@@ -64,7 +64,7 @@ def attempt(call: Callable[..., Any], *args: Any) -> Outcome:
         return Outcome(call(*args))
     except CannotWrite:
         raise
-    except NotScored as excluded:
+    except (NotScored, NotDefined) as excluded:
         return Outcome(skipped=str(excluded))
     except JobFailed as failed:
         return Outcome(failure=str(failed))

@@ -208,7 +208,7 @@ def _is_path(recipe: str) -> bool:
 def _choose(file: RecipeFile, method: Method, dataset: Dataset, budget: Budget, recipe: str | None) -> RecipeEntry:
     if recipe == GENERIC or (recipe is None and not file.recipe):
         source = "the method's defaults, for a cell without a published recipe"
-        return RecipeEntry(name=GENERIC, dataset=dataset.id, all=True, source=source)
+        return RecipeEntry(name=GENERIC, dataset=dataset.id, all=True, network=method.network, source=source)
     fitting = entries_for(file, dataset.id, budget)
     named = recipe is not None and not _is_path(recipe)
     chosen = [e for e in fitting if e.name == recipe] if named else [e for e in fitting if e.default] or fitting

@@ -17,6 +17,7 @@ Schedule = Callable[[int, int, float], float]
 Rate = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
+Betas = tuple[Fraction, Fraction] | list[Fraction]
 
 
 def constant() -> Schedule:
@@ -35,14 +36,35 @@ def step_every(epochs: Annotated[int, Field(ge=1)], factor: Rate) -> Schedule:
 
 
 def cosine(stretch: Rate = 1.0) -> Schedule:
-    """(1 + cos(pi t / (stretch T))) / 2, per step: ends at 0; with stretch 2 it ends at half (CV-DD's eta)."""
+    """(1 + cos(pi t / (stretch T))) / 2, per step: ends at 0.
+
+    With stretch 2 it ends at half (CV-DD's eta); below 1 it goes down, up and so on: 1/3 is down, up, down.
+    """
     return lambda step, steps, steps_per_epoch: (1 + math.cos(math.pi * step / (stretch * steps))) / 2
+
+
+def warmup_cosine(epochs: NotNegative, start: Fraction = 0.01) -> Schedule:
+    """Linear from `start` to 1 over so many epochs, then a cosine to 0 over the steps that are left."""
+
+    def factor(step: int, steps: int, steps_per_epoch: float) -> float:
+        warm = epochs * steps_per_epoch
+        if step < warm:
+            return start + (1 - start) * step / warm
+        return (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
+
+    return factor
 
 
 SCHEDULES = Components(
     "schedule",
     "ddbench.schedules",
-    {"constant": constant, "step": step_at, "step-every": step_every, "cosine": cosine},
+    {
+        "constant": constant,
+        "step": step_at,
+        "step-every": step_every,
+        "cosine": cosine,
+        "warmup-cosine": warmup_cosine,
+    },
 )
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -55,14 +77,24 @@ def sgd(lr: Rate, momentum: Fraction = 0.0, weight_decay: NotNegative = 0.0) -> 
     )
 
 
+def adam(lr: Rate, weight_decay: NotNegative = 0.0, betas: Betas = (0.9, 0.999)) -> OptimizerFactory:
+    """Adam; weight decay is added to the gradient (L2), on every parameter."""
+    first, second = betas
+    return lambda parameters: torch.optim.Adam(
+        parameters, lr=lr, betas=(first, second), weight_decay=weight_decay, fused=True
+    )
+
+
 def adamw(
-    lr: Rate, weight_decay: NotNegative = 0.01, betas: tuple[Fraction, Fraction] | list[Fraction] = (0.9, 0.999)
+    lr: Rate, weight_decay: NotNegative = 0.01, betas: Betas = (0.9, 0.999), decay_all: bool = False
 ) -> OptimizerFactory:
-    """AdamW; weight decay only on tensors of 2 or more dimensions (not on biases and norms)."""
+    """AdamW; weight decay only on tensors of 2 or more dimensions (not on biases and norms), or on all."""
     first, second = betas
 
     def make(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         everything = list(parameters)
+        if decay_all:
+            return torch.optim.AdamW(everything, lr=lr, betas=(first, second), weight_decay=weight_decay, fused=True)
         groups = [
             {"params": [p for p in everything if p.ndim >= 2], "weight_decay": weight_decay},
             {"params": [p for p in everything if p.ndim < 2], "weight_decay": 0.0},
@@ -74,4 +106,4 @@ def adamw(
     return make
 
 
-OPTIMIZERS = Components("optimizer", "ddbench.optimizers", {"sgd": sgd, "adamw": adamw})
+OPTIMIZERS = Components("optimizer", "ddbench.optimizers", {"sgd": sgd, "adam": adam, "adamw": adamw})

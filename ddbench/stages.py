@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +20,9 @@ from ddbench.canonical import canonical_json, digest, tensors_digest
 from ddbench.environment import environment
 from ddbench.files import locked, write_atomic, write_tensors
 from ddbench.settings import cache_dir
+
+if TYPE_CHECKING:
+    from ddbench.checkpoints import Checkpoint
 
 log = logging.getLogger("ddbench")
 
@@ -77,10 +80,18 @@ class Stage:
         return read_sealed(self.folder / f"{entry}.safetensors")
 
     def save(self, entry: str, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any] | None = None) -> Product:
-        """Seal an entry; the stage's key is kept beside it for people to read."""
+        """Seal an entry; the stage's key is kept beside it for people to read. Its checkpoint is no longer needed."""
         if not (self.folder / "key.json").exists():
             write_atomic(self.folder / "key.json", json.dumps(self.key, indent=2, sort_keys=True) + "\n")
-        return write_sealed(self.folder / f"{entry}.safetensors", tensors, info or {})
+        product = write_sealed(self.folder / f"{entry}.safetensors", tensors, info or {})
+        self.checkpoint(entry).clear()
+        return product
+
+    def checkpoint(self, entry: str) -> "Checkpoint":
+        """Where the making of an entry keeps its state: a file beside the entry, itself none, gone when it is sealed."""
+        from ddbench.checkpoints import Checkpoint  # which builds on this module
+
+        return Checkpoint(self.folder / f"{entry}.checkpoint")
 
     def drop(self, entry: str) -> None:
         """Remove an entry that is no longer wanted; nothing happens if it is not there."""

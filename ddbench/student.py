@@ -5,49 +5,38 @@ augmentation and mix); the last step's network is what is scored.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from ddbench.augment import build_augmentation, build_mixing
+from ddbench.canonical import digest
+from ddbench.checkpoints import Checkpoint
 from ddbench.data import Split
 from ddbench.errors import JobFailed
+from ddbench.grouped import group_batch_norms
 from ddbench.losses import LOSSES, Labels
-from ddbench.randomness import forked, rng
+from ddbench.randomness import forked
 from ddbench.schedules import OPTIMIZERS, SCHEDULES
 from ddbench.space import Transform
+from ddbench.streams import Batch as Batch
+from ddbench.streams import Batches
+from ddbench.streams import Labeller as Labeller
+from ddbench.streams import Stream as Stream
+from ddbench.streams import views_of as views_of
 from ddbench.student_recipe import StudentRecipe
 
 CODE_VERSION = 1  # raise when a change here or in what it calls changes what a training gives; a test pins the source
 
-
-@dataclass(frozen=True)
-class Batch:
-    """One step's images before and after augmentation, for what labels them.
-
-    Attributes:
-        images: [b, C, H, W] as the student sees them, augmented and mixed.
-        index: int64 [b], places in the training images.
-        step: optimiser step, from 0.
-        permutation, weight: of the mix, see `Labels`.
-    """
-
-    images: torch.Tensor
-    index: torch.Tensor
-    step: int
-    permutation: torch.Tensor | None = None
-    weight: float = 1.0
-
-
-Labeller = Callable[[Batch], torch.Tensor]
-"""Gives the logits [b, K] that the student should match on a batch."""
+Loop = Callable[[int, int], Iterable[int]]
+"""Gives the steps from the first number to before the second; may stop early, or report as it goes."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a training leaves: steps taken, the last step's loss, seconds."""
+    """What a training leaves: steps taken, the last step's loss, seconds (those before a resumption included)."""
 
     steps: int
     final_loss: float
@@ -63,24 +52,6 @@ class Score:
     per_class: list[float]
 
 
-def batch_indices(count: int, batch: int, steps: int, seed: int) -> Iterator[torch.Tensor]:
-    """Indices of each step's images: every epoch a keyed permutation, constant batches, a remainder opening the next.
-
-    Args:
-        count: training images; if fewer than `batch`, each step takes them all.
-        batch: images in a step.
-        steps: how many batches to give.
-        seed: of the training.
-    """
-    size, epoch, pool = min(batch, count), 0, torch.empty(0, dtype=torch.int64)
-    for _ in range(steps):
-        while len(pool) < size:
-            pool = torch.cat([pool, torch.randperm(count, generator=rng(seed, "epoch", epoch))])
-            epoch += 1
-        yield pool[:size]
-        pool = pool[size:]
-
-
 def train(
     network: nn.Module,
     images: torch.Tensor,
@@ -90,6 +61,9 @@ def train(
     seed: int,
     labeller: Labeller | None = None,
     progress: Callable[[int, int], None] | None = None,
+    stream: Stream | None = None,
+    loop: Loop | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Training:
     """Train a network in place by a recipe and leave it in train mode.
 
@@ -98,59 +72,95 @@ def train(
         images: float32 [n, C, H, W] in the space that the student trains in.
         classes: int64 [n].
         recipe: what to do; its `network` is not read.
-        seed: evaluation seed; keys every draw.
+        seed: evaluation seed; keys every draw that is not the stream's (dropout).
         labeller: soft labels of a batch, if the recipe reads targets or a teacher.
         progress: called with (steps done, steps) now and then.
+        stream: whose batches, augmentation and mix to show; None: those of `seed`.
+        loop: called with (first step, steps) for the numbers of the steps, in order; None: `range`. Where it ends early,
+            so does the training.
+        checkpoint: where to save and resume; left as it is at the end. The state of another training is not taken.
 
     Raises:
         JobFailed: the loss is not finite.
         UsageError: the recipe names unknown parts or wrong parameters.
     """
     started = time.perf_counter()
-    augmentations = [build_augmentation(spec) for spec in recipe.augmentations]
-    mix = build_mixing(recipe.mix) if recipe.mix else None
+    stream = stream or Stream(seed)
+    batches = Batches(images, recipe, stream)
     loss_of = LOSSES.build(recipe.loss)
     factor = SCHEDULES.build(recipe.schedule)
     optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer)(network.parameters())
     base = [group["lr"] for group in optimizer.param_groups]
     steps = recipe.steps(len(images))
     steps_per_epoch = len(images) / min(recipe.batch, len(images))
+    if recipe.bn_batch is not None:
+        group_batch_norms(network, recipe.bn_batch)
     network.train()
-    loss = torch.zeros(())
+    state = _State(checkpoint, network, optimizer, _identity(recipe, seed, stream, len(images)))
     with forked(seed, "dropout"):
-        for step, index in enumerate(batch_indices(len(images), recipe.batch, steps, seed)):
-            index = index.to(images.device)
-            batch = _prepare(images, index, step, augmentations, mix, rng(seed, "augment", step))
+        done, loss, before = state.resume()
+        for step in (loop or range)(done, steps):
+            batch = batches.at(step)
             logits = labeller(batch) if labeller else None
-            labels = Labels(classes[index], logits, batch.permutation, batch.weight)
+            labels = Labels(classes[batch.index], logits, batch.permutation, batch.weight)
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * factor(step, steps, steps_per_epoch)
             loss = loss_of(network(batch.images), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if step % 50 == 0 or step == steps - 1:
+            done = step + 1
+            if step % 50 == 0 or done == steps:
                 _refuse_divergence(loss, step)
                 if progress:
-                    progress(step + 1, steps)
-    return Training(steps, float(loss.detach()), time.perf_counter() - started)
+                    progress(done, steps)
+            state.offer(done, loss, before + time.perf_counter() - started)
+    return Training(done, float(loss.detach()), before + time.perf_counter() - started)
 
 
-def _prepare(
-    images: torch.Tensor,
-    index: torch.Tensor,
-    step: int,
-    augmentations: list,
-    mix: Callable | None,
-    generator: torch.Generator,
-) -> Batch:
-    chosen = images[index]
-    for augment in augmentations:
-        chosen = augment(chosen, generator)
-    if mix is None:
-        return Batch(chosen, index, step)
-    mixed, permutation, weight = mix(chosen, generator)
-    return Batch(mixed, index, step, permutation, weight)
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What a training must know to go on, in a checkpoint; without one, a training begins at step 0."""
+
+    checkpoint: Checkpoint | None
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    identity: str
+
+    def resume(self) -> tuple[int, torch.Tensor, float]:
+        """Take the saved state over, torch's generators too; gives steps done, the last loss, seconds so far."""
+        saved = self.checkpoint.load() if self.checkpoint else None
+        if not isinstance(saved, dict) or saved.get("training") != self.identity:
+            return 0, torch.zeros(()), 0.0
+        self.network.load_state_dict(saved["network"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["rng"])
+        if saved["cuda"]:
+            torch.cuda.set_rng_state_all(saved["cuda"])
+        return saved["step"], torch.tensor(saved["loss"]), saved["seconds"]
+
+    def offer(self, done: int, loss: torch.Tensor, seconds: float) -> None:
+        """Save if that is due."""
+
+        def state() -> dict[str, Any]:
+            return {
+                "training": self.identity,
+                "step": done,
+                "loss": float(loss.detach()),
+                "seconds": seconds,
+                "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "rng": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+            }
+
+        if self.checkpoint:
+            self.checkpoint.save_when_due(state)
+
+
+def _identity(recipe: StudentRecipe, seed: int, stream: Stream, images: int) -> str:
+    """Which training a saved state is of."""
+    return digest([recipe.model_dump(mode="json"), seed, stream.seed, stream.steps, images])
 
 
 def _refuse_divergence(loss: torch.Tensor, step: int) -> None:

@@ -2,12 +2,13 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from ddbench.canonical import digest
 
 Component = dict[str, Any]
 DSA_OPS = ("color", "crop", "cutout", "flip", "scale", "rotate")  # what "dsa" without ops means
+UNWRITTEN = ("bn_batch",)  # fields that came later: not written where they are None, so that older hashes stay valid
 
 
 class StudentRecipe(BaseModel):
@@ -18,7 +19,7 @@ class StudentRecipe(BaseModel):
 
     Attributes:
         network: name of the student network.
-        optimizer: "sgd" or "adamw" with lr and so on.
+        optimizer: "sgd", "adam" or "adamw" with lr and so on.
         schedule: of the learning rate, over the steps.
         loss: see `ddbench.losses`.
         labels: what the loss compares with: the set's "classes", its "targets", or the reference "teacher".
@@ -27,6 +28,7 @@ class StudentRecipe(BaseModel):
         epochs: passes over the training images.
         max_steps: upper limit on the number of optimiser steps.
         batch: images in a step; a smaller set is one batch.
+        bn_batch: batch norms normalise groups of so many images; None: the whole batch.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
@@ -40,6 +42,7 @@ class StudentRecipe(BaseModel):
     epochs: int = Field(ge=1, le=1_000_000)
     max_steps: int | None = Field(None, ge=1)
     batch: int = Field(ge=1)
+    bn_batch: int | None = Field(None, ge=1)
 
     @field_validator("optimizer", "schedule", "loss", "mix")
     @classmethod
@@ -54,6 +57,11 @@ class StudentRecipe(BaseModel):
         for component in value:
             cls._named(component)
         return value
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain = handler(self)
+        return {name: value for name, value in plain.items() if value is not None or name not in UNWRITTEN}
 
     def steps(self, images: int) -> int:
         """Optimiser steps on a set of that many training images: epochs x images / batch, at least 1, at most max_steps."""

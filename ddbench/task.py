@@ -1,14 +1,14 @@
 """Task: all that a method is given. No test split, no paths, no device calls, no printing."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from ddbench import networks
+from ddbench import networks, targets, teachers, views
 from ddbench.budget import Budget
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import Dataset
@@ -17,6 +17,7 @@ from ddbench.progress import Reporter
 from ddbench.randomness import Key, forked, rng
 from ddbench.space import Space, make_space, transform_for
 from ddbench.stages import Product, Stage
+from ddbench.streams import Labeller
 from ddbench.synset import SynSet
 from ddbench.teachers import Teacher
 
@@ -210,6 +211,56 @@ class Task:
             "seed": self.stage_seed,
         }
         return Stage(name, full)
+
+    def keep_teacher(self, teacher: Teacher) -> str:
+        """Put a trained network into the cache and return its hash; what is made of it names it by that."""
+        return teachers.keep(teacher)
+
+    def recall_teacher(self, wanted: str) -> Teacher | None:
+        """The network that was kept under this hash, or None: the cache may have lost it."""
+        return teachers.recall(wanted)
+
+    def training_images(self, synset: SynSet) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a student trains on, views expanded: float32 [N, C, H, W] in the set's space, int64 classes [N]."""
+        images, classes = views.expand(synset, self._source)
+        return images.to(self.device), classes.to(self.device)
+
+    def labeller(self, synset: SynSet) -> Labeller:
+        """What labels a student's batches by the targets of a set made here."""
+        kind, _ = targets.targets_of(synset)
+        return kind.bind(targets.Binding(synset, self._source, self.device, self.recall_teacher))
+
+    def replayed(
+        self, synset: SynSet, *, encoding: Literal["fp16", "int8", "topk"] = "fp16", topk: int | None = None
+    ) -> SynSet:
+        """A set whose teachers label online, with the logits stored that they would give; see `targets.replay`."""
+        from ddbench.targets.replay import record_replay
+
+        stored = record_replay(
+            synset,
+            self._source,
+            self.device,
+            seed=self.seed,
+            encoding=encoding,
+            topk=topk,
+            loop=lambda start, total: self.loop(start, total, "storing labels"),
+            recall=self.recall_teacher,
+        )
+        return replace(synset, targets=stored)
+
+    @contextmanager
+    def apart(self, ipc: int) -> Iterator[None]:
+        """Within the block the task is one of `ipc` images a class and of the stage seed, and keeps no checkpoint.
+
+        For stages that are made by distilling, CV-DD's priors say: all synthesis seeds share them.
+        """
+        own = self.budget, self.ipc, self.fraction, self.seed, self._checkpoint
+        self.budget, self.ipc, self.fraction = Budget(ipc=ipc), ipc, None
+        self.seed, self._checkpoint = self.stage_seed, Checkpoint(None)
+        try:
+            yield
+        finally:
+            self.budget, self.ipc, self.fraction, self.seed, self._checkpoint = own
 
     def resume(self) -> Any:
         """The state of the last checkpoint, or None: nested dicts and lists of tensors and plain values."""

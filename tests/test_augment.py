@@ -25,7 +25,10 @@ from ddbench.augment import (
     registry,
     resized_crop,
     shift,
+    shuffle_patches,
 )
+from ddbench.augment.crops import crop_grid
+from ddbench.augment.patches import move_patches
 from ddbench.errors import UsageError
 from ddbench.randomness import rng
 
@@ -300,6 +303,65 @@ def test_whole_image_windows_change_nothing():
     torch.testing.assert_close(random_resized_crop(images, rng(0), scale=(1.0, 1.0), ratio=(1.0, 1.0)), images)
 
 
+def test_windows_of_steps_can_have_ranges_of_their_own():
+    """A low end for each window, as a curriculum has; equal ends give what one number gives."""
+    same = draw_crops(6, 32, rng(1), scale=(torch.full((6, 1), 0.3, dtype=torch.float64), 1.0))
+    assert torch.equal(same, draw_crops(6, 32, rng(1), scale=(0.3, 1.0)))
+    lows = torch.linspace(0.08, 1, 500, dtype=torch.float64)[:, None]
+    boxes = draw_crops(500, 32, rng(2), scale=(lows, 1.0))
+    areas = boxes[:, 2] * boxes[:, 3] / 32**2
+    assert bool((areas >= lows[:, 0] - 0.04).all()) and float(areas[:50].min()) < 0.3
+
+
+def test_the_grid_of_a_crop_is_what_the_crop_samples():
+    images, boxes = pictures(4, 10), draw_crops(4, 10, rng(3))
+    grid = crop_grid(boxes, 10, 10, images.dtype)
+    assert grid.shape == (4, 10, 10, 2)
+    sampled = torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    assert torch.equal(sampled, resized_crop(images, boxes))
+    torch.testing.assert_close(crop_grid(boxes[:1], 10, 10, images.dtype), grid[:1])
+
+
+def shuffled_by_hand(image, order, factor):
+    side = image.shape[-1] // factor
+    out = torch.empty_like(image)
+    for place, tile in enumerate(order):
+        (y, x), (v, u) = divmod(place, factor), divmod(int(tile), factor)
+        out[:, y * side : (y + 1) * side, x * side : (x + 1) * side] = image[
+            :, v * side : (v + 1) * side, u * side : (u + 1) * side
+        ]
+    return out
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_patches_are_moved_by_definition(factor):
+    images = pictures(5, 12)
+    order = torch.rand(5, factor**2, generator=rng(4)).argsort(1)
+    wanted = torch.stack([shuffled_by_hand(image, row, factor) for image, row in zip(images, order, strict=True)])
+    assert torch.equal(move_patches(images, order, factor), wanted)
+    assert torch.equal(move_patches(wanted, order.argsort(1), factor), images)
+
+
+def test_each_image_has_an_order_of_its_own_and_all_are_as_likely():
+    numbered = torch.arange(4.0).view(1, 1, 2, 2).expand(6000, 1, 2, 2)
+    found = shuffle_patches(numbered, rng(5), factor=2).flatten(1).long()
+    assert torch.equal(found.sort(1).values, torch.arange(4).expand(6000, 4))
+    codes = found @ torch.tensor([64, 16, 4, 1])
+    counts = codes.unique(return_counts=True)[1].numpy()
+    assert len(counts) == 24 and stats.chisquare(counts).pvalue > 1e-4
+    assert torch.equal(found, shuffle_patches(numbered, rng(5), factor=2).flatten(1).long())
+
+
+def test_patches_must_be_whole():
+    with pytest.raises(UsageError, match="8 x 8 px are not 3 x 3 whole tiles"):
+        shuffle_patches(pictures(2, 8), rng(0), factor=3)
+
+
+def test_patch_shuffling_is_differentiable():
+    images = pictures(2, 4).requires_grad_()
+    assert gradcheck(lambda x: shuffle_patches(x, rng(6), factor=2), images)
+
+
 def test_cutmix_pastes_one_box_of_the_permuted_images():
     images = pictures(6, 16)
     for step in range(30):
@@ -353,6 +415,7 @@ def test_mixing_is_repeatable_and_leaves_its_input():
         ({"name": "pad-crop", "fraction": 0.2}, lambda x, g: pad_crop(x, g, pad=1)),
         ({"name": "flip"}, flip),
         ({"name": "random-resized-crop", "scale": [0.5, 1]}, lambda x, g: random_resized_crop(x, g, scale=(0.5, 1))),
+        ({"name": "shuffle-patches", "factor": 2}, lambda x, g: shuffle_patches(x, g, factor=2)),
     ],
 )
 def test_registered_augmentations_are_the_functions(spec, same):
@@ -374,6 +437,8 @@ def test_registered_augmentations_are_the_functions(spec, same):
         ({"name": "random-resized-crop", "scale": [0.5]}, "low <= high"),
         ({"name": "random-resized-crop", "ratio": [2, 1]}, "low <= high"),
         ({"name": "dsa", "op": ["crop"]}, "its parameters: ops"),
+        ({"name": "shuffle-patches"}, "'factor'"),
+        ({"name": "shuffle-patches", "factor": 0}, "'factor'"),
     ],
 )
 def test_bad_specs_are_refused_in_one_line(spec, words):

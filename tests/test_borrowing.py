@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from ddbench import teachers
-from ddbench.borrowing import borrow
+from ddbench.borrowing import borrow, by_classes
 from ddbench.data import load_dataset
 from ddbench.errors import UsageError
 from ddbench.protocol import find_protocol
-from ddbench.space import make_space
+from ddbench.space import Space, make_space
 from ddbench.student_recipe import StudentRecipe
-from ddbench.synset import Provenance, SynSet, Targets
-from ddbench.targets import online_teacher
+from ddbench.synset import Provenance, SynSet, Targets, Views
+from ddbench.targets import committee, online_teacher, targets_of
+from ddbench.targets.replay import record_replay
 
 CPU = torch.device("cpu")
 RECIPE = StudentRecipe(
@@ -120,6 +121,117 @@ def test_a_teacher_that_is_gone_is_one_line():
 def test_nothing_to_borrow():
     with pytest.raises(UsageError, match="no student recipe"):
         lent(lender(student_recipe=None))
+
+
+def a_replay(makers=(0, 1), own=None, **options):
+    """A lender whose labels are stored logits of two teachers."""
+    online = lender(targets=committee([(a_teacher(seed), 0.5 + seed) for seed in makers], "batch", 3), **(own or {}))
+    return replace(online, targets=record_replay(online, load_dataset("digits"), CPU, seed=4, **options))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"keep": [1, 2]}, {"encoding": "int8"}, {"encoding": "topk", "topk": 3}], ids=str
+)
+def test_a_replay_is_made_again_for_other_images(toys, options):
+    digits, other = load_dataset("digits"), a_replay(**options)
+    found = lent(other)
+    assert found.student_recipe == RECIPE and found.targets.kind == "replay"
+    assert found.targets.params == other.targets.params
+    online = replace(baseline(), student_recipe=RECIPE, targets=Targets("teachers", other.targets.params["made_by"]))
+    wanted = record_replay(online, digits, CPU, seed=4, **options)
+    assert {name: t.shape for name, t in found.targets.tensors.items()} == {
+        name: t.shape for name, t in other.targets.tensors.items()
+    }
+    assert all(torch.equal(found.targets.tensors[name], tensor) for name, tensor in wanted.tensors.items())
+    targets_of(found)
+
+
+def test_a_replay_is_made_once(toys, monkeypatch):
+    other = a_replay()
+    first = lent(other)
+    monkeypatch.setattr("ddbench.borrowing.record_replay", None)
+    assert lent(other).hash == first.hash
+
+
+def test_a_larger_baseline_gets_a_replay_of_its_own_length(toys):
+    digits = load_dataset("digits")
+    more = baseline(indices=torch.arange(25), classes=digits.train.labels[:25])
+    every = lent(a_replay(), more)
+    assert every.targets.tensors["steps"].tolist() == list(range(10)) and every.targets.params["images"] == 25
+    pruned = lent(a_replay(keep=[0, 3]), more)
+    assert pruned.targets.tensors["steps"].tolist() == [0, 3]
+    targets_of(every), targets_of(pruned)
+
+
+def test_a_replay_whose_teachers_are_gone():
+    other = a_replay_by_nobody()
+    with pytest.raises(UsageError, match="not in the cache"):
+        lent(other)
+
+
+def a_replay_by_nobody():
+    made_by = {"teachers": [{"hash": "0" * 64, "weight": 1.0}]}
+    params = {"encoding": "fp16", "seed": 0, "images": 10, "batch": 5, "made_by": made_by}
+    tensors = {"steps": torch.arange(4), "logits": torch.zeros(4, 5, 10).half()}
+    return lender(targets=Targets("replay", params, tensors))
+
+
+def compensated(**changes):
+    views = Views("compensators", {}, {"compensators": torch.zeros(2, 1, 1, 8, 8), "slots": torch.zeros(10).long()})
+    return lender(views=views, **changes)
+
+
+def test_a_baseline_trains_without_the_lenders_views(toys):
+    one = a_teacher()
+    labels = Targets("soft", {"form": "logits", "mixed": "logits"}, {"labels": torch.randn(30, 10)})
+    facts = {one.hash: {"label_weight": 1.0}}
+    found = lent(compensated(targets=labels, provenance=Provenance(method="toy", teachers=facts)))
+    assert found.views is None and found.targets.tensors["labels"].shape == (10, 10)
+    assert found.targets.params == labels.params
+    targets_of(found)
+    online = lent(compensated(targets=online_teacher(one)))
+    assert online.views is None and online.targets.params == online_teacher(one).params
+
+
+def test_a_replay_with_views_is_made_again_without(toys):
+    online = compensated(targets=online_teacher(a_teacher()))
+    other = replace(online, targets=record_replay(online, load_dataset("digits"), CPU, seed=4))
+    assert other.targets.params["images"] == 30 and len(other.targets.tensors["steps"]) == 12
+    found = lent(other)
+    assert found.targets.params["images"] == 10 and found.targets.tensors["steps"].tolist() == [0, 1, 2, 3]
+    targets_of(found)
+
+
+OTHER = Space("normalised", mean=(0.2,), std=(0.7,))
+
+
+@pytest.mark.parametrize(("own", "theirs"), [("normalised", OTHER), ("pixel", OTHER), ("normalised", "pixel")])
+def test_a_baseline_of_indices_moves_into_an_affine_space(own, theirs):
+    """A map per channel is no whitening: the pixels stay, the student sees them as those of the lender's set."""
+    digits = load_dataset("digits")
+    lived = make_space(theirs, digits) if isinstance(theirs, str) else theirs
+    recipe = by_classes(RECIPE)
+    before = baseline(space=make_space(own, digits))
+    found = lent(lender(space=lived, student_recipe=recipe), before)
+    assert found.space == lived and torch.equal(found.indices, before.indices)
+    pixels = digits.train.read(before.indices).float() / 255
+    wanted = pixels if theirs == "pixel" else (pixels - 0.2) / 0.7
+    assert torch.allclose(found.pixels(digits), wanted, atol=1e-6)
+
+
+def test_stored_images_do_not_move():
+    stored = baseline(indices=None, images=torch.randn(10, 1, 8, 8))
+    with pytest.raises(UsageError, match="--set space=normalised"):
+        lent(lender(space=OTHER, student_recipe=by_classes(RECIPE)), stored)
+    assert lent(lender(student_recipe=by_classes(RECIPE)), stored).space == stored.space
+
+
+@pytest.mark.parametrize("whitened", ["own", "theirs"])
+def test_whitening_is_never_compared(whitened):
+    digits = load_dataset("digits")
+    zca = {"space": make_space("zca", digits)}
+    with pytest.raises(UsageError, match="whitening"):
+        lent(lender(**(zca if whitened == "theirs" else {})), baseline(**(zca if whitened == "own" else {})))
 
 
 def test_sets_must_match():

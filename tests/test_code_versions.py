@@ -12,6 +12,7 @@ CORE = Path(ddbench.__file__).parent
 ENGINES = Path(experts.__file__).parent
 STUDENT_FILES = (
     "augment/*.py",
+    "grouped.py",
     "losses.py",
     "networks/build.py",
     "networks/convnet.py",
@@ -19,6 +20,7 @@ STUDENT_FILES = (
     "networks/resnet.py",
     "randomness.py",
     "schedules.py",
+    "streams.py",
     "student.py",
 )
 STUDENT = {1: "f742721bce68fb02d4bbb9426751043fa5324881eb28213c56a9230983329b7f"}

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.parametrize("name", method_names())
 
 
 def job(name, seed=0):
-    """The cheapest cell of the method: digits at IPC 1 (or all of it), generic recipe with its toy settings."""
+    """The cheapest cell of the method: digits at its smallest IPC (or all of it), generic recipe with its toy settings."""
     method = find_method(name)
-    budget = Budget() if method.budgets == ("all",) else Budget(ipc=1)
+    budget = Budget() if method.budgets == ("all",) else Budget(ipc=method.toy_ipc)
     fields = {**published(method).generic, **method.toy}
     recipe = resolve(method, load_dataset("digits"), budget, recipe="generic", overrides=fields)
     return DistillJob.of(DataName("digits"), recipe, seed, Setting())

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from ddbench import estimate, plugins
 from ddbench.budget import Budget
 from ddbench.data import load_dataset
-from ddbench.errors import UsageError
+from ddbench.errors import JobFailed, NotDefined, UsageError
 from ddbench.estimate import Estimate, estimate_distill, estimate_student
 from ddbench.evaluation import Setting, evaluate_once
 from ddbench.jobs import DataName, DistillJob, distill_job
@@ -30,18 +31,26 @@ class Sleepy(Hyper):
     before: float = 0.0
     staged: int = 0
     entries: int = 0
+    strict: bool = True
+    needs: Literal["anything", "all", "what is defined"] = "anything"
 
 
 def distill(task: Task, hyper: Sleepy) -> SynSet:
     def build() -> tuple[dict, dict]:
-        for _ in task.loop(0, hyper.staged, "experts"):
+        steps = []
+        for step in task.loop(0, hyper.staged, "experts"):
             time.sleep(hyper.pause)
-        return {"nothing": torch.zeros(1)}, {}
+            steps.append(step)
+        return {"nothing": torch.zeros(1)}, {"steps": len(steps)}
 
     space = task.space("normalised")
     time.sleep(hyper.before)
     if hyper.staged:
-        task.stage("experts", {"staged": hyper.staged}, build)
+        made = task.stage("experts", {"staged": hyper.staged}, build)
+        if hyper.needs == "all" and made.info["steps"] < hyper.staged:
+            raise JobFailed("the experts are not trained")
+    if hyper.needs == "what is defined":
+        raise NotDefined("no room for one image")
     if hyper.entries:
         fill(task, hyper)
     for _ in task.loop(0, hyper.iterations, "sleeping"):
@@ -57,7 +66,7 @@ def fill(task: Task, hyper: Sleepy) -> None:
     stage.drop("another")
     while missing := {f"{n:04d}" for n in range(hyper.entries)} - set(stage.entries()):
         with stage.locked():
-            for _, name in zip(task.loop(0, len(missing), "filling"), sorted(missing), strict=True):
+            for _, name in zip(task.loop(0, len(missing), "filling"), sorted(missing), strict=hyper.strict):
                 time.sleep(hyper.pause)
                 stage.save(name, {"x": torch.full((2,), float(name))})
     product = stage.load(f"{hyper.entries - 1:04d}")
@@ -69,10 +78,17 @@ def eat(task: Task, hyper: Sleepy) -> SynSet:
     for _ in task.loop(0, hyper.iterations, "eating"):
         held.append(torch.ones(4_000_000) if len(held) < 4 else None)
         time.sleep(hyper.pause)
-    raise AssertionError("the probe goes on to the end")
+    assert len(held) < hyper.iterations, "the probe goes on to the end"
+    raise JobFailed("it ate too much")
 
 
-METHODS = {"sleepy": Method("sleepy", Sleepy, distill), "hungry": Method("hungry", Sleepy, eat)}
+def fail(task: Task, hyper: Sleepy) -> SynSet:
+    for _ in task.loop(0, 3, "a short loop"):
+        pass
+    raise JobFailed("diverges at once")
+
+
+METHODS = {name: Method(name, Sleepy, call) for name, call in (("sleepy", distill), ("hungry", eat), ("broken", fail))}
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +100,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def job(method: str = "sleepy", **hyper: float) -> DistillJob:
+def job(method: str = "sleepy", **hyper: float | str) -> DistillJob:
     resolved = resolve(METHODS[method], load_dataset("digits"), Budget(1), overrides=hyper)
     return DistillJob.of(DIGITS, resolved, 0, Setting())
 
@@ -118,16 +134,39 @@ def test_a_short_loop_is_timed_whole_and_a_finished_set_costs_nothing() -> None:
     assert estimate_distill(short) == Estimate(0.0, 0, "the set is in the cache")
 
 
-def test_a_stage_that_is_missing_is_what_is_timed(own_cache: Path) -> None:
-    found = estimate_distill(job(staged=1000, pause=0.02, iterations=5))
-    near(found, 20)
-    assert "experts" in found.basis and "left out" in found.basis
+def test_a_stage_that_is_missing_is_timed_with_what_follows(own_cache: Path) -> None:
+    found = estimate_distill(job(staged=1000, pause=0.02, iterations=500))
+    near(found, 30)
+    assert "experts: 1,000" in found.basis and "; sleeping: 500" in found.basis and "left out" not in found.basis
     estimate_distill(job(staged=5, pause=0.001, iterations=5))
     assert not own_cache.exists() or not list(own_cache.rglob("*.*"))
 
 
-def test_a_stage_of_entries_keeps_them_in_memory(own_cache: Path) -> None:
-    found = estimate_distill(job(entries=1000, pause=0.02, iterations=5))
+def test_where_the_method_cannot_go_on_from_half_done_work_the_estimate_ends() -> None:
+    found = estimate_distill(job(staged=1000, pause=0.02, iterations=500, needs="all"))
+    near(found, 20)
+    assert found.basis.endswith(
+        "what follows is left out: it needs what was cut short (JobFailed: the experts are not trained)"
+    )
+    found = estimate_distill(job(staged=5, pause=0.001, iterations=5, needs="all"))
+    assert "whole" in found.basis
+
+
+def test_what_a_definition_excludes_is_no_estimate() -> None:
+    for staged in (0, 1000):
+        with pytest.raises(NotDefined, match="no room"):
+            estimate_distill(job(staged=staged, needs="what is defined"))
+
+
+def test_a_method_that_fails_before_anything_was_cut_short_fails() -> None:
+    with pytest.raises(JobFailed, match="at once"):
+        estimate_distill(job("broken"))
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_stage_of_entries_keeps_them_in_memory(strict: bool, own_cache: Path) -> None:
+    """The stage asks for the rest of its entries again and again, or fails: either way the probe ends in it."""
+    found = estimate_distill(job(entries=1000, pause=0.02, iterations=5, strict=strict))
     near(found, 20)
     assert "'entries' only" in found.basis
     found = estimate_distill(job(entries=3, pause=0.001, iterations=5))

@@ -17,8 +17,10 @@ from ddbench.evaluation import NotScored, Setting
 from ddbench.jobs import DataName, DistillJob, EvaluateJob, check_balance, check_budget, distill_job, evaluate_job
 from ddbench.method import find_method
 from ddbench.pool import Outcome, Work, attempt, run_all
+from ddbench.protocol import find_protocol
 from ddbench.recipes import resolve
 from ddbench.synset import load
+from ddbench.teachers import reference_teacher
 
 
 def job(seed=0, ipc=1, setting=None, **overrides):
@@ -214,3 +216,29 @@ def test_a_full_disk_in_a_worker_ends_the_run_and_the_workers(toys):
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert multiprocessing.active_children() == []
+
+
+def test_facts_of_a_teacher_that_is_credited_too_are_kept(toys, monkeypatch):
+    """A method that says with what weight a network labels, and credits it, has both in the set's provenance."""
+    import toybox
+
+    digits = load_dataset("digits")
+    recipe = find_protocol("toy-soft-v1").reference(digits)
+    one, two = (reference_teacher(recipe, digits, torch.device("cpu"), seed=seed) for seed in (0, 1))
+
+    def distill(task, hyper):
+        task.teachers[one.hash] = {"label_weight": 0.5}
+        task.teachers["f" * 64] = {"note": "not credited"}
+        for name, teacher in (("one", one), ("two", two)):
+            task.credit(name, lambda teacher=teacher: teacher, role="teacher")
+        return toybox.distill(task, hyper)
+
+    monkeypatch.setattr(toybox, "METHOD", replace(toybox.METHOD, distill=distill))
+    facts = distill_job(job()).provenance.teachers
+    assert set(facts) == {one.hash, two.hash, "f" * 64} and facts["f" * 64] == {"note": "not credited"}
+    assert facts[one.hash].pop("accuracy") > 0 and facts[two.hash].pop("accuracy") > 0
+    plain = {"role": "teacher", "network": one.network}
+    assert facts[one.hash] == {**plain, "name": "one", "label_weight": 0.5} and facts[two.hash] == {
+        **plain,
+        "name": "two",
+    }

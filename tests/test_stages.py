@@ -56,6 +56,22 @@ def test_an_entry_can_be_dropped():
     assert stage.entries() == ["000-002"] and stage.load("000-001") is None
 
 
+def test_an_entry_in_the_making_has_a_checkpoint_until_it_is_sealed():
+    stage = Stage("squeeze", {"lr": 0.1})
+    for name in ("resnet18", "resnet50"):
+        half = stage.checkpoint(name)
+        half.interval = 0.0
+        half.save_when_due(lambda name=name: {"step": 3, "network": {name: torch.ones(2)}})
+    assert stage.entries() == [] and stage.load("resnet18") is None  # half an entry is none
+    again = Stage("squeeze", {"lr": 0.1}).checkpoint("resnet18").load()
+    assert again["step"] == 3 and torch.equal(again["network"]["resnet18"], torch.ones(2))
+    assert Stage("squeeze", {"lr": 0.2}).checkpoint("resnet18").load() is None
+    stage.save("resnet18", {"x": torch.zeros(1)})
+    assert stage.checkpoint("resnet18").load() is None and stage.checkpoint("resnet50").load()["step"] == 3
+    assert stage.entries() == ["resnet18"]
+    assert not list(stage.folder.glob("*resnet18*checkpoint*"))
+
+
 def test_every_difference_of_the_key_separates():
     build = Builder()
     keys = [{"lr": 0.1}, {"lr": 0.2}, {"lr": 0.1, "holdout": None}, {"lr": "0.1"}, {}]

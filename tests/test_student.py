@@ -8,13 +8,15 @@ from torch.nn import functional as F
 
 from ddbench import networks
 from ddbench.augment import build_augmentation, build_mixing
+from ddbench.checkpoints import Checkpoint
 from ddbench.data import load_dataset
 from ddbench.errors import JobFailed, UsageError
 from ddbench.losses import LOSSES, Labels
 from ddbench.randomness import forked, rng
 from ddbench.schedules import OPTIMIZERS, SCHEDULES
 from ddbench.space import make_space, transform_for
-from ddbench.student import accuracy, batch_indices, predict, score, train
+from ddbench.streams import Order
+from ddbench.student import Stream, accuracy, predict, score, train, views_of
 from ddbench.student_recipe import StudentRecipe
 
 SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
@@ -40,23 +42,6 @@ def data(count=30):
     return torch.randn(count, 1, 8, 8, generator=generator), torch.arange(count) % 10
 
 
-@pytest.mark.parametrize(("count", "batch"), [(30, 12), (24, 12), (7, 3), (5, 12), (12, 12), (1, 4), (100, 7)])
-def test_every_epoch_is_a_permutation_and_batches_are_constant(count, batch):
-    steps = 3 * math.ceil(count / min(batch, count)) + 1
-    batches = list(batch_indices(count, batch, steps, seed=3))
-    assert len(batches) == steps and {len(b) for b in batches} == {min(batch, count)}
-    drawn = torch.cat(batches)  # the remainder of an epoch opens the next one, so the stream is permutations in a row
-    epochs = [epoch for epoch in drawn.split(count) if len(epoch) == count]
-    assert len(epochs) >= 2
-    for epoch in epochs:
-        assert sorted(epoch.tolist()) == list(range(count))
-    if count > 4:
-        assert not torch.equal(epochs[0], epochs[1])
-    assert torch.equal(drawn, torch.cat(list(batch_indices(count, batch, steps, seed=3))))
-    longer = torch.cat(list(batch_indices(count, batch, steps + 5, seed=3)))
-    assert torch.equal(longer[: len(drawn)], drawn)  # a longer training begins like a shorter one
-
-
 @pytest.mark.parametrize(
     ("images", "changes", "steps"),
     [
@@ -73,12 +58,12 @@ def test_steps(images, changes, steps):
     assert recipe(**changes).steps(images) == steps
 
 
-def by_hand(images, classes, steps, batch, seed, *, lr=0.05, momentum=0.9, decay=5e-4, drop=0.1):
+def by_hand(images, classes, steps, batch, seed, *, lr=0.05, momentum=0.9, decay=5e-4, drop=0.1, stop=None):
     """Momentum SGD with weight decay and a step schedule, as written in any textbook."""
     model = network().train()
     buffers = [torch.zeros_like(p) for p in model.parameters()]
     stream = torch.cat([torch.randperm(len(images), generator=rng(seed, "epoch", e)) for e in range(steps)])
-    for step in range(steps):
+    for step in range(steps if stop is None else stop):
         index = stream[step * batch : (step + 1) * batch]
         logits = model(images[index])
         loss = -(logits - logits.logsumexp(1, keepdim=True))[torch.arange(batch), classes[index]].mean()
@@ -125,16 +110,16 @@ def test_augmentation_and_mixing_are_applied_in_order_with_the_draws_of_the_step
         return torch.zeros(len(batch.images), 10)
 
     train(Spy(), images, classes, plan.model_copy(update={"loss": {"name": "soft-ce"}}), seed=5, labeller=labeller)
-    indices = list(batch_indices(30, 12, 3, 5))
+    order = Order(30, 12, 5)
     for step in range(3):
         generator = rng(5, "augment", step)
-        wanted = images[indices[step]]
+        wanted = images[order.at(step)]
         for spec in specs:
             wanted = build_augmentation(spec)(wanted, generator)
         wanted, permutation, weight = build_mixing(plan.mix)(wanted, generator)
         batch = labelled[step]
         assert torch.equal(seen[step], wanted) and torch.equal(batch.images, wanted)  # labels see what the student sees
-        assert torch.equal(batch.index, indices[step]) and batch.step == step
+        assert torch.equal(batch.index, order.at(step)) and (batch.step, batch.seed) == (step, 5)
         assert torch.equal(batch.permutation, permutation) and batch.weight == weight
 
 
@@ -166,6 +151,34 @@ def test_cosine_is_per_step_and_ends_at_zero():
     for step in range(100):
         assert factor(step, 100, 5) == pytest.approx(0.5 * (1 + math.cos(math.pi * step / 100)))
     assert SCHEDULES.build({"name": "cosine", "stretch": 2.0})(100, 100, 5) == pytest.approx(0.5)
+
+
+def test_a_short_cosine_goes_down_up_and_down():
+    """CV-DD's ImageNette squeeze: torch's scheduler with T_max = 100 over 300 epochs, here per step."""
+    factor = SCHEDULES.build({"name": "cosine", "stretch": 1 / 3})
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    torchs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
+    for epoch in range(300):
+        assert factor(epoch, 300, 1) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+        optimizer.step()
+        torchs.step()
+    assert [factor(e, 300, 1) for e in (0, 100, 200, 300)] == pytest.approx([1, 0, 1, 0], abs=1e-12)
+
+
+def test_warmup_then_cosine():
+    factor = SCHEDULES.build({"name": "warmup-cosine", "epochs": 5})
+    rates = [factor(step, 200, 4) for step in range(201)]
+    for step in range(20):  # 5 epochs of 4 steps
+        assert rates[step] == pytest.approx(0.01 + 0.99 * step / 20)
+    for step in range(20, 201):
+        assert rates[step] == pytest.approx((1 + math.cos(math.pi * (step - 20) / 180)) / 2)
+    assert rates[20] == 1 and rates[200] < 1e-12
+    assert SCHEDULES.build({"name": "warmup-cosine", "epochs": 5, "start": 0.5})(0, 200, 4) == 0.5
+    cosine = SCHEDULES.build({"name": "cosine"})
+    without = SCHEDULES.build({"name": "warmup-cosine", "epochs": 0})
+    assert [without(step, 10, 2) for step in range(11)] == [cosine(step, 10, 2) for step in range(11)]
+    cut = SCHEDULES.build({"name": "warmup-cosine", "epochs": 5})  # a training that ends within its warm-up
+    assert [cut(step, 10, 4) for step in range(10)] == pytest.approx([0.01 + 0.99 * step / 20 for step in range(10)])
 
 
 def test_step_schedules():
@@ -203,6 +216,32 @@ def test_adamw_decays_matrices_only():
         assert torch.allclose(new, wanted, atol=1e-7)
         shrunk += old.ndim >= 2
     assert 0 < shrunk < len(before)
+
+
+def test_adamw_can_decay_everything():
+    model = network("convnet-d1-w8-bn")
+    optimizer = OPTIMIZERS.build({"name": "adamw", "lr": 0.1, "weight_decay": 0.5, "decay_all": True})
+    before = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer(model.parameters()).step()
+    for old, new in zip(before, model.parameters(), strict=True):
+        assert torch.allclose(new, old * (1 - 0.1 * 0.5), atol=1e-7)
+
+
+@pytest.mark.parametrize(("options", "betas"), [({}, (0.9, 0.999)), ({"betas": (0.5, 0.9)}, (0.5, 0.9))])
+def test_adam_step_by_definition(options, betas):
+    p = torch.nn.Parameter(torch.tensor([[1.0, -2.0]]))
+    optimizer = OPTIMIZERS.build({"name": "adam", "lr": 0.1, "weight_decay": 0.2, **options})([p])
+    m = v = torch.zeros(1, 2)
+    theta, (first, second) = p.detach().clone(), betas
+    for t, g in enumerate((torch.tensor([[0.3, -1.0]]), torch.tensor([[-0.2, 0.5]])), 1):
+        p.grad = g.clone()
+        optimizer.step()
+        coupled = g + 0.2 * theta
+        m, v = first * m + (1 - first) * coupled, second * v + (1 - second) * coupled**2
+        theta = theta - 0.1 * (m / (1 - first**t)) / ((v / (1 - second**t)).sqrt() + 1e-8)
+    assert torch.allclose(p, theta, atol=1e-6)
 
 
 def test_adamw_step_by_definition():
@@ -368,6 +407,167 @@ def test_a_recipes_hash_depends_on_every_field():
         {"epochs": 5},
         {"max_steps": 5},
         {"batch": 13},
+        {"bn_batch": 4},
     ]
     assert set().union(*changes) == set(StudentRecipe.model_fields)
     assert len({base.hash(), *(recipe(**change).hash() for change in changes)}) == len(changes) + 1
+
+
+def test_a_later_field_does_not_change_older_recipes():
+    plain = recipe()
+    assert "bn_batch" not in plain.model_dump() and "bn_batch" not in plain.model_dump(mode="json")
+    assert "bn_batch" not in plain.model_dump_json() and recipe(bn_batch=None).hash() == plain.hash()
+    assert plain.hash() == "8221348b3670653d10fd519d59d7935851a269232b99ca18e7b71b138f7e4e6b"
+    grouped = recipe(bn_batch=4)
+    assert grouped.model_dump(mode="json")["bn_batch"] == 4
+    assert StudentRecipe.model_validate_json(grouped.model_dump_json()) == grouped
+    assert StudentRecipe.model_validate_json(plain.model_dump_json()) == plain
+    with pytest.raises(ValueError, match="bn_batch"):
+        recipe(bn_batch=0)
+
+
+def test_batch_norms_of_a_student_see_groups():
+    """One training of batches of 12 with bn_batch 5 against gradients of chunks, one after another."""
+    images, classes = data()
+    student, wanted = (network("convnet-d1-w8-bn") for _ in range(2))
+    plan = recipe(bn_batch=5, schedule={"name": "constant"}, optimizer={"name": "sgd", "lr": 0.05})
+    train(student, images, classes, plan, seed=2)
+    order = Order(30, 12, 2)
+    for step in range(10):
+        index = order.at(step)
+        given = torch.cat([wanted.train()(part) for part in images[index].split(5)])
+        loss = F.cross_entropy(given, classes[index])
+        with torch.no_grad():
+            for p, g in zip(wanted.parameters(), torch.autograd.grad(loss, list(wanted.parameters())), strict=True):
+                p -= 0.05 * g
+    ours, theirs = student.state_dict(), wanted.state_dict()
+    assert list(ours) == list(theirs)
+    for name in ours:
+        assert torch.allclose(ours[name].float(), theirs[name].float(), atol=1e-5), name
+    whole = network("convnet-d1-w8-bn")
+    train(whole, images, classes, plan.model_copy(update={"bn_batch": None}), seed=2)
+    assert not torch.allclose(whole.state_dict()["head.weight"], ours["head.weight"])
+
+
+AUGMENTED = {"augmentations": [{"name": "pad-crop", "pad": 2}], "mix": {"name": "mixup", "alpha": 0.8}}
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def with_dropout():
+    return torch.nn.Sequential(torch.nn.Dropout(0.3), network("convnet-d1-w8-bn"))
+
+
+def same(one, two):
+    return list(one) == list(two) and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_stream_of_another_seed_shows_its_batches_and_leaves_the_networks_draws():
+    images, classes = data()
+    plan, shown = recipe(**AUGMENTED), []
+
+    def spy(batch):
+        shown.append(batch)
+        return torch.zeros(len(batch.images), 10)
+
+    def run(seed, stream):
+        student = with_dropout()
+        soft = plan.model_copy(update={"loss": {"name": "soft-ce"}})
+        train(student, images, classes, soft, seed=seed, labeller=spy, stream=stream)
+        return weights(student)
+
+    own, lent = run(1, None), run(1, Stream(8))
+    assert [batch.seed for batch in shown] == [1] * 10 + [8] * 10
+    for ours, theirs in zip(shown[10:], views_of(images, plan, Stream(8)), strict=True):
+        assert torch.equal(ours.images, theirs.images) and torch.equal(ours.index, theirs.index)
+    assert not same(own, lent) and not same(lent, run(2, Stream(8)))  # the dropout is seed 2's
+    assert same(lent, run(1, Stream(8))) and same(own, run(1, Stream(1)))
+
+
+def test_pruned_steps_are_seen_again_and_again():
+    images, classes = data()
+    steps = []
+
+    def spy(batch):
+        steps.append(batch.step)
+        return torch.zeros(len(batch.images), 10)
+
+    plan = recipe(loss={"name": "soft-ce"})
+    train(network(), images, classes, plan, seed=0, labeller=spy, stream=Stream(0, (1, 4, 9)))
+    assert steps == [1, 4, 9, 1, 4, 9, 1, 4, 9, 1]
+
+
+def test_a_loop_counts_the_steps_and_may_end_early():
+    images, classes = data()
+    asked, seen = [], []
+
+    def loop(start, total):
+        asked.append((start, total))
+        for step in range(start, total):
+            if step == 4:
+                return
+            yield step
+            seen.append(step)
+
+    student = network()
+    done = train(student, images, classes, recipe(), seed=7, loop=loop)
+    assert asked == [(0, 10)] and seen == [0, 1, 2, 3] and done.steps == 4
+    wanted, loss = by_hand(images, classes, 10, 12, 7, stop=4)
+    assert torch.allclose(student.head.weight, wanted.head.weight, atol=1e-6)
+    assert done.final_loss == pytest.approx(loss, abs=1e-6)
+    assert train(student, images, classes, recipe(), seed=7, loop=lambda start, total: []).steps == 0
+
+
+OPTIMIZERS_TO_RESUME = [
+    SGD,
+    {"name": "sgd", "lr": 0.05},
+    {"name": "adam", "lr": 0.01, "weight_decay": 1e-3},
+    {"name": "adamw", "lr": 0.01},
+    {"name": "adamw", "lr": 0.01, "decay_all": True},
+]
+
+
+def stopped_after(count):
+    return lambda start, total: range(start, min(start + count, total))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS_TO_RESUME, ids=lambda o: "-".join(map(str, o.values())))
+def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, optimizer):
+    images, classes = data()
+    plan = recipe(optimizer=optimizer, schedule={"name": "cosine"}, bn_batch=5, **AUGMENTED)
+    whole, path, starts = with_dropout(), tmp_path / "training.safetensors", []
+    wanted = train(whole, images, classes, plan, seed=3)
+    for count in (4, 3, 99):  # stopped twice, each time with another network and another history of the generator
+
+        def loop(start, total, count=count):
+            starts.append(start)
+            return stopped_after(count)(start, total)
+
+        torch.rand(5)
+        student = with_dropout()
+        done = train(student, images, classes, plan, seed=3, loop=loop, checkpoint=Checkpoint(path, 0.0))
+    assert starts == [0, 4, 7] and same(weights(student), weights(whole))
+    assert (done.steps, done.final_loss) == (10, wanted.final_loss) and path.exists()
+    again = with_dropout()
+    done = train(again, images, classes, plan, seed=3, checkpoint=Checkpoint(path, 0.0))
+    assert (done.steps, done.final_loss) == (10, wanted.final_loss) and same(weights(again), weights(whole))
+
+
+def test_the_state_of_another_training_is_not_taken(tmp_path):
+    images, classes = data()
+    path = tmp_path / "training.safetensors"
+    train(network(), images, classes, recipe(), seed=3, loop=stopped_after(4), checkpoint=Checkpoint(path, 0.0))
+    for plan, seed in ((recipe(), 4), (recipe(epochs=3), 3)):
+        student, wanted = network(), network()
+        train(student, images, classes, plan, seed=seed, checkpoint=Checkpoint(path, 1e9))
+        train(wanted, images, classes, plan, seed=seed)
+        assert same(weights(student), weights(wanted))
+
+
+def test_a_checkpoint_is_saved_when_due_only(tmp_path):
+    images, classes = data()
+    path = tmp_path / "training.safetensors"
+    train(network(), images, classes, recipe(), seed=3, checkpoint=Checkpoint(path))
+    assert not path.exists()

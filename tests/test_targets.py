@@ -5,14 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddbench import plugins, teachers
+from ddbench import networks, plugins, teachers
 from ddbench.data import load_dataset
 from ddbench.errors import UsageError
+from ddbench.losses import LOSSES, Labels
 from ddbench.protocol import find_protocol
+from ddbench.randomness import forked
 from ddbench.space import make_space, transform_for
 from ddbench.student import Batch
 from ddbench.synset import SynSet, Targets
-from ddbench.targets import Binding, find_target_kind, online_teacher, targets_of
+from ddbench.targets import Binding, committee, find_target_kind, online_teacher, targets_of
+from ddbench.targets.teachers import _only_norms_care
 
 CPU = torch.device("cpu")
 LABELS = torch.randn(10, 10, generator=torch.Generator().manual_seed(4))
@@ -36,6 +39,10 @@ def a_set(targets=None, space="normalised"):
 
 def soft(form="logits", labels=LABELS):
     return Targets("soft", {"form": form}, {"labels": labels})
+
+
+def named(**more):
+    return Targets("teachers", {"teachers": [{"hash": "0" * 64, "weight": 1.0}], **more})
 
 
 def bound(synset):
@@ -81,6 +88,17 @@ def test_soft_labels_of_a_mixed_batch_are_mixed_probabilities(form):
     assert torch.allclose(found, 0.3 * own + 0.7 * own[permutation], atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["logits", "probabilities"])
+def test_soft_labels_of_a_mixed_batch_can_be_mixed_logits(form):
+    labels = LABELS if form == "logits" else LABELS.softmax(1)
+    synset = a_set(Targets("soft", {"form": form, "mixed": "logits"}, {"labels": labels}))
+    permutation = torch.tensor([2, 0, 1])
+    found = bound(synset)(batch(synset, permutation=permutation, weight=0.3))
+    own = (labels if form == "logits" else labels.log())[[3, 1, 4]]
+    assert torch.allclose(found, 0.3 * own + 0.7 * own[permutation], atol=1e-5)
+    assert torch.allclose(bound(synset)(batch(synset)), own, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
@@ -101,6 +119,14 @@ def test_soft_labels_of_a_mixed_batch_are_mixed_probabilities(form):
         (Targets("teachers", {"teachers": [{"hash": "0" * 63, "weight": 1.0}]}, {}), "hash"),
         (Targets("teachers", {"teachers": [{"hash": "0" * 64, "weight": -1.0}]}, {}), "weight"),
         (Targets("teachers", {"teachers": [{"hash": "0" * 64, "weight": 1.0}]}, {"x": LABELS}), "tensors"),
+        (named(bn="train"), "bn must be"),
+        (named(bn="batch", sub_batch=0), "sub_batch"),
+        (named(bn="batch", sub_batch=True), "sub_batch"),
+        (named(bn="batch", sub_batch=2.0), "sub_batch"),
+        (named(sub_batch=4), "sub_batch"),
+        (named(bn="eval", sub_batch=4), "sub_batch"),
+        (named(size=4), "list"),
+        (Targets("soft", {"form": "logits", "mixed": "votes"}, {"labels": LABELS}), "mixed"),
     ],
 )
 def test_malformed_targets_are_refused(targets, message):
@@ -174,3 +200,137 @@ def test_a_name_registered_twice_is_an_error(toys, tmp_path, monkeypatch):
     plugins._declared.cache_clear()
     with pytest.raises(UsageError, match="'toy' is registered twice"):
         plugins.names("ddbench.methods")
+
+
+def test_a_committee_leaves_out_what_goes_without_saying(toys):
+    one, two = a_teacher(0), a_teacher(1)
+    plain = committee([(one, 1), (two, 0.5)])
+    assert plain.params == {"teachers": [{"hash": one.hash, "weight": 1.0}, {"hash": two.hash, "weight": 0.5}]}
+    assert a_set(committee([(one, 1.0)])).hash == a_set(online_teacher(one)).hash
+    assert committee([(one, 1.0)], "batch").params == {**online_teacher(one).params, "bn": "batch"}
+    full = committee([(one, 1.0)], bn="batch", sub_batch=4)
+    assert full.params == {**online_teacher(one).params, "bn": "batch", "sub_batch": 4}
+    said = Targets("teachers", {**plain.params, "bn": "eval"})
+    seen = batch(a_set())
+    assert torch.equal(bound(a_set(said))(seen), bound(a_set(plain))(seen))
+
+
+def kept_teacher(name, seed=0, **changes):
+    """An untrained network with running statistics of its own, in the cache."""
+    digits = load_dataset("digits")
+    network = networks.create(name, channels=1, side=8, classes=10, seed=seed)
+    with torch.no_grad():
+        for part in network.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.running_mean.fill_(0.3)
+                part.running_var.fill_(2.0)
+    facts = {"network": name, "dataset": "digits", "split_hash": digits.train.hash, "class_names": digits.class_names}
+    shape = {"channels": 1, "side": 8, "space": make_space("normalised", digits), "recipe_hash": "0" * 64}
+    state = {key: tensor.detach().clone() for key, tensor in network.state_dict().items()}
+    found = teachers.Teacher(**{**facts, **shape, **changes}, state=state)
+    teachers.keep(found)
+    return found
+
+
+def seen_by(synset, count=10, step=3, seed=5):
+    images = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(9))
+    return Batch(images, torch.arange(count) % 10, step, seed=seed)
+
+
+NETWORKS = ["resnet18", "convnet-d2-w8-bn", "shufflenetv2", "mobilenetv2", "convnet-d2-w8", "mlp"]  # mobile: dropout
+
+
+@pytest.mark.parametrize("sub_batch", [None, 4, 5, 32])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_batch_statistics_by_their_definition(name, sub_batch):
+    """The teacher in train mode, groups one after another, its draws keyed by seed and step of the view."""
+    teacher = kept_teacher(name)
+    synset = a_set(committee([(teacher, 1.0)], "batch", sub_batch))
+    seen = seen_by(synset)
+    direct = teacher.module(CPU).train()
+    with forked(5, "labels", 3):
+        wanted = torch.cat([direct(part) for part in seen.images.split(sub_batch or 10)])
+    found = bound(synset)(seen)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    if "bn" in name or name in NETWORKS[:4]:
+        assert not torch.allclose(found, teacher.module(CPU)(seen.images), atol=1e-3)
+
+
+def test_only_what_draws_goes_in_turn():
+    def asks_once(name):
+        module = kept_teacher(name).module(CPU).train()
+        return _only_norms_care(module, (2, 1, 8, 8), CPU)
+
+    assert asks_once("resnet18") and asks_once("convnet-d2-w8") and not asks_once("mobilenetv2")
+    assert not _only_norms_care(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(64)), (2, 1, 8, 8), CPU)
+
+
+def test_draws_of_a_committee_are_keyed_by_the_view_and_leave_the_generator():
+    drawing, other = kept_teacher("mobilenetv2"), kept_teacher("mobilenetv2", seed=1)
+    synset = a_set(committee([(drawing, 0.5), (other, 2.0)], "batch", 5))
+    label = bound(synset)
+    before = torch.random.get_rng_state()
+    first = label(seen_by(synset))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.rand(3)
+    assert torch.equal(label(seen_by(synset)), first)
+    assert not torch.equal(label(seen_by(synset, step=4)), first)
+    assert not torch.equal(label(seen_by(synset, seed=6)), first)
+    one, two = drawing.module(CPU).train(), other.module(CPU).train()
+    images, wanted = seen_by(synset).images, torch.zeros(())
+    with forked(5, "labels", 3):
+        for module, weight in ((one, 0.5), (two, 2.0)):
+            wanted = wanted + weight * torch.cat([module(part) for part in images.split(5)])
+    torch.testing.assert_close(first, wanted)
+
+
+@pytest.mark.parametrize(("bn", "sub_batch"), [("eval", None), ("batch", None), ("batch", 4)])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2"])
+def test_labelling_leaves_the_teacher_alone(name, bn, sub_batch):
+    """No gradient reaches it, its statistics stay for others, and what it says does not depend on what it saw."""
+    teacher = kept_teacher(name)
+    synset = a_set(committee([(teacher, 1.0)], bn, sub_batch))
+    label = bound(synset)
+    seen = seen_by(synset)
+    images = seen.images.clone().requires_grad_()
+    first = label(replace(seen, images=images))
+    assert not first.requires_grad and not first.is_inference()
+    for step in range(3):
+        label(seen_by(synset, step=step))
+    assert torch.equal(label(seen), first) and torch.equal(bound(synset)(seen), first)
+    kept = teachers.require(teacher.hash)
+    assert kept.hash == teacher.hash and all(torch.equal(kept.state[k], t) for k, t in teacher.state.items())
+    student = networks.create("mlp", channels=1, side=8, classes=10, seed=0)
+    loss = LOSSES.build({"name": "kl", "temperature": 2.0})
+    loss(student(images), Labels(seen.index, first)).backward()
+    assert images.grad is not None
+
+
+def test_batch_statistics_in_another_space(toys):
+    """The mapping into the teacher's space comes before the groups."""
+    digits = load_dataset("digits")
+    teacher = kept_teacher("convnet-d2-w8-bn", space=make_space("pixel", digits))
+    synset = a_set(committee([(teacher, 1.0)], "batch", 5))
+    seen = seen_by(synset)
+    pixels = transform_for(synset.space, digits).decode(seen.images)
+    direct = teacher.module(CPU).train()
+    wanted = torch.cat([direct(part) for part in pixels.split(5)])
+    torch.testing.assert_close(bound(synset)(seen), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_teachers_that_are_not_in_the_cache_can_be_given():
+    teacher = kept_teacher("mlp")
+    elsewhere = replace(teacher, recipe_hash="1" * 64)
+    synset = a_set(committee([(elsewhere, 1.0)]))
+    seen = seen_by(synset)
+    kind, _ = targets_of(synset)
+    with pytest.raises(UsageError, match="not in the cache"):
+        kind.bind(Binding(synset, load_dataset("digits"), CPU, lambda wanted: None))
+    label = kind.bind(Binding(synset, load_dataset("digits"), CPU, {elsewhere.hash: elsewhere}.get))
+    assert torch.equal(label(seen), teacher.module(CPU)(seen.images))
+
+
+def test_no_kind_but_replay_asks_for_a_stream(toys):
+    for synset in (a_set(soft()), a_set(online_teacher(a_teacher()))):
+        kind, _ = targets_of(synset)
+        assert kind.stream(synset) is None

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddbench import networks
+from ddbench import networks, teachers
 from ddbench.budget import Budget
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import load_dataset, memory_split
@@ -16,6 +16,7 @@ from ddbench.method import find_method
 from ddbench.recipes import resolve
 from ddbench.space import transform_for
 from ddbench.task import Task, stratified
+from ddbench.teachers import Teacher
 
 CPU = torch.device("cpu")
 
@@ -152,6 +153,26 @@ def test_networks_are_credited_by_name_and_made_later():
     task.credit("prior", lambda: asked.append(1), role="prior")
     assert list(task.credits) == ["expert 0", "prior"] and asked == []
     assert task.credits["expert 0"].facts == {"role": "expert", "name": "expert 0", "epoch": 2}
+
+
+def test_a_teacher_is_kept_under_its_hash():
+    task, digits = a_task(), load_dataset("digits")
+    network = task.create_network("teacher", name="mlp")
+    teacher = Teacher(
+        network="mlp",
+        dataset="digits",
+        split_hash=digits.train.hash,
+        class_names=digits.class_names,
+        channels=1,
+        side=8,
+        space=task.space("normalised"),
+        recipe_hash="0" * 64,
+        state=network.state_dict(),
+    )
+    assert task.recall_teacher(teacher.hash) is None
+    assert task.keep_teacher(teacher) == task.keep_teacher(teacher) == teacher.hash
+    found = a_task(seed=5).recall_teacher(teacher.hash)
+    assert found.hash == teacher.hash and teachers.require(teacher.hash).network == "mlp"
 
 
 def test_a_diverged_set_is_a_failed_job():

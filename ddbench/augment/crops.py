@@ -75,12 +75,13 @@ def draw_crops(
     side: int,
     generator: torch.Generator,
     *,
-    scale: tuple[float, float] = (0.08, 1.0),
+    scale: tuple[float | Tensor, float | Tensor] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Tensor:
     """Draw `count` windows for images of `side` pixels: int64 [count, 4] of top, left, height, width.
 
-    The first of ten tries that fits is taken, else the largest centred window with a ratio in range.
+    The first of ten tries that fits is taken, else the largest centred window with a ratio in range. An end of `scale`
+    may be a float64 [count, 1]: one for each window.
     """
     u = torch.rand(4, count, _TRIES, generator=generator, dtype=torch.float64)
     area = side * side * (scale[0] + u[0] * (scale[1] - scale[0]))
@@ -109,12 +110,23 @@ def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
     equal to cropping, then resizing with align_corners False. No shape depends on the boxes.
     """
     height, width = images.shape[-2:]
-    top, left, tall, wide = boxes.to(images.device).T[:, :, None].to(torch.promote_types(images.dtype, torch.float32))
+    grid = crop_grid(boxes.to(images.device), height, width, images.dtype).expand(len(images), -1, -1, -1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def crop_grid(boxes: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Where `resized_crop` samples: [n, H, W, 2] of x and y in grid_sample's coordinates, on the boxes' device.
+
+    Args:
+        boxes: int64 [n, 4]: top, left, height, width.
+        height: H of the images, pixels.
+        width: W likewise.
+        dtype: of the images.
+    """
+    top, left, tall, wide = boxes.T[:, :, None].to(torch.promote_types(dtype, torch.float32))
     y = _centres(height, top, tall)
     x = _centres(width, left, wide)
-    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
-    grid = grid.to(images.dtype).expand(len(images), -1, -1, -1)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1).to(dtype)
 
 
 def _centres(size: int, start: Tensor, length: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ddbench.augment.crops import flip, pad_crop, random_resized_crop
 from ddbench.augment.dsa import DSA
 from ddbench.augment.mixing import cutmix, mixup
+from ddbench.augment.patches import shuffle_patches
 from ddbench.components import Components
 from ddbench.errors import UsageError
 
@@ -61,6 +62,11 @@ def resized_crops(
     return partial(random_resized_crop, scale=(scale[0], scale[1]), ratio=(ratio[0], ratio[1]))
 
 
+def shuffled(factor: Annotated[int, Field(ge=1)]) -> Augmentation:
+    """`shuffle_patches` with `factor` tiles along a side."""
+    return partial(shuffle_patches, factor=factor)
+
+
 def cutmixed(alpha: Positive = 1.0) -> Mixing:
     """`cutmix` with Beta(alpha, alpha)."""
     return partial(cutmix, alpha=alpha)
@@ -74,7 +80,13 @@ def mixed_up(alpha: Positive = 0.8) -> Mixing:
 AUGMENTATIONS = Components(
     "augmentation",
     "ddbench.augmentations",
-    {"dsa": dsa, "pad-crop": padded_crop, "flip": flipped, "random-resized-crop": resized_crops},
+    {
+        "dsa": dsa,
+        "pad-crop": padded_crop,
+        "flip": flipped,
+        "random-resized-crop": resized_crops,
+        "shuffle-patches": shuffled,
+    },
 )
 MIXES = Components("mix", "ddbench.mixes", {"cutmix": cutmixed, "mixup": mixed_up})
 

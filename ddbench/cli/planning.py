@@ -1,12 +1,12 @@
 """What a grid would do, before it does it: for --dry-run, and for an honest total in the progress."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ddbench.cli.output import duration, plain, print_facts, say, size
-from ddbench.errors import JobFailed
+from ddbench.errors import JobFailed, NotDefined
 from ddbench.progress import Reporter
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Planned:
         cell: the cell.
         student: student network; None if only the set can tell (`shipped-v1` before the set is made).
         missing: evaluation seeds without a run.
-        excluded: why the protocol does not apply, if it does not.
+        excluded: why the protocol does not apply or the method is not defined, if so.
     """
 
     cell: "Cell"
@@ -44,18 +44,21 @@ class Planned:
 def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False) -> Planned:
     """What a cell needs, as the store and the cache are now; writes nothing."""
     from ddbench.evaluation import NotScored
-    from ddbench.grid import missing_seeds, planned, record_of
+    from ddbench.grid import excluded, missing_seeds, planned, record_of, without_set
 
     try:
         record = planned(cell)
         synset = cell.known_set() if record is None else None
         if synset is not None:
             record = record_of(cell, synset)
-    except NotScored as excluded:
-        return Planned(cell, None, (), str(excluded))
+    except NotScored as reason:
+        return Planned(cell, None, (), str(reason))
+    student = record.student_network if record else cell.network
+    record = record or without_set(cell)
     if record is None:
-        return Planned(cell, cell.network, cell.seeds)
-    return Planned(cell, record.student_network, missing_seeds(cell, record, store, retry_failed))
+        return Planned(cell, student, cell.seeds)
+    missing = missing_seeds(cell, record, store, retry_failed)
+    return Planned(cell, student, missing, None if missing else excluded(cell, record, store))
 
 
 def missing_work(cells: "Iterable[Cell]", store: "RecordStore", *, retry_failed: bool = False) -> int:
@@ -119,16 +122,20 @@ class Estimator:
                 self._known[key] = call()
             except JobFailed as failure:
                 self._known[key] = Estimate(None, None, str(failure))
+            except NotDefined as reason:
+                self._known[key] = Estimate(None, None, str(reason), excluded=True)
         return self._known[key]
 
 
 def _images(each: Planned) -> int:
-    """Size of the set, or what its budget says."""
+    """How many images a student trains on: the set's, or what its budget says."""
+    from ddbench.views import training_count
+
     job = each.cell.made
     if job is None or job.path.exists():
         synset = each.cell.known_set()
         if synset is not None:
-            return len(synset)
+            return training_count(synset)
     assert job is not None
     budget, dataset = job.resolved().budget, job.data.load()
     if budget.ipc is not None:
@@ -158,10 +165,17 @@ def print_plan(
     _print_recipes(jobs)
     for job in jobs:
         _print_job(job, estimator)
-        for each in plans:
+        for place, each in enumerate(plans):
             if each.cell.made == job:
-                print(f"  {_training(each, estimator)}")
+                plans[place] = defined = _defined(each, estimator)
+                print(f"  {_training(defined, estimator)}")
     _print_sums(plans, workers, estimator)
+
+
+def _defined(each: Planned, estimator: Estimator) -> Planned:
+    """A plan without trainings where its method turns out to exclude the cell."""
+    reason = next((cost.basis for cost in map(estimator.distilling, each.sets()) if cost.excluded), None)
+    return each if reason is None else replace(each, missing=(), excluded=reason)
 
 
 def _print_recipes(jobs: "Iterable[DistillJob]") -> None:
@@ -178,9 +192,11 @@ def _print_recipes(jobs: "Iterable[DistillJob]") -> None:
 def _print_job(job: "DistillJob", estimator: Estimator) -> None:
     from ddbench.jobs import finished
 
-    cached = finished(job) is not None
-    state = "set is cached" if cached else f"set is to be made, {_cost(estimator.distilling(job))}"
-    print(f"{job.label()}: {state}")
+    if finished(job) is not None:
+        print(f"{job.label()}: set is cached")
+        return
+    cost = estimator.distilling(job)
+    print(f"{job.label()}: {f'n/a, {cost.basis}' if cost.excluded else f'set is to be made, {_cost(cost)}'}")
 
 
 def _training(each: Planned, estimator: Estimator) -> str:

@@ -4,13 +4,10 @@ Files lie in `data_dir()` in torchvision's own layout, so a folder that other pr
 download goes to a temporary folder beside it and each file is moved into place whole.
 """
 
-import contextlib
 import gzip
 import os
 import pickle
 import shutil
-import socket
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddbench.data.dataset import Dataset, DatasetCard, memory_split
+from ddbench.downloads import patience
 from ddbench.errors import UsageError
 from ddbench.files import locked, make_folder
 from ddbench.settings import data_dir
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
 _IDX = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 DEBIAN_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("/usr/share/dataset-fashion-mnist"))
-TIMEOUT = 30.0  # seconds without an answer after which a download is given up
 READ_ERRORS = (RuntimeError, ValueError, OSError, EOFError, AssertionError, KeyError, pickle.UnpicklingError)
 
 
@@ -175,7 +172,7 @@ def _download(name: str, facts: SmallSet) -> None:
     reader = getattr(torchvision.datasets, facts.reader)
     parts: list[dict[str, Any]] = [{"split": "train"}, {"split": "test"}] if facts.reader == "SVHN" else [{}]
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".tmp", dir=root) as temporary, _patience():
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".tmp", dir=root) as temporary, patience():
             for part in parts:
                 reader(temporary, download=True, **part)
             for file in facts.files:
@@ -184,18 +181,6 @@ def _download(name: str, facts: SmallSet) -> None:
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"cannot download {name} ({reason}): {_by_hand(facts)}") from error
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """A time limit for silent servers, and torchvision's messages on stderr: stdout is for data."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _debian_folder(name: str) -> Path | None:

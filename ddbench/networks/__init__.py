@@ -17,7 +17,17 @@ from ddbench.networks.names import parse as parse
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["NetworkCard", "NetworkName", "canonical", "create", "describe", "network_names", "parameter_count", "parse"]
+__all__ = [
+    "NetworkCard",
+    "NetworkName",
+    "canonical",
+    "create",
+    "describe",
+    "network_names",
+    "parameter_count",
+    "parse",
+    "pretrained",
+]
 
 
 def create(
@@ -41,6 +51,33 @@ def create(
 
     with forked(seed, "network", *key):
         return build(name, channels=channels, side=side, classes=classes)
+
+
+def pretrained(
+    name: str, *, channels: int, side: int, classes: int
+) -> tuple["nn.Module", tuple[float, ...], tuple[float, ...]]:
+    """A network of torchvision or timm on the CPU with the library's own weights, in train mode.
+
+    torchvision's weights are IMAGENET1K_V1 where there are several, timm's those of the default tag. They are
+    downloaded where they are not there yet. Their classes are in ImageNet's order, which nothing here can check.
+
+    Args:
+        name: `torchvision:NAME` or `timm:NAME`.
+        channels: of the images; 3, for nearly all weights.
+        side: of the images, in pixels.
+        classes: 1000, for nearly all weights.
+
+    Returns:
+        The network that `create` builds, with these weights; mean and std per channel, on [0, 1], of the normalised
+        space that it reads.
+
+    Raises:
+        UsageError: the network has no weights, they are for other channels or classes, they cannot be loaded (what to
+            download and where to put it), or the network does not take images of this size.
+    """
+    from ddbench.networks.weights import load_pretrained
+
+    return load_pretrained(name, channels=channels, side=side, classes=classes)
 
 
 def parameter_count(name: str, channels: int, side: int, classes: int) -> int:

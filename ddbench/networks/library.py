@@ -3,6 +3,8 @@
 Where the last operation is one linear layer the network gets `embed` and `head` like ours; else it has forward only.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -12,7 +14,7 @@ from ddbench.networks.parts import Network, new_conv
 
 def library_network(library: str, name: str, *, channels: int, side: int, classes: int) -> nn.Module:
     """Build and try one; UsageError where the library's network does not take images of this size."""
-    build = _timm if library == "timm" else _torchvision
+    build = timm_network if library == "timm" else torchvision_network
     try:
         net = build(name, channels, side, classes)
         logits, embedded = _try(net, channels, side, classes)
@@ -26,26 +28,30 @@ def library_network(library: str, name: str, *, channels: int, side: int, classe
     return (embedded or net).train()
 
 
-def _timm(name: str, channels: int, side: int, classes: int) -> nn.Module:
+def timm_network(name: str, channels: int, side: int, classes: int, **more: Any) -> nn.Module:
+    """Build timm's network as it is; `more` goes to timm, pretrained weights say."""
     import timm
 
     try:
-        return timm.create_model(name, num_classes=classes, in_chans=channels, img_size=side)
+        return timm.create_model(name, num_classes=classes, in_chans=channels, img_size=side, **more)
     except TypeError:  # only networks with position embeddings take an image size
-        return timm.create_model(name, num_classes=classes, in_chans=channels)
+        return timm.create_model(name, num_classes=classes, in_chans=channels, **more)
 
 
-def _torchvision(name: str, channels: int, side: int, classes: int) -> nn.Module:
+def torchvision_network(name: str, channels: int, side: int, classes: int, *, weights: Any = None) -> nn.Module:
+    """Build torchvision's network as it is; `weights` is a member of its enumeration of weights, None: random ones."""
     import torchvision.models
 
     options: dict[str, object] = {"num_classes": classes}
     if name in ("googlenet", "inception_v3"):
-        options |= {"aux_logits": False, "init_weights": True}
+        options |= {"transform_input": False}
+        if weights is None:  # trained weights come with the auxiliary heads
+            options |= {"aux_logits": False, "init_weights": True}
     if name.startswith("vit_"):
         options["image_size"] = side
     if name == "maxvit_t":
         options["input_size"] = (side, side)
-    net = torchvision.models.get_model(name, weights=None, **options)
+    net = torchvision.models.get_model(name, weights=weights, **options)
     if channels != 3:
         _replace_stem(net, channels)
     return net

@@ -4,15 +4,16 @@ A kind checks its own content, says what it weighs, and binds to a training as a
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from ddbench import plugins
 from ddbench.data import Dataset
 from ddbench.errors import UsageError
-from ddbench.student import Labeller
+from ddbench.streams import Labeller, Stream
 from ddbench.synset import SynSet, Targets
 
 if TYPE_CHECKING:
@@ -20,16 +21,24 @@ if TYPE_CHECKING:
 
 GROUP = "ddbench.targets"
 
-__all__ = ["Binding", "TargetKind", "Targets", "find_target_kind", "online_teacher", "targets_of"]
+__all__ = ["Binding", "TargetKind", "Targets", "committee", "find_target_kind", "online_teacher", "targets_of"]
 
 
 @dataclass(frozen=True)
 class Binding:
-    """Where targets are used: the set, its data set, and the device of the training."""
+    """Where targets are used.
+
+    Attributes:
+        synset: the set.
+        dataset: its data set.
+        device: of the training.
+        recall: gives a teacher by its hash; None: those in the cache.
+    """
 
     synset: SynSet
     dataset: Dataset
     device: torch.device
+    recall: "Callable[[str], Teacher | None] | None" = None
 
 
 class TargetKind(ABC):
@@ -51,6 +60,10 @@ class TargetKind(ABC):
         """The teachers that these targets ask; none for stored labels."""
         return []
 
+    def stream(self, synset: SynSet) -> Stream | None:
+        """The batches that a student must see, where the labels are of no others; None: any."""
+        return None
+
 
 def find_target_kind(name: str) -> TargetKind:
     """The target kind registered under a name; UsageError if there is none."""
@@ -71,4 +84,24 @@ def targets_of(synset: SynSet) -> tuple[TargetKind, Targets]:
 
 def online_teacher(teacher: "Teacher") -> Targets:
     """Targets that ask one teacher, with weight 1. The teacher must be in the cache (`ddbench.teachers.keep`)."""
-    return Targets("teachers", {"teachers": [{"hash": teacher.hash, "weight": 1.0}]})
+    return committee([(teacher, 1.0)])
+
+
+def committee(
+    teachers: Sequence[tuple["Teacher", float]], bn: Literal["eval", "batch"] = "eval", sub_batch: int | None = None
+) -> Targets:
+    """Targets that ask teachers online and add their logits up.
+
+    Args:
+        teachers: each with its weight; they must be in the cache (`ddbench.teachers.keep`).
+        bn: what batch norms of a teacher normalise by: their running statistics, or those of the batch at hand.
+        sub_batch: for "batch": those of so many images at a time; None: of the whole batch.
+    """
+    params: dict[str, Any] = {
+        "teachers": [{"hash": teacher.hash, "weight": float(weight)} for teacher, weight in teachers]
+    }
+    if bn != "eval":  # what is left out says eval, so that sets which came before keep their hash
+        params["bn"] = bn
+    if sub_batch is not None:
+        params["sub_batch"] = sub_batch
+    return Targets("teachers", params)

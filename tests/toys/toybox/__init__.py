@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from ddbench.errors import CannotWrite, JobFailed
+from ddbench.errors import CannotWrite, JobFailed, NotDefined
 from ddbench.method import Hyper, Method
 from ddbench.protocol import Protocol, Tier
 from ddbench.stages import Stage
@@ -48,7 +48,7 @@ class ToyHyper(Hyper):
     sizes: tuple[int, ...] = Field((1, 2), description="nothing")
     space: Literal["pixel", "normalised", "zca"] = "normalised"
     ships: Literal["nothing", "classes", "soft"] = "nothing"
-    fail: Literal["no", "diverge", "bug", "die", "marked"] = "no"
+    fail: Literal["no", "diverge", "bug", "die", "marked", "undefined"] = "no"
     nap: float = Field(0.0, ge=0, description="seconds, of a step")
 
 
@@ -67,6 +67,8 @@ def marked() -> bool:
 def distill(task: Task, hyper: ToyHyper) -> SynSet:
     """Real images that drift towards the mean image with momentum and noise, a checkpoint after every step."""
     note("distill")
+    if hyper.fail == "undefined":
+        raise NotDefined(f"the toy has no room at IPC {task.ipc}")
     task._checkpoint.interval = 0.0
     space = task.space(hyper.space)
     real, _ = task.tensors(space)

@@ -1,0 +1,70 @@
+"""Views: how stored tensors become training images, before the protocol's own augmentation.
+
+A kind is a plugin of the group `ddbench.views`. It checks its own content and expands the set; whoever asks for training
+images, or how many there are, asks here.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from ddbench import plugins
+from ddbench.data import Dataset
+from ddbench.errors import UsageError
+from ddbench.synset import MAX_IMAGES, SynSet, Views
+
+GROUP = "ddbench.views"
+
+__all__ = ["ViewKind", "Views", "expand", "find_view_kind", "training_count"]
+
+
+class ViewKind(ABC):
+    """One kind of views."""
+
+    @abstractmethod
+    def check(self, synset: SynSet) -> None:
+        """Raise UsageError unless the set's views are well formed: parameters, shapes, ranges."""
+
+    @abstractmethod
+    def count(self, synset: SynSet) -> int:
+        """How many training images the set has; reads header and shapes only."""
+
+    @abstractmethod
+    def expand(self, synset: SynSet, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+        """The training images, float32 [N, C, H, W] in the set's space, and their classes, int64 [N]."""
+
+
+def find_view_kind(name: str) -> ViewKind:
+    """The view kind registered under a name; UsageError if there is none."""
+    kind = plugins.find(GROUP, name)
+    if not isinstance(kind, ViewKind):
+        raise UsageError(f"view kind {name!r}: its entry point gives {type(kind).__name__}, not a ViewKind")
+    return kind
+
+
+def training_count(synset: SynSet) -> int:
+    """How many images a student trains on, N: the stored ones, or those that the views make of them.
+
+    Raises:
+        UsageError: the views are unknown or malformed, or make more images than a set may have.
+    """
+    if synset.views is None:
+        return len(synset)
+    kind = find_view_kind(synset.views.kind)
+    kind.check(synset)
+    count = kind.count(synset)
+    if count > MAX_IMAGES:
+        raise UsageError(f"views: {count:,} training images are more than {MAX_IMAGES:,}")
+    return count
+
+
+def expand(synset: SynSet, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a student trains on: float32 [N, C, H, W] in the set's space, and int64 classes [N].
+
+    Raises:
+        UsageError: the views are unknown or malformed, or the set is of another data set.
+    """
+    if synset.views is None:
+        return synset.pixels(dataset), synset.classes
+    training_count(synset)
+    return find_view_kind(synset.views.kind).expand(synset, dataset)

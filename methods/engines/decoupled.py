@@ -1,0 +1,93 @@
+"""What the squeeze, recover, relabel methods share between their stages: problems, where images begin, what is shipped."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ddbench.errors import UsageError
+from ddbench.randomness import Key
+from ddbench.space import Space
+from ddbench.task import Task
+from ddbench.teachers import Teacher
+
+from .codecs import pixel_bounds
+from .measured_norm import Voter
+from .patches import PatchFields, patch_images
+from .recover import Problem, RecoverFields, Recovery
+from .relabel import RelabelFields
+from .selection import equal_shares, random_choice
+from .squeeze import SqueezeFields
+
+Votes = Mapping[str, float]
+
+
+class DecoupledHyper(SqueezeFields, PatchFields, RecoverFields, RelabelFields):
+    """Hyper-parameters of a method that recovers images from teachers."""
+
+    init: Literal["noise", "real", "patches"] = Field(
+        "noise", description="images begin as N(0, 1), random real images, or patches of real images"
+    )
+
+
+def recovered(
+    task: Task, hyper: DecoupledHyper, teachers: Mapping[str, Teacher], votes: Sequence[Votes]
+) -> tuple[Tensor, Tensor]:
+    """Images [IPC * K, C, H, W] in the teachers' space, and their classes: IPC index by IPC index, in class order.
+
+    Args:
+        task: its IPC, synthesis seed, device and checkpoint are used.
+        hyper: how.
+        teachers: by name.
+        votes: for each IPC index, the voters with their weights.
+    """
+    space, ipc = space_of(teachers), equal_shares(task)[0]
+    used = {name for ballot in votes for name in ballot}
+    voters = {name: Voter(teachers[name].module(task.device)) for name in sorted(used)}
+    start, blocks = _starts(task, hyper, teachers, space), class_blocks(task, hyper.block)
+    problems = [
+        Problem((j, k), classes, start(j, k, classes), votes[j]) for j in range(ipc) for k, classes in enumerate(blocks)
+    ]
+    black, white = (bound.to(task.device) for bound in pixel_bounds(space, task.dataset.channels))
+    images = Recovery(task, hyper, voters, (black, white)).run(problems)
+    return torch.cat(images), torch.cat([problem.labels for problem in problems])
+
+
+def space_of(teachers: Mapping[str, Teacher]) -> Space:
+    """The one space that all the teachers read; `squeeze` sees to that."""
+    return next(iter(teachers.values())).space
+
+
+def class_blocks(task: Task, size: int) -> list[Tensor]:
+    """The classes in order, in blocks of `size`, the last one smaller."""
+    return list(torch.arange(len(task.dataset.class_names)).split(size))
+
+
+Start = Callable[[int, int, Tensor], Tensor]
+"""(IPC index, number of the block, its classes) -> images [B, C, H, W]."""
+
+
+def _starts(task: Task, hyper: DecoupledHyper, teachers: Mapping[str, Teacher], space: Space) -> Start:
+    data = task.dataset
+    if hyper.init == "noise":
+        return lambda j, k, classes: torch.randn(
+            len(classes), data.channels, data.side, data.side, generator=_rng(task, "noise", j, k)
+        )
+    if hyper.init == "real":
+        places = torch.stack(random_choice(task, equal_shares(task)))
+        return lambda j, k, classes: task.read(space, places[classes, j])
+    judge = teachers.get(task.network) or next(iter(teachers.values()))
+    patches = patch_images(task, space, judge.module(task.device), hyper).unflatten(0, (len(data.class_names), -1))
+    return lambda j, k, classes: patches[classes.to(patches.device), j]
+
+
+def _rng(task: Task, *key: Key) -> torch.Generator:
+    return task.rng("recover-start", *key)
+
+
+def require_members(names: Sequence[str], given: str) -> None:
+    """UsageError where a committee names a network twice."""
+    if len(set(names)) < len(names):
+        raise UsageError(f"{given} names a network twice: {', '.join(names)}")

@@ -1,0 +1,248 @@
+"""The recover stage of the decoupled family: images that a frozen teacher classifies right and whose statistics it knows.
+
+A problem is a block of B images, one of each of B classes (SRe2L, arXiv 2306.13092). With f a teacher in eval mode, x_l
+the input of its l-th batch norm (in the order of its modules), mu_l and var_l the mean and the BIASED variance of x_l
+over images and positions, m_l and v_l the running ones:
+
+    r_l = || v_l - var_l ||_2 + || m_l - mu_l ||_2            (norms over channels, not squared)
+    L   = sum_i w_i ( CE(f_i(A(x)), y) + r_bn (10 r_1 + sum_{l >= 2} r_l) )       i over the voters, CE the batch mean
+
+A(x): RandomResizedCrop with area in (c(t), 1), horizontal flip, then roll; each drawn once a step for the whole problem.
+x <- Adam(betas 0.5 and 0.9), step size lr (1 + cos(pi t / T)) / 2, t = 0 .. T - 1, then clamped to the pixel range. The
+last iterate counts. With `compensate`, what is learned is one image u, 0 at first, that is added to all B images, which
+stay (INFER); nothing clamps u.
+
+Problems do not know of each other, so several are stacked: each has batch statistics, crop, flip and roll of its own,
+and the sum of their losses is descended (Adam works element by element, so that is the same as one after another).
+Crop, flip and roll are one gather; the statistics and the normalisation of a layer are one function with a gradient in
+closed form, d r / d x = (mu - m) / (|mu - m| n) + 2 (x - mu) (var - v) / (|var - v| n), n values a channel.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from ddbench.errors import JobFailed
+from ddbench.method import Hyper
+from ddbench.randomness import Key
+from ddbench.task import Task
+
+from .measured_norm import Voter, saved_bytes
+from .windows import Draws, draw_windows, view
+
+BETAS, EPS = (0.5, 0.9), 1e-8
+WINDOW = 100  # steps whose draws one generator gives
+CPU_PIXELS = 100 * 32 * 32  # images of a stack on a CPU: more than fit its caches are no faster
+CUDA_PIXELS = 4000 * 32 * 32
+
+
+class RecoverFields(Hyper):
+    """How images are recovered."""
+
+    iterations: int = Field(ge=1, description="steps on every image, T")
+    recover_lr: float = Field(gt=0, description="step size of Adam on the pixels, before its cosine")
+    r_bn: float = Field(ge=0, description="weight of the batch-norm statistics, r_bn")
+    block: int = Field(100, ge=1, description="classes in a problem, one image each; at most all there are")
+    crop: bool = Field(True, description="random resized crop and flip before the roll")
+    crop_low: float = Field(0.08, gt=0, le=1, description="smallest share of the area in a crop")
+    curriculum: Literal["none", "step", "linear", "cosine"] = Field("none", description="how c falls from 1 to crop_low")
+    milestone: float = Field(1.0, ge=0, le=1, description="share of the steps over which c falls")
+    roll: tuple[int, int] = Field((0, 4), description="smallest and largest roll, pixels, in each direction")
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A block of images that are recovered together.
+
+    Attributes:
+        key: what its draws are keyed by: (IPC index, number of the block), say.
+        labels: int64 [B].
+        start: [B, C, H, W] in the teachers' space: where the images begin, or (compensate) the images that stay.
+        votes: voter's name -> weight.
+    """
+
+    key: tuple[Key, ...]
+    labels: Tensor
+    start: Tensor
+    votes: Mapping[str, float]
+
+
+def lower_bound(fields: RecoverFields, step: int) -> float:
+    """c(t), the smallest area of a crop at a step: falls from 1 to `crop_low` over milestone * T steps (CDA)."""
+    end = fields.milestone * fields.iterations
+    if fields.curriculum == "none" or step >= end:
+        return fields.crop_low
+    span = 1 - fields.crop_low
+    if fields.curriculum == "step":
+        return 1.0
+    share = 1 - step / end if fields.curriculum == "linear" else (1 + math.cos(math.pi * step / end)) / 2
+    return fields.crop_low + span * share
+
+
+class Recovery:
+    """Solves problems, several at once, for one task; goes on where a checkpoint was left."""
+
+    def __init__(
+        self,
+        task: Task,
+        fields: RecoverFields,
+        voters: Mapping[str, Voter],
+        bounds: tuple[Tensor, Tensor] | None,
+        *,
+        compensate: bool = False,
+        at_once: int | None = None,
+    ) -> None:
+        """Say how.
+
+        Args:
+            task: its generators, device, checkpoint and progress are used.
+            fields: how images are recovered.
+            voters: teachers by name, frozen.
+            bounds: lowest and highest value of a channel, [C, 1, 1] each; None: nothing is clamped.
+            compensate: learn one image that is added to all of a problem's, see above.
+            at_once: problems in a stack; None: what suits the device and fits its memory.
+        """
+        self.task, self.fields, self.voters, self.bounds = task, fields, voters, bounds
+        self.compensate, self.at_once = compensate, at_once
+
+    def run(self, problems: Sequence[Problem]) -> list[Tensor]:
+        """What was learned for each problem: [B, C, H, W], or [1, C, H, W] where it is a compensator.
+
+        Raises:
+            JobFailed: something is not finite; the last good checkpoint stays.
+        """
+        stacks, steps = list(self._stacks(problems)), self.fields.iterations
+        found = {i: self._begin(problem) for i, problem in enumerate(problems)}
+        state = self.task.resume() or {"step": 0, "found": [], "adam": None, "stack": None}
+        found |= {int(i): tensor.to(self.task.device) for i, tensor in state["found"]}
+        current: _Stack | None = None
+        for step in self.task.loop(state["step"], steps * len(stacks), "recovering images"):
+            number, t = divmod(step, steps)
+            if current is None or t == 0:
+                members = stacks[number]
+                current = _Stack(self, [problems[i] for i in members], state if t else None)
+            loss = current.step(t)
+            if t == steps - 1:
+                found |= dict(zip(stacks[number], current.parts(), strict=True))
+            if t % WINDOW == 0 or t == steps - 1:
+                _require_finite(loss, current.values, step)
+                self.task.report(step, loss=float(loss) / len(stacks[number]))
+            done, stack = step + 1, current
+            self.task.checkpoint(lambda done=done, stack=stack: self._state(done, stacks, found, stack))  # type: ignore[misc]
+        return [found[i] for i in range(len(problems))]
+
+    def _begin(self, problem: Problem) -> Tensor:
+        start = problem.start.to(self.task.device)
+        return torch.zeros_like(start[:1]) if self.compensate else start
+
+    def _state(
+        self, done: int, stacks: list[list[int]], found: Mapping[int, Tensor], stack: "_Stack"
+    ) -> dict[str, Any]:
+        over = [i for members in stacks[: done // self.fields.iterations] for i in members]
+        saved = [[i, found[i]] for i in over]
+        return {"step": done, "found": saved, "stack": stack.values.detach(), "adam": stack.optimizer.state_dict()}
+
+    def _stacks(self, problems: Sequence[Problem]) -> Iterator[list[int]]:
+        """Problems of equal size and equal votes, as many at once as is wise; in the order of their first."""
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        for i, problem in enumerate(problems):
+            alike.setdefault((problem.start.shape, tuple(sorted(problem.votes.items()))), []).append(i)
+        for members in alike.values():
+            size = self.at_once or self._wise(problems[members[0]], len(members))
+            yield from (members[first : first + size] for first in range(0, len(members), size))
+
+    def _wise(self, problem: Problem, count: int) -> int:
+        """How many problems like this one go at once: what keeps the device busy, and fits into half of what is free."""
+        device, images = self.task.device, len(problem.labels)
+        pixels = images * problem.start.shape[-1] ** 2
+        size = max(1, min(count, (CPU_PIXELS if device.type == "cpu" else CUDA_PIXELS) // pixels))
+        if size == 1:
+            return 1
+        sample = problem.start[:2].to(device)
+        needed = images * sum(saved_bytes(self.voters[name], sample) for name in problem.votes) / len(sample)
+        return max(1, min(size, int(free_bytes(device) / 2 / max(needed, 1))))
+
+    def draws(self, problem: Problem, window: int) -> Draws:
+        """Crop, flip and roll of a problem in the steps window * WINDOW and following."""
+        fields, side = self.fields, problem.start.shape[-1]
+        first = window * WINDOW
+        steps = range(first, min(first + WINDOW, fields.iterations))
+        generator = self.task.rng("recover", *problem.key, window)
+        lows = [lower_bound(fields, t) for t in steps] if fields.crop else None
+        return draw_windows(len(steps), side, generator, lows=lows, flip=self.task.dataset.flip, roll=fields.roll)
+
+
+class _Stack:
+    """Problems in the course of being solved."""
+
+    def __init__(self, recovery: Recovery, problems: Sequence[Problem], state: Mapping[str, Any] | None) -> None:
+        self.recovery, self.problems = recovery, problems
+        device = recovery.task.device
+        self.groups, self.images = len(problems), len(problems[0].labels)
+        self.still = torch.cat([p.start for p in problems]).to(device)
+        self.labels = torch.cat([p.labels for p in problems]).to(device)
+        values = torch.cat([recovery._begin(p) for p in problems]) if state is None else state["stack"].to(device)
+        self.values = values.clone().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.values], lr=recovery.fields.recover_lr, betas=BETAS, eps=EPS)
+        if state is not None:
+            self.optimizer.load_state_dict(state["adam"])
+        self._window, self._draws = -1, list[Draws]()
+
+    def step(self, t: int) -> Tensor:
+        """One step of Adam on all of them; gives the sum of the losses before it."""
+        fields, bounds = self.recovery.fields, self.recovery.bounds
+        for group in self.optimizer.param_groups:
+            group["lr"] = fields.recover_lr * (1 + math.cos(math.pi * t / fields.iterations)) / 2
+        loss = self.loss(t)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        if bounds is not None:
+            with torch.no_grad():
+                self.values.copy_(torch.minimum(torch.maximum(self.values, bounds[0]), bounds[1]))
+        return loss.detach()
+
+    def loss(self, t: int) -> Tensor:
+        """The sum over problems of their losses at a step."""
+        if self._window != t // WINDOW:
+            self._window = t // WINDOW
+            self._draws = [self.recovery.draws(problem, self._window) for problem in self.problems]
+        seen = view(self._seen(), [draws.at(t % WINDOW) for draws in self._draws])
+        total = seen.new_zeros(())
+        for name, weight in self.problems[0].votes.items():
+            logits, apart = self.recovery.voters[name](seen, self.groups)
+            errors = F.cross_entropy(logits, self.labels, reduction="none").view(self.groups, -1).mean(1)
+            total = total + weight * (errors + self.recovery.fields.r_bn * apart).sum()
+        return total
+
+    def _seen(self) -> Tensor:
+        """The images [G B, C, H, W] before they are cropped."""
+        if not self.recovery.compensate:
+            return self.values
+        return self.still + self.values.repeat_interleave(self.images, dim=0)
+
+    def parts(self) -> tuple[Tensor, ...]:
+        """What each problem has learned."""
+        return self.values.detach().clone().chunk(self.groups)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return 2**31  # no such file outside Linux: what any machine can spare
+
+
+def _require_finite(loss: Tensor, values: Tensor, step: int) -> None:
+    if not bool(torch.isfinite(loss) & torch.isfinite(values).all()):
+        raise JobFailed(f"diverged: the images or their loss are not finite at recover step {step}; lower recover_lr")

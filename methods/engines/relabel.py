@@ -1,0 +1,127 @@
+"""The relabel stage of the decoupled family, and the student that a set ships: the paper's post-evaluation as data."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from ddbench.errors import UsageError
+from ddbench.method import Hyper
+from ddbench.space import Space
+from ddbench.student_recipe import Component, StudentRecipe
+from ddbench.synset import SynSet
+from ddbench.targets import committee
+from ddbench.task import Task
+from ddbench.teachers import Teacher
+
+from .codecs import Codec, stored
+
+FAMILY_DIFFERENCES = (
+    "the student's last step is scored; the papers' codes test every few epochs and report or keep the best",
+    "teachers, images and students all use the data set's own normalisation constants (pretrained teachers: theirs)",
+    "learning rates follow their schedule by the step, not by the epoch; an epoch's short last batch opens the next epoch",
+    "labels are made online by the teachers; labels = replay stores them as the papers' FKD files do",
+    "random crops are bilinear without antialiasing, in the image's space",
+)
+
+
+class RelabelFields(Hyper):
+    """How students learn from the set, and who labels for them."""
+
+    codec: Codec = Field("jpeg75", description="how images are stored: float, uint8 or jpeg75 (as the papers' codes do)")
+    labels: Literal["online", "replay"] = Field("online", description="teachers asked online, or their logits stored")
+    replay_encoding: Literal["fp16", "int8", "topk"] = Field("fp16", description="of stored logits")
+    replay_topk: int | None = Field(None, ge=1, description="logits kept of a row, for topk")
+    label_bn: Literal["eval", "batch"] = Field("eval", description="statistics that the teachers' batch norms use")
+    label_sub_batch: int | None = Field(None, ge=1, description="for batch: of so many images at a time; none: all")
+    student_optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd has momentum 0.9")
+    student_lr: float = Field(1e-3, gt=0, description="step size")
+    student_weight_decay: float = Field(0.01, ge=0, description="of the optimiser")
+    decay_all: bool = Field(False, description="adamw decays biases and norms too")
+    student_epochs: int = Field(300, ge=1, description="passes over the training images")
+    student_batch: int = Field(ge=1, description="images in a step; at most all")
+    bn_batch: int | None = Field(None, ge=1, description="images that the student's batch norms see at a time; none: all")
+    eta: float = Field(1.0, gt=0, description="stretch of the cosine: 1 ends at 0, 2 at half of the step size")
+    student_warmup: int = Field(0, ge=0, description="epochs of linear warm-up from 0.01 times the step size")
+    temperature: float = Field(20.0, gt=0, description="of the KL divergence, T")
+    squared: bool = Field(False, description="times T^2")
+    mix: Literal["cutmix", "mixup", "none"] = Field("cutmix", description="of every batch")
+    mix_alpha: float = Field(1.0, gt=0, description="of its Beta distribution")
+    student_crop: Literal["resized", "pad", "none"] = Field("resized", description="random resized crop, or of padding")
+    student_crop_low: float = Field(0.08, gt=0, le=1, description="smallest share of the area in a resized crop")
+    student_pad: float = Field(0.125, ge=0, lt=1, description="padding, as a share of the side")
+    shuffle: int = Field(1, ge=1, description="tiles on a side that are shuffled in every image; 1: none (RDED)")
+
+    def student_of(self, task: Task) -> StudentRecipe:
+        """The student's training; its network is the task's."""
+        recipe = StudentRecipe(
+            network=task.network,
+            optimizer=self._optimizer(),
+            schedule=self._schedule(),
+            loss={"name": "kl", "temperature": self.temperature, "squared": self.squared},
+            labels="targets",
+            augmentations=self._augmentations(),
+            mix=None if self.mix == "none" else {"name": self.mix, "alpha": self.mix_alpha},
+            epochs=self.student_epochs,
+            batch=self.student_batch,
+            bn_batch=self.bn_batch,
+        )
+        return recipe if task.dataset.flip else recipe.without_flip()
+
+    def _optimizer(self) -> Component:
+        common: Component = {"lr": self.student_lr, "weight_decay": self.student_weight_decay}
+        if self.student_optimizer == "sgd":
+            return {"name": "sgd", "momentum": 0.9, **common}
+        return {"name": "adamw", "decay_all": self.decay_all, **common}
+
+    def _schedule(self) -> Component:
+        if self.student_warmup:
+            return {"name": "warmup-cosine", "epochs": float(self.student_warmup), "start": 0.01}
+        return {"name": "cosine", "stretch": self.eta}
+
+    def _augmentations(self) -> list[Component]:
+        crop: dict[str, list[Component]] = {
+            "resized": [{"name": "random-resized-crop", "scale": [self.student_crop_low, 1.0]}],
+            "pad": [{"name": "pad-crop", "fraction": self.student_pad}],
+            "none": [],
+        }
+        shuffled: list[Component] = [{"name": "shuffle-patches", "factor": self.shuffle}] if self.shuffle > 1 else []
+        return [*shuffled, *crop[self.student_crop], {"name": "flip", "p": 0.5}]
+
+
+def relabelled(
+    task: Task,
+    fields: RelabelFields,
+    space: Space,
+    teachers: Sequence[tuple[Teacher, float]],
+    *,
+    classes: Tensor,
+    images: Tensor | None = None,
+    **more: Any,
+) -> SynSet:
+    """The set with the student that the paper trains on it, and the teachers (with weights) that label for it.
+
+    Args:
+        task: that the set is made for.
+        fields: how students learn.
+        space: of the images.
+        teachers: each with its weight; kept in the cache before.
+        classes: int64 [n].
+        images: [n, C, H, W] in `space`, stored by the codec; or none, if `more` has indices.
+        more: other fields of the set; `student_recipe` and `targets` replace the usual ones.
+    """
+    for teacher, weight in teachers:
+        task.teachers.setdefault(teacher.hash, {})["label_weight"] = weight
+    if images is not None:
+        more |= {"images": stored(images, space, fields.codec), "codec": fields.codec}
+    own: dict[str, Any] = {
+        "student_recipe": fields.student_of(task),
+        "targets": committee(teachers, fields.label_bn, fields.label_sub_batch),
+    }
+    synset = task.synset(space=space, classes=classes, **{**own, **more})
+    if fields.labels == "online":
+        return synset
+    if synset.targets is None or synset.targets.kind != "teachers":
+        raise UsageError("labels = replay stores what teachers say online: this set's labels are stored already")
+    return task.replayed(synset, encoding=fields.replay_encoding, topk=fields.replay_topk)

@@ -1,0 +1,153 @@
+"""The squeeze stage of the decoupled family: teachers, trained on the whole training split or taken with their weights.
+
+Each teacher is an entry of the stage "squeeze", so that a committee goes on member by member, and one that is stopped
+in the middle goes on at its last checkpoint. The space that it reads travels with it. Everything is keyed by the stage
+seed: all synthesis seeds share their teachers.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from ddbench import networks
+from ddbench.canonical import digest
+from ddbench.checkpoints import Checkpoint
+from ddbench.errors import UsageError
+from ddbench.method import Hyper
+from ddbench.randomness import rng
+from ddbench.space import Space
+from ddbench.student import CODE_VERSION, train
+from ddbench.student_recipe import Component, StudentRecipe
+from ddbench.task import Task
+from ddbench.teachers import Teacher
+
+Weights = Literal["trained", "pretrained", "random"]
+
+
+class SqueezeFields(Hyper):
+    """How teachers come to be."""
+
+    weights: Weights = Field(
+        "trained", description="trained here, pretrained (the library's, by torchvision: or timm: name), or random"
+    )
+    teacher_optimizer: Literal["sgd", "adam"] = Field("sgd", description="sgd has momentum 0.9")
+    teacher_lr: float = Field(0.1, gt=0, description="step size")
+    teacher_weight_decay: float = Field(5e-4, ge=0, description="L2, on every parameter")
+    teacher_epochs: int = Field(200, ge=1, description="passes over the training split")
+    teacher_batch: int = Field(128, ge=1, description="images in a step")
+    teacher_stretch: float = Field(1.0, gt=0, description="of the cosine: 1 ends at 0; 1/3 goes down, up and down")
+    teacher_warmup: int = Field(0, ge=0, description="epochs of linear warm-up from 0.01 times the step size")
+    teacher_crop: Literal["pad", "resized"] = Field("pad", description="crop of side / 8 padding, or random resized crop")
+
+    def teacher_recipe(self, network: str) -> StudentRecipe:
+        """The training of one teacher."""
+        optimizer: Component = {
+            "name": self.teacher_optimizer, "lr": self.teacher_lr, "weight_decay": self.teacher_weight_decay,
+        }  # fmt: skip
+        if self.teacher_optimizer == "sgd":
+            optimizer["momentum"] = 0.9
+        schedule: Component = {"name": "cosine", "stretch": self.teacher_stretch}
+        if self.teacher_warmup:
+            schedule = {"name": "warmup-cosine", "epochs": float(self.teacher_warmup), "start": 0.01}
+        crop = {"pad": {"name": "pad-crop", "fraction": 0.125}, "resized": {"name": "random-resized-crop"}}
+        return StudentRecipe(
+            network=network,
+            optimizer=optimizer,
+            schedule=schedule,
+            augmentations=[crop[self.teacher_crop], {"name": "flip", "p": 0.5}],
+            epochs=self.teacher_epochs,
+            batch=self.teacher_batch,
+        )
+
+
+def squeeze(task: Task, fields: SqueezeFields, names: Sequence[str]) -> dict[str, Teacher]:
+    """The teachers with these canonical network names, made where they are missing; a holdout comes before.
+
+    Their accuracies on the test split are measured by the runner when the method is done, and shown.
+
+    Raises:
+        UsageError: weights that cannot be had, or a split that does not fit in memory and would have to be trained on.
+        JobFailed: a teacher diverged.
+    """
+    made = {name: _teacher(task, fields, name) for name in dict.fromkeys(names)}
+    if len({teacher.space for teacher in made.values()}) > 1:
+        raise UsageError(f"the teachers {', '.join(made)} read different spaces: choose weights of one normalisation")
+    for name, teacher in made.items():
+        task.credit(f"teacher {name}", lambda teacher=teacher: teacher, role="teacher", weights=fields.weights)  # type: ignore[misc]
+    return made
+
+
+def _teacher(task: Task, fields: SqueezeFields, name: str) -> Teacher:
+    recipe = fields.teacher_recipe(name)
+    recipe = recipe if task.dataset.flip else recipe.without_flip()
+    key: dict[str, Any] = {"network": name, "weights": fields.weights, "code": CODE_VERSION}
+    if fields.weights == "trained":
+        key |= {"recipe": recipe.model_dump(mode="json"), "space": task.space("normalised").to_json()}
+    stage = task.open_stage("squeeze", key)
+
+    def known() -> Teacher | None:
+        product = stage.load("teacher")
+        return task.recall_teacher(product.info["teacher"]) if product else None
+
+    teacher = known()
+    if teacher is None:
+        with stage.locked():
+            teacher = known()
+            if teacher is None:
+                make = {"trained": _train, "pretrained": _pretrained, "random": _random}[fields.weights]
+                teacher = make(task, recipe, stage.checkpoint("teacher"), digest(stage.key))
+                stage.save("teacher", {}, {"teacher": task.keep_teacher(teacher)})
+    return teacher
+
+
+def _train(task: Task, recipe: StudentRecipe, checkpoint: Checkpoint, recipe_hash: str) -> Teacher:
+    space, seed = task.space("normalised"), task.stage_seed
+    network = _create(task, recipe.network).to(task.device)
+    images, labels = task.tensors(space)
+
+    def loop(start: int, total: int) -> Iterator[int]:
+        return task.loop(start, total, f"squeezing {recipe.network}")
+
+    train(network, images, labels, recipe, seed=seed, loop=loop, checkpoint=checkpoint)
+    return _sealed(task, recipe.network, network, space, recipe_hash)
+
+
+def _pretrained(task: Task, recipe: StudentRecipe, checkpoint: Checkpoint, recipe_hash: str) -> Teacher:
+    data = task.dataset
+    shape = {"channels": data.channels, "side": data.side, "classes": len(data.class_names)}
+    network, mean, std = networks.pretrained(recipe.network, **shape)
+    return _sealed(task, recipe.network, network, Space("normalised", mean=mean, std=std), recipe_hash)
+
+
+def _random(task: Task, recipe: StudentRecipe, checkpoint: Checkpoint, recipe_hash: str) -> Teacher:
+    """An untrained network with the batch statistics of some training images: for trying the pipeline only."""
+    space, network = task.space("normalised"), _create(task, recipe.network).to(task.device)
+    count = len(task.dataset.labels)
+    places = torch.randperm(count, generator=rng(task.stage_seed, "random-weights"))[:64]
+    with torch.no_grad():
+        network.train()(task.read(space, places))
+    return _sealed(task, recipe.network, network, space, recipe_hash)
+
+
+def _create(task: Task, name: str) -> torch.nn.Module:
+    data = task.dataset
+    shape = {"channels": data.channels, "side": data.side, "classes": len(data.class_names)}
+    return networks.create(name, **shape, seed=task.stage_seed, key=("squeeze", name))
+
+
+def _sealed(task: Task, name: str, network: torch.nn.Module, space: Space, recipe_hash: str) -> Teacher:
+    data = task.dataset
+    return Teacher(
+        network=name,
+        dataset=data.id,
+        split_hash=data.split_hash,
+        class_names=data.class_names,
+        channels=data.channels,
+        side=data.side,
+        space=space,
+        recipe_hash=recipe_hash,
+        state={key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()},
+    )
+

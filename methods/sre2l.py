@@ -1,0 +1,63 @@
+"""SRe2L: Yin et al., Squeeze, Recover and Relabel, NeurIPS 2023, arXiv 2306.13092.
+
+1. Squeeze: train a network with batch normalisation on the real images (`engines.squeeze`): the teacher f.
+2. Recover: for each IPC index and each block of classes, B images x ~ N(0, 1), one a class; T steps of Adam on
+
+       CE(f(A(x)), y) + r_bn ( 10 r_1 + sum_{l >= 2} r_l ),   r_l = || v_l - var_l(A(x)) ||_2 + || m_l - mean_l(A(x)) ||_2
+
+   with A a crop, a flip and a roll that the block shares, f in eval mode, clamped to the pixel range (`engines.recover`).
+3. Relabel: the student learns the teacher's logits for every augmented and mixed view, KL at temperature T
+   (`engines.relabel`).
+
+Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/decoupled.md`, and the records of `results/measured`.
+"""
+
+from ddbench.method import Method
+from ddbench.synset import SynSet
+from ddbench.task import Task
+
+from .engines.decoupled import DecoupledHyper, recovered, space_of
+from .engines.relabel import FAMILY_DIFFERENCES, relabelled
+from .engines.selection import equal_shares
+from .engines.squeeze import squeeze
+
+DIFFERENCES = (
+    *FAMILY_DIFFERENCES,
+    "no image priors: the paper's commands give total variation and L2 the weight 0",
+)
+
+
+class SRe2LHyper(DecoupledHyper):
+    """Hyper-parameters of `sre2l`."""
+
+
+def distill(task: Task, hyper: DecoupledHyper) -> SynSet:
+    """Recover images from one teacher, which then labels them for the student."""
+    ipc = equal_shares(task)[0]
+    teachers = squeeze(task, hyper, [task.network])
+    images, classes = recovered(task, hyper, teachers, [{task.network: 1.0}] * ipc)
+    own = [(teachers[task.network], 1.0)]
+    return relabelled(task, hyper, space_of(teachers), own, classes=classes, images=images)
+
+
+TOY = {
+    "teacher_epochs": 8,
+    "iterations": 30,
+    "recover_lr": 0.25,
+    "r_bn": 0.01,
+    "roll": [0, 1],
+    "student_batch": 10,
+    "student_epochs": 20,
+}
+
+METHOD = Method(
+    name="sre2l",
+    hyper=SRe2LHyper,
+    distill=distill,
+    title="Squeeze, recover and relabel",
+    paper="Yin et al. 2023",
+    arxiv="2306.13092",
+    differences=DIFFERENCES,
+    network="convnet-bn",
+    toy=TOY,
+)
