@@ -86,7 +86,7 @@ class Cell:
         for job in (self.made, self.lender):
             if isinstance(job, DistillJob) and finished(job) is None:
                 return None
-        return borrowed_set(load(self.set_path()), self.lender_path(), self.data.load())[0]
+        return borrowed_set(load(self.set_path()), self.lender_path(), self.data.load(), self.setting)[0]
 
 
 @dataclass

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ddbench.borrowing import Lender, borrow, lender_of
 from ddbench.canonical import canonical_json, digest
 from ddbench.checkpoints import Checkpoint
@@ -234,18 +236,20 @@ class EvaluateJob:
     label: str | None = None
 
 
-def borrowed_set(synset: SynSet, lender: Path | None, dataset: Dataset) -> tuple[SynSet, Lender | None]:
+def borrowed_set(
+    synset: SynSet, lender: Path | None, dataset: Dataset, setting: Setting
+) -> tuple[SynSet, Lender | None]:
     """The set as it is trained on: with what it borrows from the lender's file, and who that is."""
     if lender is None:
         return synset, None
     other = load(lender)
-    return borrow(synset, other, dataset), lender_of(other)
+    return borrow(synset, other, dataset, torch.device(setting.device)), lender_of(other)
 
 
 def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:
     """Train and test the student of a job; see `ddbench.evaluation.evaluate_once` for what it raises."""
     dataset, show = job.data.load(), reporter or Reporter()
-    synset, lender = borrowed_set(load(job.synset), job.lender, dataset)
+    synset, lender = borrowed_set(load(job.synset), job.lender, dataset, job.setting)
     label = f"{synset.provenance.method}, {job.protocol}, seed {job.seed}"
     return evaluate_once(
         synset,

@@ -24,7 +24,9 @@ from .sre2l import DIFFERENCES, TOY, distill
 class CDAHyper(DecoupledHyper):
     """Hyper-parameters of `cda`."""
 
-    curriculum: Literal["none", "step", "linear", "cosine"] = Field("cosine", description="how c falls from 1 to crop_low")
+    curriculum: Literal["none", "step", "linear", "cosine"] = Field(
+        "cosine", description="how c falls from 1 to crop_low"
+    )
 
 
 METHOD = Method(

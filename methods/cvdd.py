@@ -48,10 +48,16 @@ class CVDDHyper(SRe2LPPHyper):
     committee: tuple[str, ...] = Field(min_length=2, description="networks of the committee, M")
     prior: tuple[float, ...] | None = Field(None, description="p_i in percent, in their order; none: measured here")
     prior_fraction: float = Field(0.1, gt=0, lt=1, description="share of train held out where priors are measured")
-    prior_ipc: int | None = Field(None, ge=1, description="IPC of the sets that priors are measured on; none: the run's")
+    prior_ipc: int | None = Field(
+        None, ge=1, description="IPC of the sets that priors are measured on; none: the run's"
+    )
     voters: int = Field(2, ge=1, description="members that vote on an IPC index, N")
-    pairing: Literal["random", "cycle"] = Field("random", description="voters drawn anew for each index, or all in turn")
-    first_voters: tuple[str, ...] | None = Field(None, description="voters of every index, instead of a pairing")
+    pairing: Literal["random", "cycle"] = Field(
+        "random", description="voters drawn anew for each index, or all in turn"
+    )
+    first_voters: tuple[str, ...] | None = Field(
+        None, min_length=1, description="voters of every index, instead of a pairing"
+    )
     vote_temperature: float = Field(5.0, gt=0, description="of the softmax over the voters' priors")
     label_temperature: float = Field(10.0, gt=0, description="of the softmax over all priors, for the labels")
 
@@ -68,11 +74,18 @@ def distill(task: Task, hyper: CVDDHyper) -> SynSet:
     """Recover each IPC index from two members; the whole committee labels."""
     ipc, names = equal_shares(task)[0], [canonical(name, side=task.dataset.side) for name in hyper.committee]
     require_members(names, "committee")
-    held = task.holdout(hyper.prior_fraction) if hyper.prior is None else None
+    held = None if hyper.prior else task.holdout(hyper.prior_fraction)
     teachers = squeeze(task, hyper, names)
-    priors = list(hyper.prior) if held is None else held_accuracies(task, hyper, teachers, held, hyper.prior_ipc or ipc)
+    priors = (
+        list(hyper.prior or ())
+        if held is None
+        else held_accuracies(task, hyper, teachers, held, hyper.prior_ipc or ipc)
+    )
     chosen = [voters_of(task, hyper, names, j) for j in range(ipc)]
-    votes = [dict(zip(pair, weights([priors[names.index(n)] for n in pair], hyper.vote_temperature), strict=True)) for pair in chosen]
+    votes = [
+        dict(zip(pair, weights([priors[names.index(n)] for n in pair], hyper.vote_temperature), strict=True))
+        for pair in chosen
+    ]
     images, classes = recovered(task, hyper, teachers, votes)
     labellers = list(zip(teachers.values(), weights(priors, hyper.label_temperature), strict=True))
     return relabelled(task, hyper, space_of(teachers), labellers, classes=classes, images=images)
@@ -88,9 +101,12 @@ def voters_of(task: Task, hyper: CVDDHyper, names: Sequence[str], j: int) -> tup
     """Who votes on IPC index j, in the committee's order."""
     if hyper.first_voters is not None:
         wanted = [canonical(name, side=task.dataset.side) for name in hyper.first_voters]
+        require_members(wanted, "first_voters")
         if not set(wanted) <= set(names):
-            raise UsageError(f"first_voters {', '.join(wanted)} are not all members of the committee {', '.join(names)}")
-        return tuple(wanted)
+            raise UsageError(
+                f"first_voters {', '.join(wanted)} are not all members of the committee {', '.join(names)}"
+            )
+        return tuple(name for name in names if name in wanted)
     every = list(combinations(names, hyper.voters))
     if hyper.pairing == "cycle":
         return every[j % len(every)]

@@ -50,7 +50,9 @@ class InferHyper(SqueezeFields, RecoverFields, RelabelFields):
     """Hyper-parameters of `infer`; `codec` is that of the composed images, natural ones are indices."""
 
     committee: tuple[str, ...] = Field(min_length=1, description="networks that compensators are made for, M")
-    label_kind: Literal["static", "dynamic"] = Field("static", description="labels stored once, or asked for every view")
+    label_kind: Literal["static", "dynamic"] = Field(
+        "static", description="labels stored once, or asked for every view"
+    )
     skip_second_norm: bool = Field(True, description="EfficientNet's second batch norm is not measured")
 
 
@@ -66,7 +68,11 @@ def distill(task: Task, hyper: InferHyper) -> SynSet:
     slots = torch.arange(count).repeat_interleave(places.shape[1])
     views = Views("compensators", {"quantise": hyper.codec != "float"}, {"compensators": compensators, "slots": slots})
     labels = [(teacher, 1 / len(teachers)) for teacher in teachers.values()]
-    more: dict[str, Any] = {"indices": places.flatten(), "classes": task.dataset.labels[places.flatten()], "views": views}
+    more: dict[str, Any] = {
+        "indices": places.flatten(),
+        "classes": task.dataset.labels[places.flatten()],
+        "views": views,
+    }
     if hyper.label_kind == "static":
         more["targets"] = static_labels(task, list(teachers.values()), task.synset(space=space, **more))
     return relabelled(task, hyper, space, labels, **more)

@@ -23,7 +23,7 @@ STUDENT_FILES = (
     "streams.py",
     "student.py",
 )
-STUDENT = {1: "f742721bce68fb02d4bbb9426751043fa5324881eb28213c56a9230983329b7f"}
+STUDENT = {1: "3a9575d9be52d20702e79720cb047092acf559b988153f555c72eee416529e13"}
 """By `ddbench.student.CODE_VERSION`: SHA-256 of the files above, whose change may change what a training gives."""
 EXPERT_FILES = (
     "augment/crops.py",
@@ -37,7 +37,7 @@ EXPERT_FILES = (
     "randomness.py",
 )
 EXPERT_ENGINES = ("expert_step.py", "experts.py", "flat.py")
-EXPERTS = {1: "8131ffd5038838b637038ffebe341e5146fd9fbb7f5869a2d173ec25b23484cd"}
+EXPERTS = {1: "28033ad15640123d9ae815798f4e0ff48b0b28dc5541d34f0477d423751a844f"}
 """By `experts.CODE_VERSION`: SHA-256 of the files above, whose change may change what an expert becomes."""
 
 

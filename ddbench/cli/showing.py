@@ -231,7 +231,7 @@ def _published(record: "Record", name: str) -> tuple[dict[str, Any], str] | None
     try:
         method = find_method(record.method)
         file = published(method)
-        fields, network = file.generic, "convnet"
+        fields, network = file.generic, method.network
         if name != GENERIC:
             budget = Budget.from_json(record.budget)
             entry = next(e for e in entries_for(file, record.dataset, budget) if e.name == name)

@@ -125,7 +125,7 @@ def record_replay(
         _put(tensors, place, how.write(label(batches.at(place))))
         done = place + 1
     params = {"encoding": encoding, "seed": seed, "images": count, "batch": batch, "made_by": dict(makers.params)}
-    stored = {"steps": torch.tensor(steps), **tensors}
+    stored = {"steps": torch.tensor(list(steps)), **tensors}
     return Targets("replay", params, {name: tensor[:done].contiguous() for name, tensor in stored.items()})
 
 
@@ -136,11 +136,12 @@ def _put(tensors: dict[str, Tensor], place: int, entry: dict[str, Tensor]) -> No
         tensors[name][place] = tensor
 
 
-def _steps(total: int, keep: Sequence[int] | None) -> list[int]:
-    steps = list(range(total)) if keep is None else list(keep)
-    if not steps or steps[0] < 0 or any(one >= two for one, two in pairwise(steps)):
+def _steps(total: int, keep: Sequence[int] | None) -> Sequence[int]:
+    if keep is None:
+        return range(total)  # not a list: there may be more than could be labelled
+    if not keep or keep[0] < 0 or any(one >= two for one, two in pairwise(keep)):
         raise UsageError("replay targets: the steps to keep must be at least one, 0 or more, and rising")
-    return steps
+    return keep
 
 
 def _refuse_size(size: int, steps: int) -> None:

@@ -30,7 +30,9 @@ class Voter:
         self.network = network.eval().requires_grad_(False)
         self.norms = _replace(network, skip)
         if not any(norm.weight_of_norm for norm in self.norms):
-            raise UsageError("recovering images needs a teacher with batch normalisation: choose resnet18, convnet-bn, ...")
+            raise UsageError(
+                "recovering images needs a teacher with batch normalisation: choose resnet18, convnet-bn, ..."
+            )
 
     def __call__(self, images: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         """Logits [G B, K], and BN(x) of every group [G]; differentiable by the images."""
@@ -68,20 +70,31 @@ class MeasuredNorm(nn.Module):
         super().__init__()
         if norm.running_mean is None or norm.running_var is None:
             raise UsageError("recovering images needs batch norms that have running statistics")
-        scale = torch.rsqrt(norm.running_var + norm.eps)
-        scale = scale if norm.weight is None else scale * norm.weight.detach()
-        shift = -norm.running_mean * scale
-        self.scale, self.shift = scale, shift if norm.bias is None else shift + norm.bias.detach()
         self.mean, self.var = norm.running_mean, norm.running_var
+        self.scale, self.shift = _affine(norm)
+        self.after: nn.Module = nn.Identity()
+        if type(norm) is not nn.BatchNorm2d:  # one that does more (timm's hold an activation): measured, then as it is
+            self.scale, self.shift, self.after = torch.ones_like(self.mean), torch.zeros_like(self.mean), norm
         self.weight_of_norm, self.groups = weight, 1
         self.apart: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise [G B, K, H, W]."""
         if not self.weight_of_norm:
-            return torch.addcmul(_wide(self.shift), images, _wide(self.scale))
-        value, self.apart = _Measure.apply(images, self.scale, self.shift, self.mean, self.var, self.groups)
-        return value
+            value = torch.addcmul(_wide(self.shift), images, _wide(self.scale))
+        else:
+            value, self.apart = _Measure.apply(images, self.scale, self.shift, self.mean, self.var, self.groups)
+        normalised: Tensor = self.after(value)
+        return normalised
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """(a, b) [K] of the norm in eval mode, a x + b."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight.detach()
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.detach()
 
 
 class _Measure(torch.autograd.Function):
@@ -116,7 +129,7 @@ class _Measure(torch.autograd.Function):
 
 
 def _unit(vector: Tensor, length: Tensor) -> Tensor:
-    """vector / length, and 0 where the length is 0: the norm's subgradient, as autograd takes it."""
+    """Vector / length, and 0 where the length is 0: the norm's subgradient, as autograd takes it."""
     return torch.where(length > 0, vector / length.clamp_min(torch.finfo(vector.dtype).tiny), 0)
 
 

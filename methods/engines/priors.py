@@ -29,7 +29,9 @@ def held_accuracies(
         product = stage.load(name)
         if product is None:
             with stage.locked():
-                product = stage.load(name) or stage.save(name, {}, {"accuracy": _measure(task, hyper, teacher, held, ipc)})
+                product = stage.load(name) or stage.save(
+                    name, {}, {"accuracy": _measure(task, hyper, teacher, held, ipc)}
+                )
         found.append(100 * float(product.info["accuracy"]))
     return found
 

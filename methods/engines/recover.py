@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from ddbench.errors import JobFailed
@@ -51,9 +51,18 @@ class RecoverFields(Hyper):
     block: int = Field(100, ge=1, description="classes in a problem, one image each; at most all there are")
     crop: bool = Field(True, description="random resized crop and flip before the roll")
     crop_low: float = Field(0.08, gt=0, le=1, description="smallest share of the area in a crop")
-    curriculum: Literal["none", "step", "linear", "cosine"] = Field("none", description="how c falls from 1 to crop_low")
+    curriculum: Literal["none", "step", "linear", "cosine"] = Field(
+        "none", description="how c falls from 1 to crop_low"
+    )
     milestone: float = Field(1.0, ge=0, le=1, description="share of the steps over which c falls")
     roll: tuple[int, int] = Field((0, 4), description="smallest and largest roll, pixels, in each direction")
+
+    @field_validator("roll")
+    @classmethod
+    def _rising(cls, roll: tuple[int, int]) -> tuple[int, int]:
+        if roll[0] > roll[1]:
+            raise ValueError(f"the smallest roll is above the largest: {list(roll)}")
+        return roll
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +126,10 @@ class Recovery:
         Raises:
             JobFailed: something is not finite; the last good checkpoint stays.
         """
-        stacks, steps = list(self._stacks(problems)), self.fields.iterations
+        steps = self.fields.iterations
         found = {i: self._begin(problem) for i, problem in enumerate(problems)}
-        state = self.task.resume() or {"step": 0, "found": [], "adam": None, "stack": None}
+        state = self.task.resume() or {"step": 0, "found": [], "stacks": list(self._stacks(problems))}
+        stacks: list[list[int]] = state["stacks"]  # a run goes on with those that it began with, on any machine
         found |= {int(i): tensor.to(self.task.device) for i, tensor in state["found"]}
         current: _Stack | None = None
         for step in self.task.loop(state["step"], steps * len(stacks), "recovering images"):
@@ -129,9 +139,9 @@ class Recovery:
                 current = _Stack(self, [problems[i] for i in members], state if t else None)
             loss = current.step(t)
             if t == steps - 1:
-                found |= dict(zip(stacks[number], current.parts(), strict=True))
+                found.update(zip(stacks[number], current.parts(), strict=True))
             if t % WINDOW == 0 or t == steps - 1:
-                _require_finite(loss, current.values, step)
+                _require_finite(step, loss, current.values)
                 self.task.report(step, loss=float(loss) / len(stacks[number]))
             done, stack = step + 1, current
             self.task.checkpoint(lambda done=done, stack=stack: self._state(done, stacks, found, stack))  # type: ignore[misc]
@@ -144,9 +154,15 @@ class Recovery:
     def _state(
         self, done: int, stacks: list[list[int]], found: Mapping[int, Tensor], stack: "_Stack"
     ) -> dict[str, Any]:
+        _require_finite(done - 1, stack.values)  # so that what is kept can be gone on from
         over = [i for members in stacks[: done // self.fields.iterations] for i in members]
-        saved = [[i, found[i]] for i in over]
-        return {"step": done, "found": saved, "stack": stack.values.detach(), "adam": stack.optimizer.state_dict()}
+        return {
+            "step": done,
+            "stacks": stacks,
+            "found": [[i, found[i]] for i in over],
+            "stack": stack.values.detach(),
+            "adam": stack.optimizer.state_dict(),
+        }
 
     def _stacks(self, problems: Sequence[Problem]) -> Iterator[list[int]]:
         """Problems of equal size and equal votes, as many at once as is wise; in the order of their first."""
@@ -158,7 +174,10 @@ class Recovery:
             yield from (members[first : first + size] for first in range(0, len(members), size))
 
     def _wise(self, problem: Problem, count: int) -> int:
-        """How many problems like this one go at once: what keeps the device busy, and fits into half of what is free."""
+        """How many problems like this one go at once: what keeps the device busy, and fits into a quarter of its memory.
+
+        Not of what is free: the same run on the same machine must give the same bits, whoever else is there.
+        """
         device, images = self.task.device, len(problem.labels)
         pixels = images * problem.start.shape[-1] ** 2
         size = max(1, min(count, (CPU_PIXELS if device.type == "cpu" else CUDA_PIXELS) // pixels))
@@ -166,7 +185,7 @@ class Recovery:
             return 1
         sample = problem.start[:2].to(device)
         needed = images * sum(saved_bytes(self.voters[name], sample) for name in problem.votes) / len(sample)
-        return max(1, min(size, int(free_bytes(device) / 2 / max(needed, 1))))
+        return max(1, min(size, int(memory_bytes(device) / 4 / max(needed, 1))))
 
     def draws(self, problem: Problem, window: int) -> Draws:
         """Crop, flip and roll of a problem in the steps window * WINDOW and following."""
@@ -232,17 +251,17 @@ class _Stack:
         return self.values.detach().clone().chunk(self.groups)
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device."""
+def memory_bytes(device: torch.device) -> int:
+    """Memory that a device has."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return int(torch.cuda.get_device_properties(device).total_memory)
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
-            return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+            return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemTotal"))
     except (OSError, StopIteration, ValueError):
-        return 2**31  # no such file outside Linux: what any machine can spare
+        return 2**32  # no such file outside Linux: what any machine has
 
 
-def _require_finite(loss: Tensor, values: Tensor, step: int) -> None:
-    if not bool(torch.isfinite(loss) & torch.isfinite(values).all()):
+def _require_finite(step: int, *values: Tensor) -> None:
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in values):
         raise JobFailed(f"diverged: the images or their loss are not finite at recover step {step}; lower recover_lr")

@@ -1,9 +1,9 @@
 """The relabel stage of the decoupled family, and the student that a set ships: the paper's post-evaluation as data."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ddbench.errors import UsageError
@@ -29,7 +29,9 @@ FAMILY_DIFFERENCES = (
 class RelabelFields(Hyper):
     """How students learn from the set, and who labels for them."""
 
-    codec: Codec = Field("jpeg75", description="how images are stored: float, uint8 or jpeg75 (as the papers' codes do)")
+    codec: Codec = Field(
+        "jpeg75", description="how images are stored: float, uint8 or jpeg75 (as the papers' codes do)"
+    )
     labels: Literal["online", "replay"] = Field("online", description="teachers asked online, or their logits stored")
     replay_encoding: Literal["fp16", "int8", "topk"] = Field("fp16", description="of stored logits")
     replay_topk: int | None = Field(None, ge=1, description="logits kept of a row, for topk")
@@ -41,7 +43,9 @@ class RelabelFields(Hyper):
     decay_all: bool = Field(False, description="adamw decays biases and norms too")
     student_epochs: int = Field(300, ge=1, description="passes over the training images")
     student_batch: int = Field(ge=1, description="images in a step; at most all")
-    bn_batch: int | None = Field(None, ge=1, description="images that the student's batch norms see at a time; none: all")
+    bn_batch: int | None = Field(
+        None, ge=1, description="images that the student's batch norms see at a time; none: all"
+    )
     eta: float = Field(1.0, gt=0, description="stretch of the cosine: 1 ends at 0, 2 at half of the step size")
     student_warmup: int = Field(0, ge=0, description="epochs of linear warm-up from 0.01 times the step size")
     temperature: float = Field(20.0, gt=0, description="of the KL divergence, T")
@@ -52,6 +56,12 @@ class RelabelFields(Hyper):
     student_crop_low: float = Field(0.08, gt=0, le=1, description="smallest share of the area in a resized crop")
     student_pad: float = Field(0.125, ge=0, lt=1, description="padding, as a share of the side")
     shuffle: int = Field(1, ge=1, description="tiles on a side that are shuffled in every image; 1: none (RDED)")
+
+    @model_validator(mode="after")
+    def _one_student_schedule(self) -> Self:
+        if self.student_warmup and self.eta != 1:
+            raise ValueError("student_warmup ends in a cosine to 0: eta must be 1 beside it")
+        return self
 
     def student_of(self, task: Task) -> StudentRecipe:
         """The student's training; its network is the task's."""

@@ -6,17 +6,17 @@ seed: all synthesis seeds share their teachers.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ddbench import networks
 from ddbench.canonical import digest
 from ddbench.checkpoints import Checkpoint
 from ddbench.errors import UsageError
 from ddbench.method import Hyper
-from ddbench.randomness import rng
+from ddbench.randomness import forked, rng
 from ddbench.space import Space
 from ddbench.student import CODE_VERSION, train
 from ddbench.student_recipe import Component, StudentRecipe
@@ -39,7 +39,15 @@ class SqueezeFields(Hyper):
     teacher_batch: int = Field(128, ge=1, description="images in a step")
     teacher_stretch: float = Field(1.0, gt=0, description="of the cosine: 1 ends at 0; 1/3 goes down, up and down")
     teacher_warmup: int = Field(0, ge=0, description="epochs of linear warm-up from 0.01 times the step size")
-    teacher_crop: Literal["pad", "resized"] = Field("pad", description="crop of side / 8 padding, or random resized crop")
+    teacher_crop: Literal["pad", "resized"] = Field("pad", description="crop after padding, or random resized crop")
+
+    @model_validator(mode="after")
+    def _one_teacher_schedule(self) -> Self:
+        if self.teacher_warmup and self.teacher_stretch != 1:
+            raise ValueError("teacher_warmup ends in a cosine to 0: teacher_stretch must be 1 beside it")
+        return self
+
+    teacher_pad: float = Field(0.125, ge=0, lt=1, description="padding, as a share of the side")
 
     def teacher_recipe(self, network: str) -> StudentRecipe:
         """The training of one teacher."""
@@ -51,7 +59,10 @@ class SqueezeFields(Hyper):
         schedule: Component = {"name": "cosine", "stretch": self.teacher_stretch}
         if self.teacher_warmup:
             schedule = {"name": "warmup-cosine", "epochs": float(self.teacher_warmup), "start": 0.01}
-        crop = {"pad": {"name": "pad-crop", "fraction": 0.125}, "resized": {"name": "random-resized-crop"}}
+        crop: dict[str, Component] = {
+            "pad": {"name": "pad-crop", "fraction": self.teacher_pad},
+            "resized": {"name": "random-resized-crop"},
+        }
         return StudentRecipe(
             network=network,
             optimizer=optimizer,
@@ -83,8 +94,10 @@ def _teacher(task: Task, fields: SqueezeFields, name: str) -> Teacher:
     recipe = fields.teacher_recipe(name)
     recipe = recipe if task.dataset.flip else recipe.without_flip()
     key: dict[str, Any] = {"network": name, "weights": fields.weights, "code": CODE_VERSION}
+    if fields.weights != "pretrained":
+        key["space"] = task.space("normalised").to_json()
     if fields.weights == "trained":
-        key |= {"recipe": recipe.model_dump(mode="json"), "space": task.space("normalised").to_json()}
+        key["recipe"] = recipe.model_dump(mode="json")
     stage = task.open_stage("squeeze", key)
 
     def known() -> Teacher | None:
@@ -126,7 +139,9 @@ def _random(task: Task, recipe: StudentRecipe, checkpoint: Checkpoint, recipe_ha
     space, network = task.space("normalised"), _create(task, recipe.network).to(task.device)
     count = len(task.dataset.labels)
     places = torch.randperm(count, generator=rng(task.stage_seed, "random-weights"))[:64]
-    with torch.no_grad():
+    for norm in (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        norm.momentum = 1.0  # the statistics of these images alone
+    with torch.no_grad(), forked(task.stage_seed, "random-weights"):  # dropout draws
         network.train()(task.read(space, places))
     return _sealed(task, recipe.network, network, space, recipe_hash)
 
@@ -150,4 +165,3 @@ def _sealed(task: Task, name: str, network: torch.nn.Module, space: Space, recip
         recipe_hash=recipe_hash,
         state={key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()},
     )
-
