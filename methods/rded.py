@@ -15,6 +15,7 @@ from ddbench.method import Method
 from ddbench.synset import SynSet
 from ddbench.task import Task
 
+from .engines.codecs import stored
 from .engines.patches import PatchFields, patch_images
 from .engines.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
 from .engines.selection import equal_shares
@@ -37,7 +38,7 @@ def distill(task: Task, hyper: RDEDHyper) -> SynSet:
     """Tile the crops of real images that the teacher finds easiest."""
     ipc = equal_shares(task)[0]
     teacher = squeeze(task, hyper, [task.network])[task.network]
-    images = patch_images(task, teacher.space, teacher.module(task.device), hyper)
+    images = stored(patch_images(task, teacher.space, teacher.module(task.device), hyper), teacher.space, hyper.codec)
     classes = torch.arange(len(task.dataset.class_names)).repeat_interleave(ipc)
     return relabelled(task, hyper, teacher.space, [(teacher, 1.0)], classes=classes, images=images)
 

@@ -24,10 +24,10 @@ SEED, F64 = 5, torch.float64
 BOUNDS = (torch.tensor([-2.0, -1.0, -1.5])[:, None, None], torch.tensor([1.0, 2.0, 1.5])[:, None, None])
 
 
-def a_task(checkpoint=None, reporter=None, flip=True):
-    pixels = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
+def a_task(checkpoint=None, reporter=None, flip=True, side=8):
+    pixels = torch.zeros(6, 3, side, side, dtype=torch.uint8)
     split = memory_split(pixels, torch.arange(6))
-    data = Dataset("toy", tuple("abcdef"), 3, 8, flip, (0.5,) * 3, (0.25,) * 3, split, split)
+    data = Dataset("toy", tuple("abcdef"), 3, side, flip, (0.5,) * 3, (0.25,) * 3, split, split)
     device = torch.device("cpu")
     return Task(data, Budget(ipc=1), "convnet-d1-w4-bn", SEED, device, checkpoint=checkpoint, reporter=reporter)
 
@@ -210,10 +210,43 @@ def test_what_is_asked_comes_back_in_its_order_whatever_is_alike():
     [(10, 32, [10, 10, 4]), (100, 32, [1] * 24), (50, 32, [2] * 12), (100, 64, [1] * 24), (2, 8, [24])],
 )
 def test_a_stack_is_no_larger_than_what_keeps_a_cpu_busy(images, side, stacks):
-    engine = Recovery(a_task(), fields_of(), {"one": Voter(a_network("resnet", dtype=torch.float32))}, None)
+    voters = {"one": Voter(a_network("resnet", dtype=torch.float32))}
+    engine = Recovery(a_task(side=side), fields_of(), voters, None)
     start, labels = torch.zeros(images, 3, side, side), torch.zeros(images, dtype=torch.int64)
     found = [*engine._stacks([Problem((k,), labels, start, {"one": 1.0}) for k in range(24)])]
     assert [len(members) for members in found] == stacks and [i for members in found for i in members] == [*range(24)]
+
+
+@pytest.mark.parametrize("compensate", [False, True])
+def test_images_may_begin_when_they_are_needed_and_be_kept_in_another_form(compensate):
+    """No more than a stack's are in memory; what is kept is what comes back, whether or not there was a stop."""
+    ready = [a_problem(k, seed=k) for k in range(5)]
+    begun = []
+
+    def later(problem):
+        def start():
+            begun.append(problem.key)
+            return problem.start
+
+        return Problem(problem.key, problem.labels, start, problem.votes)
+
+    options = {"at_once": 2, "compensate": compensate, "bounded": not compensate}
+    wanted = recover(ready, fields_of(iterations=5), **options)
+    engine = Recovery(
+        a_task(reporter=(steps := StopAt(7))),
+        fields_of(iterations=5),
+        {"one": Voter(a_network())},
+        None if compensate else bounds_of(),
+        compensate=compensate,
+        at_once=2,
+    )
+    with pytest.raises(Stopped):
+        engine.run([later(problem) for problem in ready])
+    assert set(begun) == {(0,), (1,), (2,), (3,)} and steps.seen == [*range(1, 8)]
+    engine.task = a_task()
+    found = engine.run([later(problem) for problem in ready], lambda learned: (100 * learned).to(torch.int16))
+    assert [images.dtype for images in found] == [torch.int16] * 5
+    assert all(torch.equal(one, (100 * two).to(torch.int16)) for one, two in zip(found, wanted, strict=True))
 
 
 # the curriculum

@@ -15,7 +15,9 @@ from ddbench.budget import Budget
 from ddbench.data import load_dataset, memory_split
 from ddbench.errors import JobFailed, UsageError
 from ddbench.progress import Reporter
+from ddbench.randomness import rng
 from ddbench.schedules import SCHEDULES
+from ddbench.settings import cache_dir
 from ddbench.space import Space
 from ddbench.stages import Stage
 from ddbench.streams import Stream, views_of
@@ -207,7 +209,7 @@ def test_synthesis_seeds_share_teachers_and_nothing_else_does():
 def test_a_lost_teacher_is_made_again():
     fields = fields_of()
     first, _ = squeezed(fields, [ONE])
-    path = next(p for p in teachers.cache_dir().rglob(f"{first[ONE].hash}.safetensors"))
+    path = next(p for p in cache_dir().rglob(f"{first[ONE].hash}.safetensors"))
     path.unlink()
     again, steps = squeezed(fields, [ONE])
     assert steps == {ONE: 7} and again[ONE].hash == first[ONE].hash and path.exists()
@@ -217,7 +219,7 @@ def test_a_teacher_that_diverges_is_a_line_and_no_teacher():
     with pytest.raises(JobFailed, match="not finite") as error:
         squeezed(fields_of(teacher_lr=1e30), [ONE])
     assert "\n" not in str(error.value)
-    assert not [*(teachers.cache_dir() / "stages" / "squeeze").rglob("teacher.safetensors")]
+    assert not [*(cache_dir() / "stages" / "squeeze").rglob("teacher.safetensors")]
 
 
 # other weights
@@ -234,17 +236,11 @@ def test_random_weights_have_the_statistics_of_training_images(network):
     first = next(name for name, module in fresh.named_modules() if isinstance(module, nn.BatchNorm2d))
     inputs = []
     fresh.get_submodule(first).register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
-    places = torch.randperm(150, generator=torch.Generator().manual_seed(seed_of_random_weights()))[:64]
+    places = torch.randperm(150, generator=rng(0, "random-weights"))[:64]
     fresh.eval()(task.read(task.space("normalised"), places))
     seen = inputs[0].transpose(0, 1).flatten(1)
     torch.testing.assert_close(found[network].state[f"{first}.running_mean"], seen.mean(1), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found[network].state[f"{first}.running_var"], seen.var(1), rtol=1e-4, atol=1e-6)
-
-
-def seed_of_random_weights():
-    from ddbench.randomness import seed_of
-
-    return seed_of(0, "random-weights")
 
 
 def test_random_weights_do_not_depend_on_the_global_generator(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What the squeeze, recover, relabel methods share between their stages: problems, where images begin, what is shipped."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ from ddbench.space import Space
 from ddbench.task import Task
 from ddbench.teachers import Teacher
 
-from .codecs import pixel_bounds
+from .codecs import pixel_bounds, stored
 from .measured_norm import Voter
 from .patches import PatchFields, patch_images
 from .recover import Problem, RecoverFields, Recovery
@@ -35,7 +36,7 @@ class DecoupledHyper(SqueezeFields, PatchFields, RecoverFields, RelabelFields):
 def recovered(
     task: Task, hyper: DecoupledHyper, teachers: Mapping[str, Teacher], votes: Sequence[Votes]
 ) -> tuple[Tensor, Tensor]:
-    """Images [IPC * K, C, H, W] in the teachers' space, and their classes: IPC index by IPC index, in class order.
+    """Images [IPC * K, C, H, W] as the codec stores them, and their classes: IPC index by IPC index, in class order.
 
     Args:
         task: its IPC, synthesis seed, device and checkpoint are used.
@@ -48,10 +49,13 @@ def recovered(
     voters = {name: Voter(teachers[name].module(task.device)) for name in sorted(used)}
     start, blocks = _starts(task, hyper, teachers, space), class_blocks(task, hyper.block)
     problems = [
-        Problem((j, k), classes, start(j, k, classes), votes[j]) for j in range(ipc) for k, classes in enumerate(blocks)
+        Problem((j, k), classes, partial(start, j, k, classes), votes[j])
+        for j in range(ipc)
+        for k, classes in enumerate(blocks)
     ]
     black, white = (bound.to(task.device) for bound in pixel_bounds(space, task.dataset.channels))
-    images = Recovery(task, hyper, voters, (black, white)).run(problems)
+    recovery = Recovery(task, hyper, voters, (black, white))
+    images = recovery.run(problems, lambda learned: stored(learned, space, hyper.codec))
     return torch.cat(images), torch.cat([problem.labels for problem in problems])
 
 

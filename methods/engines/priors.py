@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ddbench.student import predict, train
+from ddbench.student import CODE_VERSION, predict, train
 from ddbench.task import Held, Task
 from ddbench.teachers import Teacher
 
@@ -22,6 +22,7 @@ def held_accuracies(
         "hyper": hyper.model_dump(mode="json", exclude={"prior", "prior_ipc"}),
         "network": task.network,
         "ipc": ipc,
+        "code": CODE_VERSION,
     }
     stage = task.open_stage("prior", key)
     found = []

@@ -19,7 +19,7 @@ closed form, d r / d x = (mu - m) / (|mu - m| n) + 2 (x - mu) (var - v) / (|var 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,14 +72,19 @@ class Problem:
     Attributes:
         key: what its draws are keyed by: (IPC index, number of the block), say.
         labels: int64 [B].
-        start: [B, C, H, W] in the teachers' space: where the images begin, or (compensate) the images that stay.
+        start: [B, C, H, W] in the teachers' space: where the images begin, or (compensate) the images that stay; or what
+            gives them, each time the same, so that not all problems' images are in memory.
         votes: voter's name -> weight.
     """
 
     key: tuple[Key, ...]
     labels: Tensor
-    start: Tensor
+    start: Tensor | Callable[[], Tensor]
     votes: Mapping[str, float]
+
+    def begin(self, device: torch.device) -> Tensor:
+        """The images at the start, on a device."""
+        return (self.start if isinstance(self.start, Tensor) else self.start()).to(device)
 
 
 def lower_bound(fields: RecoverFields, step: int) -> float:
@@ -120,17 +125,19 @@ class Recovery:
         self.task, self.fields, self.voters, self.bounds = task, fields, voters, bounds
         self.compensate, self.at_once = compensate, at_once
 
-    def run(self, problems: Sequence[Problem]) -> list[Tensor]:
-        """What was learned for each problem: [B, C, H, W], or [1, C, H, W] where it is a compensator.
+    def run(self, problems: Sequence[Problem], kept: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
+        """What was learned for each problem: [B, C, H, W], or [1, C, H, W] where it is a compensator; on the CPU.
+
+        `kept` says what is kept of it as soon as it is there, 8-bit pixels say; None: all.
 
         Raises:
             JobFailed: something is not finite; the last good checkpoint stays.
         """
         steps = self.fields.iterations
-        found = {i: self._begin(problem) for i, problem in enumerate(problems)}
+        keep = kept or (lambda learned: learned.cpu())  # where those of before a stop are, too
         state = self.task.resume() or {"step": 0, "found": [], "stacks": list(self._stacks(problems))}
         stacks: list[list[int]] = state["stacks"]  # a run goes on with those that it began with, on any machine
-        found |= {int(i): tensor.to(self.task.device) for i, tensor in state["found"]}
+        found: dict[int, Tensor] = {int(i): tensor for i, tensor in state["found"]}
         current: _Stack | None = None
         for step in self.task.loop(state["step"], steps * len(stacks), "recovering images"):
             number, t = divmod(step, steps)
@@ -139,16 +146,18 @@ class Recovery:
                 current = _Stack(self, [problems[i] for i in members], state if t else None)
             loss = current.step(t)
             if t == steps - 1:
-                found.update(zip(stacks[number], current.parts(), strict=True))
+                found.update(zip(stacks[number], map(keep, current.parts()), strict=True))
             if t % WINDOW == 0 or t == steps - 1:
                 _require_finite(step, loss, current.values)
                 self.task.report(step, loss=float(loss) / len(stacks[number]))
             done, stack = step + 1, current
             self.task.checkpoint(lambda done=done, stack=stack: self._state(done, stacks, found, stack))  # type: ignore[misc]
-        return [found[i] for i in range(len(problems))]
+        # a dry run does not come to all
+        return [found[i] if i in found else keep(self.first(problem)) for i, problem in enumerate(problems)]
 
-    def _begin(self, problem: Problem) -> Tensor:
-        start = problem.start.to(self.task.device)
+    def first(self, problem: Problem) -> Tensor:
+        """What is learned, before the first step."""
+        start = problem.begin(self.task.device)
         return torch.zeros_like(start[:1]) if self.compensate else start
 
     def _state(
@@ -168,7 +177,7 @@ class Recovery:
         """Problems of equal size and equal votes, as many at once as is wise; in the order of their first."""
         alike: dict[tuple[Any, ...], list[int]] = {}
         for i, problem in enumerate(problems):
-            alike.setdefault((problem.start.shape, tuple(sorted(problem.votes.items()))), []).append(i)
+            alike.setdefault((len(problem.labels), tuple(sorted(problem.votes.items()))), []).append(i)
         for members in alike.values():
             size = self.at_once or self._wise(problems[members[0]], len(members))
             yield from (members[first : first + size] for first in range(0, len(members), size))
@@ -179,17 +188,17 @@ class Recovery:
         Not of what is free: the same run on the same machine must give the same bits, whoever else is there.
         """
         device, images = self.task.device, len(problem.labels)
-        pixels = images * problem.start.shape[-1] ** 2
+        pixels = images * self.task.dataset.side**2
         size = max(1, min(count, (CPU_PIXELS if device.type == "cpu" else CUDA_PIXELS) // pixels))
         if size == 1:
             return 1
-        sample = problem.start[:2].to(device)
+        sample = problem.begin(device)[:2]
         needed = images * sum(saved_bytes(self.voters[name], sample) for name in problem.votes) / len(sample)
         return max(1, min(size, int(memory_bytes(device) / 4 / max(needed, 1))))
 
     def draws(self, problem: Problem, window: int) -> Draws:
         """Crop, flip and roll of a problem in the steps window * WINDOW and following."""
-        fields, side = self.fields, problem.start.shape[-1]
+        fields, side = self.fields, self.task.dataset.side
         first = window * WINDOW
         steps = range(first, min(first + WINDOW, fields.iterations))
         generator = self.task.rng("recover", *problem.key, window)
@@ -204,9 +213,9 @@ class _Stack:
         self.recovery, self.problems = recovery, problems
         device = recovery.task.device
         self.groups, self.images = len(problems), len(problems[0].labels)
-        self.still = torch.cat([p.start for p in problems]).to(device)
+        self.still = torch.cat([p.begin(device) for p in problems]) if recovery.compensate else None
         self.labels = torch.cat([p.labels for p in problems]).to(device)
-        values = torch.cat([recovery._begin(p) for p in problems]) if state is None else state["stack"].to(device)
+        values = torch.cat([recovery.first(p) for p in problems]) if state is None else state["stack"].to(device)
         self.values = values.clone().requires_grad_()
         self.optimizer = torch.optim.Adam([self.values], lr=recovery.fields.recover_lr, betas=BETAS, eps=EPS)
         if state is not None:
@@ -242,7 +251,7 @@ class _Stack:
 
     def _seen(self) -> Tensor:
         """The images [G B, C, H, W] before they are cropped."""
-        if not self.recovery.compensate:
+        if self.still is None:
             return self.values
         return self.still + self.values.repeat_interleave(self.images, dim=0)
 

@@ -15,7 +15,7 @@ from ddbench.targets import committee
 from ddbench.task import Task
 from ddbench.teachers import Teacher
 
-from .codecs import Codec, stored
+from .codecs import Codec
 
 FAMILY_DIFFERENCES = (
     "the student's last step is scored; the papers' codes test every few epochs and report or keep the best",
@@ -118,13 +118,13 @@ def relabelled(
         space: of the images.
         teachers: each with its weight; kept in the cache before.
         classes: int64 [n].
-        images: [n, C, H, W] in `space`, stored by the codec; or none, if `more` has indices.
+        images: [n, C, H, W] as the codec stores them (`codecs.stored`); or none, if `more` has indices.
         more: other fields of the set; `student_recipe` and `targets` replace the usual ones.
     """
     for teacher, weight in teachers:
         task.teachers.setdefault(teacher.hash, {})["label_weight"] = weight
     if images is not None:
-        more |= {"images": stored(images, space, fields.codec), "codec": fields.codec}
+        more |= {"images": images, "codec": fields.codec}
     own: dict[str, Any] = {
         "student_recipe": fields.student_of(task),
         "targets": committee(teachers, fields.label_bn, fields.label_sub_batch),
