@@ -54,9 +54,9 @@ class Plan:
     lines: tuple[str, ...] = ("random", "dm", "mtt")
     line_ipcs: tuple[int, ...] = (1, 3, 10)
     protocol: str = "hard-v1"
-    soft: tuple[str, ...] = ("random", "dm", "datadam")
+    soft: tuple[str, ...] = ("random", "dm", "datadam", "sre2l", "rded")
     soft_protocol: str = "soft-v1"
-    shipped: tuple[str, ...] = ("dm", "mtt")
+    shipped: tuple[str, ...] = ("dm", "mtt", "sre2l")
     shipped_protocol: str = "shipped-v1"
     shipped_ipc: int = 1
     baseline: str = "random"

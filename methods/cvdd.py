@@ -25,7 +25,7 @@ from ddbench.networks import canonical
 from ddbench.synset import SynSet
 from ddbench.task import Task
 
-from .engines.decoupled import recovered, require_members, space_of
+from .engines.decoupled import recovered, require_members, require_recoverable, space_of
 from .engines.priors import held_accuracies
 from .engines.relabel import relabelled
 from .engines.selection import equal_shares
@@ -74,14 +74,15 @@ def distill(task: Task, hyper: CVDDHyper) -> SynSet:
     """Recover each IPC index from two members; the whole committee labels."""
     ipc, names = equal_shares(task)[0], [canonical(name, side=task.dataset.side) for name in hyper.committee]
     require_members(names, "committee")
+    chosen = [voters_of(task, hyper, names, j) for j in range(ipc)]
     held = None if hyper.prior else task.holdout(hyper.prior_fraction)
+    require_recoverable(task, hyper, names)
     teachers = squeeze(task, hyper, names)
     priors = (
         list(hyper.prior or ())
         if held is None
         else held_accuracies(task, hyper, teachers, held, hyper.prior_ipc or ipc)
     )
-    chosen = [voters_of(task, hyper, names, j) for j in range(ipc)]
     votes = [
         dict(zip(pair, weights([priors[names.index(n)] for n in pair], hyper.vote_temperature), strict=True))
         for pair in chosen

@@ -17,10 +17,11 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/decoupled.md
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ddbench.errors import NotDefined
@@ -32,7 +33,7 @@ from ddbench.task import Task
 from ddbench.teachers import Teacher
 
 from .engines.decoupled import require_members, space_of
-from .engines.measured_norm import Voter
+from .engines.measured_norm import Voter, require_norms
 from .engines.recover import Problem, RecoverFields, Recovery
 from .engines.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
 from .engines.selection import equal_shares, random_choice
@@ -55,12 +56,20 @@ class InferHyper(SqueezeFields, RecoverFields, RelabelFields):
     )
     skip_second_norm: bool = Field(True, description="EfficientNet's second batch norm is not measured")
 
+    @model_validator(mode="after")
+    def _stored_once(self) -> Self:
+        if self.label_kind == "static" and self.labels == "replay":
+            raise ValueError("labels = replay stores what teachers say online: it goes with label_kind = dynamic")
+        return self
+
 
 def distill(task: Task, hyper: InferHyper) -> SynSet:
     """Keep natural images, and learn what to add to them."""
     names = [canonical(name, side=task.dataset.side) for name in hyper.committee]
     require_members(names, "committee")
     count = natural_images(equal_shares(task)[0], len(names), len(task.dataset.class_names))
+    require_norms(task, names)
+    hyper.require_room(task, (len(names) + 1) * count * len(task.dataset.class_names))
     teachers = squeeze(task, hyper, names)
     space = space_of(teachers)
     places = torch.stack(random_choice(task, [count] * len(task.dataset.class_names)), dim=1)  # [slots, classes]
@@ -91,7 +100,7 @@ def compensate(task: Task, hyper: InferHyper, teachers: Mapping[str, Teacher], p
     space = space_of(teachers)
     voters = {name: Voter(teacher.module(task.device), _skipped(name, hyper)) for name, teacher in teachers.items()}
     problems = [
-        Problem((name, k), task.dataset.labels[slot], task.read(space, slot), {name: 1.0})
+        Problem((name, k), task.dataset.labels[slot], partial(task.read, space, slot), {name: 1.0})
         for name in teachers
         for k, slot in enumerate(places)
     ]

@@ -16,7 +16,7 @@ from ddbench.synset import SynSet
 from ddbench.task import Task
 
 from .engines.codecs import stored
-from .engines.patches import PatchFields, patch_images
+from .engines.patches import PatchFields, patch_images, require_patches
 from .engines.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
 from .engines.selection import equal_shares
 from .engines.squeeze import SqueezeFields, squeeze
@@ -37,6 +37,8 @@ class RDEDHyper(SqueezeFields, PatchFields, RelabelFields):
 def distill(task: Task, hyper: RDEDHyper) -> SynSet:
     """Tile the crops of real images that the teacher finds easiest."""
     ipc = equal_shares(task)[0]
+    require_patches(task, hyper)
+    hyper.require_room(task, sum(equal_shares(task)))
     teacher = squeeze(task, hyper, [task.network])[task.network]
     images = stored(patch_images(task, teacher.space, teacher.module(task.device), hyper), teacher.space, hyper.codec)
     classes = torch.arange(len(task.dataset.class_names)).repeat_interleave(ipc)

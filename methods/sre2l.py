@@ -16,7 +16,7 @@ from ddbench.method import Method
 from ddbench.synset import SynSet
 from ddbench.task import Task
 
-from .engines.decoupled import DecoupledHyper, recovered, space_of
+from .engines.decoupled import DecoupledHyper, recovered, require_recoverable, space_of
 from .engines.relabel import FAMILY_DIFFERENCES, relabelled
 from .engines.selection import equal_shares
 from .engines.squeeze import squeeze
@@ -34,6 +34,7 @@ class SRe2LHyper(DecoupledHyper):
 def distill(task: Task, hyper: DecoupledHyper) -> SynSet:
     """Recover images from one teacher, which then labels them for the student."""
     ipc = equal_shares(task)[0]
+    require_recoverable(task, hyper, [task.network])
     teachers = squeeze(task, hyper, [task.network])
     images, classes = recovered(task, hyper, teachers, [{task.network: 1.0}] * ipc)
     own = [(teachers[task.network], 1.0)]

@@ -35,6 +35,7 @@ from ddbench.space import transform_for
 from ddbench.storage import bytes_of
 from ddbench.streams import Stream, views_of
 from ddbench.student import predict, train
+from ddbench.targets import replay
 from ddbench.task import Task
 from ddbench.teachers import recall
 
@@ -292,6 +293,27 @@ def test_a_committee_that_cannot_vote_is_a_line(changes, words):
 
 
 @pytest.mark.parametrize(
+    ("name", "network", "changes", "words"),
+    [
+        ("sre2l", "convnet-d1-w4", {}, "batch norm"),
+        ("infer", ONE, {"committee": [ONE, "convnet-d1-w4"]}, "batch norm"),
+        ("cvdd", ONE, {"first_voters": ["resnet18"]}, "not all members"),
+        ("sre2l++", ONE, {"factor": 3}, "factor 3 does not divide"),
+        ("rded", ONE, {"pool": 1}, "2 patches of class"),
+        ("sre2l", ONE, {"labels": "replay"}, "labels of 4 steps would take"),
+        ("rded", ONE, {"labels": "replay"}, "labels of 4 steps would take"),
+        ("infer", ONE, {"committee": [ONE], "labels": "replay", "label_kind": "dynamic"}, "steps would take"),
+    ],
+)
+def test_what_cannot_end_well_does_not_begin(name, network, changes, words, monkeypatch):
+    monkeypatch.setattr(replay, "MAX_BYTES", 100)
+    task = Task(digits(), Budget(2), network, SEED, torch.device("cpu"))
+    monkeypatch.setattr(task, "open_stage", lambda *_: pytest.fail("a teacher was asked for"))
+    with pytest.raises(UsageError, match=words):
+        find_method(name).distill(task, hyper_of(name, **changes))
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"prior": [60.0, 50.0]}, "2 values for 3 members"),
@@ -496,8 +518,8 @@ def test_static_labels_are_the_mean_of_logits_of_whole_images_and_mixed_as_logit
     own = wanted[batch.index]
     blended = batch.weight * own + (1 - batch.weight) * own[batch.permutation]
     torch.testing.assert_close(task.labeller(synset)(batch), blended, rtol=1e-4, atol=1e-5)
-    with pytest.raises(UsageError, match="labels = replay"):
-        distil("infer", a_task(ipc=3), labels="replay")
+    with pytest.raises(ValidationError, match="labels = replay"):
+        hyper_of("infer", labels="replay")
 
 
 def test_dynamic_labels_are_the_committees_for_every_view():

@@ -283,3 +283,9 @@ def test_stored_labels_cannot_be_replayed():
     with pytest.raises(UsageError, match="labels = replay") as error:
         a_set(fields_of(labels="replay"), targets=soft)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("changes", [{"replay_encoding": "topk"}, {"replay_topk": 3}])
+def test_how_many_logits_are_kept_goes_with_the_encoding(changes):
+    with pytest.raises(ValidationError, match="goes with replay_encoding = topk"):
+        fields_of(**changes)

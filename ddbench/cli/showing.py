@@ -84,7 +84,8 @@ def _set_lines(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
 
 def _student_words(recipe: dict[str, Any]) -> str:
     parts = [recipe["network"], component(recipe["optimizer"]), f"schedule {component(recipe['schedule'])}"]
-    parts += [f"loss {component(recipe['loss'])} on {recipe['labels']}", f"batch {recipe['batch']}"]
+    groups = f", batch norms in groups of {recipe['bn_batch']}" if recipe.get("bn_batch") else ""
+    parts += [f"loss {component(recipe['loss'])} on {recipe['labels']}", f"batch {recipe['batch']}{groups}"]
     parts += [f"{recipe['epochs']} epochs" + (f", at most {recipe['max_steps']} steps" if recipe["max_steps"] else "")]
     parts += [f"augmentation {component(recipe['augmentations'])}"]
     return "; ".join(parts + ([f"mix {component(recipe['mix'])}"] if recipe["mix"] else []))

@@ -15,6 +15,7 @@ from torch import Tensor
 from ddbench.data import Dataset
 from ddbench.errors import JobFailed, UsageError
 from ddbench.streams import Batch, Batches, Labeller, Stream
+from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, Targets
 from ddbench.targets import Binding, TargetKind, targets_of
 from ddbench.targets.encodings import Encoding, encoding_of
@@ -112,7 +113,7 @@ def record_replay(
     steps = _steps(recipe.steps(count), keep)
     batch = min(recipe.batch, count)
     how = encoding_of(encoding, topk, classes)
-    _refuse_size(len(steps) * how.bytes(batch, classes), len(steps))
+    _refuse_size(how, batch, classes, len(steps))
     kind, _ = targets_of(synset)
     label = kind.bind(Binding(synset, dataset, device, recall))
     batches = Batches(expand(synset, dataset)[0].to(device), recipe, Stream(seed, tuple(steps)))
@@ -144,7 +145,14 @@ def _steps(total: int, keep: Sequence[int] | None) -> Sequence[int]:
     return keep
 
 
-def _refuse_size(size: int, steps: int) -> None:
+def require_room(recipe: StudentRecipe, images: int, classes: int, encoding: str, topk: int | None = None) -> None:
+    """UsageError where the labels of all steps of a training on so many images would be too large."""
+    how = encoding_of(encoding, topk, classes)
+    _refuse_size(how, min(recipe.batch, images), classes, recipe.steps(images))
+
+
+def _refuse_size(how: Encoding, batch: int, classes: int, steps: int) -> None:
+    size = steps * how.bytes(batch, classes)
     if size > MAX_BYTES:
         raise UsageError(
             f"the labels of {steps:,} steps would take {size / 2**30:.1f} GiB, allowed are {MAX_BYTES / 2**30:.0f}: "

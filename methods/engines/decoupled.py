@@ -15,8 +15,8 @@ from ddbench.task import Task
 from ddbench.teachers import Teacher
 
 from .codecs import pixel_bounds, stored
-from .measured_norm import Voter
-from .patches import PatchFields, patch_images
+from .measured_norm import Voter, require_norms
+from .patches import PatchFields, patch_images, require_patches
 from .recover import Problem, RecoverFields, Recovery
 from .relabel import RelabelFields
 from .selection import equal_shares, random_choice
@@ -59,6 +59,14 @@ def recovered(
     return torch.cat(images), torch.cat([problem.labels for problem in problems])
 
 
+def require_recoverable(task: Task, hyper: DecoupledHyper, names: Sequence[str]) -> None:
+    """UsageError for what would fail after hours of squeezing or recovering, asked before: norms, patches, labels."""
+    require_norms(task, names)
+    if hyper.init == "patches":
+        require_patches(task, hyper)
+    hyper.require_room(task, sum(equal_shares(task)))
+
+
 def space_of(teachers: Mapping[str, Teacher]) -> Space:
     """The one space that all the teachers read; `squeeze` sees to that."""
     return next(iter(teachers.values())).space
@@ -84,7 +92,7 @@ def _starts(task: Task, hyper: DecoupledHyper, teachers: Mapping[str, Teacher], 
         return lambda j, k, classes: task.read(space, places[classes, j])
     judge = teachers.get(task.network) or next(iter(teachers.values()))
     patches = patch_images(task, space, judge.module(task.device), hyper).unflatten(0, (len(data.class_names), -1))
-    return lambda j, k, classes: patches[classes.to(patches.device), j]
+    return lambda j, k, classes: patches[classes, j]
 
 
 def _rng(task: Task, *key: Key) -> torch.Generator:

@@ -1,13 +1,24 @@
 """A frozen teacher that says how far the statistics of what passes through it are from those it was trained on."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ddbench.errors import UsageError
+from ddbench.task import Task
 
 FIRST_BN = 10.0
+NO_NORMS = "recovering images needs a teacher with batch normalisation: choose resnet18, convnet-bn, ..."
+
+
+def require_norms(task: Task, names: Sequence[str]) -> None:
+    """UsageError where a network has no batch norm that could be measured; asked before it is trained."""
+    for name in names:
+        modules = task.create_network("norms", name=name).modules()
+        if not any(isinstance(module, nn.BatchNorm2d) for module in modules):
+            raise UsageError(NO_NORMS)
 
 
 class Voter:
@@ -30,9 +41,7 @@ class Voter:
         self.network = network.eval().requires_grad_(False)
         self.norms = _replace(network, skip)
         if not any(norm.weight_of_norm for norm in self.norms):
-            raise UsageError(
-                "recovering images needs a teacher with batch normalisation: choose resnet18, convnet-bn, ..."
-            )
+            raise UsageError(NO_NORMS)
 
     def __call__(self, images: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         """Logits [G B, K], and BN(x) of every group [G]; differentiable by the images."""

@@ -43,7 +43,7 @@ class Scored:
 
 
 def patch_images(task: Task, space: Space, teacher: nn.Module, fields: PatchFields) -> Tensor:
-    """IPC images of patches for each class, [classes * IPC, C, H, W] in `space`, class by class.
+    """IPC images of patches for each class, [classes * IPC, C, H, W] in `space`, class by class; on the CPU.
 
     Args:
         task: its IPC, images and synthesis seed are used.
@@ -54,23 +54,28 @@ def patch_images(task: Task, space: Space, teacher: nn.Module, fields: PatchFiel
     Raises:
         UsageError: a side that the factor does not divide, or fewer images looked at than patches wanted.
     """
-    ipc, side = task.ipc or 0, task.dataset.side
-    if side % fields.factor:
-        raise UsageError(f"factor {fields.factor} does not divide images of {side} px into whole tiles")
-    wanted = ipc * fields.factor**2
+    require_patches(task, fields)
+    data, ipc = task.dataset, task.ipc or 0
     pools = [pool[: fields.pool] for pool in _shuffled(task)]
-    for name, pool in zip(task.dataset.class_names, pools, strict=True):
-        if len(pool) < wanted:
-            raise UsageError(
-                f"{wanted} patches of class {name!r} need as many images, but {len(pool)} are looked at: raise pool, or lower ipc or factor"
-            )
-    images = []
+    # zeros: a dry run does not come to all classes
+    images = torch.zeros(len(pools), ipc, data.channels, data.side, data.side)
     for label in task.loop(0, len(pools), "scoring patches"):
         scored = score(task, space, teacher, pools[label], label, fields)
-        chosen = choose(scored.errors.cpu(), wanted, fields.difficulty)
-        images.append(tile(task, space, scored, chosen, fields.factor))
-    blank = torch.zeros(ipc, *task.read(space, pools[0][:1]).shape[1:], device=task.device)
-    return torch.cat(images + [blank] * (len(pools) - len(images)))  # a dry run does not come to all classes
+        chosen = choose(scored.errors.cpu(), ipc * fields.factor**2, fields.difficulty)
+        images[label] = tile(task, space, scored, chosen, fields.factor)
+    return images.flatten(0, 1)
+
+
+def require_patches(task: Task, fields: PatchFields) -> None:
+    """UsageError where patches cannot be chosen; asked before a teacher is trained, see `patch_images`."""
+    side, wanted = task.dataset.side, (task.ipc or 0) * fields.factor**2
+    if side % fields.factor:
+        raise UsageError(f"factor {fields.factor} does not divide images of {side} px into whole tiles")
+    for name, places in zip(task.dataset.class_names, task.class_indices(), strict=True):
+        if (looked_at := min(len(places), fields.pool)) < wanted:
+            raise UsageError(
+                f"{wanted} patches of class {name!r} need as many images, but {looked_at} are looked at: raise pool, or lower ipc or factor"
+            )
 
 
 def _shuffled(task: Task) -> Iterator[Tensor]:

@@ -12,6 +12,7 @@ from ddbench.space import Space
 from ddbench.student_recipe import Component, StudentRecipe
 from ddbench.synset import SynSet
 from ddbench.targets import committee
+from ddbench.targets.replay import require_room
 from ddbench.task import Task
 from ddbench.teachers import Teacher
 
@@ -62,6 +63,18 @@ class RelabelFields(Hyper):
         if self.student_warmup and self.eta != 1:
             raise ValueError("student_warmup ends in a cosine to 0: eta must be 1 beside it")
         return self
+
+    @model_validator(mode="after")
+    def _kept_logits(self) -> Self:
+        if (self.replay_encoding == "topk") != (self.replay_topk is not None):
+            raise ValueError("replay_topk, how many logits to keep, goes with replay_encoding = topk")
+        return self
+
+    def require_room(self, task: Task, images: int) -> None:
+        """UsageError where the labels of so many training images could not be stored; asked before they are made."""
+        if self.labels == "replay":
+            classes = len(task.dataset.class_names)
+            require_room(self.student_of(task), images, classes, self.replay_encoding, self.replay_topk)
 
     def student_of(self, task: Task) -> StudentRecipe:
         """The student's training; its network is the task's."""
