@@ -123,6 +123,8 @@ def estimate_student(
     basis = f"{steps:,} steps of {brief(each)} ({timed} timed), test {brief(testing)}"
     if reference:
         basis += "; without the reference teacher's own training"
+    if chosen.labels == "targets":
+        basis += "; without what teachers in the set take to label"
     memory = None if meter.peak_memory is None else meter.peak_memory + probe.missing_bytes()
     return Estimate(steps * each + testing, memory, basis)
 

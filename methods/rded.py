@@ -11,6 +11,7 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/decoupled.md
 
 import torch
 
+from ddbench.errors import UsageError
 from ddbench.method import Method
 from ddbench.synset import SynSet
 from ddbench.task import Task
@@ -38,6 +39,8 @@ def distill(task: Task, hyper: RDEDHyper) -> SynSet:
     """Tile the crops of real images that the teacher finds easiest."""
     ipc = equal_shares(task)[0]
     require_patches(task, hyper)
+    if task.dataset.side % hyper.shuffle:
+        raise UsageError(f"shuffle {hyper.shuffle} does not divide images of {task.dataset.side} px into whole tiles")
     hyper.require_room(task, sum(equal_shares(task)))
     teacher = squeeze(task, hyper, [task.network])[task.network]
     images = stored(patch_images(task, teacher.space, teacher.module(task.device), hyper), teacher.space, hyper.codec)

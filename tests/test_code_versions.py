@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from ddbench.methods.engines import experts
+from ddbench.methods.engines import experts, priors
 
 import ddbench
 from ddbench import student
@@ -41,6 +41,19 @@ EXPERT_FILES = (
 EXPERT_ENGINES = ("expert_step.py", "experts.py", "flat.py")
 EXPERTS = {1: "28033ad15640123d9ae815798f4e0ff48b0b28dc5541d34f0477d423751a844f"}
 """By `experts.CODE_VERSION`: SHA-256 of the files above, whose change may change what an expert becomes."""
+PRIOR_ENGINES = (
+    "codecs.py",
+    "decoupled.py",
+    "measured_norm.py",
+    "patches.py",
+    "priors.py",
+    "recover.py",
+    "relabel.py",
+    "squeeze.py",
+    "windows.py",
+)
+PRIORS = {1: "fc8ca6fd9095bd9449fbacb5f772e6db25994e5a0af45b7a095d17786d69578d"}
+"""By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
 
 
 def digest_of(patterns, root=CORE, total=None):
@@ -70,6 +83,15 @@ def test_the_code_version_of_experts_stands_for_this_source():
     )
 
 
+def test_the_code_version_of_priors_stands_for_this_source():
+    found = digest_of(PRIOR_ENGINES, ENGINES).hexdigest()
+    assert PRIORS.get(priors.CODE_VERSION) == found, (
+        "the source that distils for CV-DD's priors has changed. If it may change any number: raise CODE_VERSION in "
+        f"methods/engines/priors.py, so that priors are measured again, and pin {{{priors.CODE_VERSION + 1}: {found!r}}} "
+        f"here. If it cannot (a comment, a name): update the pin to {{{priors.CODE_VERSION}: {found!r}}}"
+    )
+
+
 def test_every_pattern_names_files():
     assert all(list(CORE.glob(pattern)) for pattern in (*STUDENT_FILES, *EXPERT_FILES))
-    assert all((ENGINES / name).exists() for name in EXPERT_ENGINES)
+    assert all((ENGINES / name).exists() for name in (*EXPERT_ENGINES, *PRIOR_ENGINES))

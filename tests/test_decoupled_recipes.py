@@ -32,7 +32,7 @@ CELLS = {
     "cda": {TINY: (50, 100), IN1K: (50, 100, 200), IN21K: (10, 20)},
     "sre2l++": dict.fromkeys(FIVE, (1, 10, 50)),
     "cvdd": dict.fromkeys(FIVE, (1, 10, 50)),
-    "infer": {C10: (10, 50), C100: (10, 50, 100), TINY: (10, 50), IN1K: (10, 50)},
+    "infer": {C10: (1, 10, 50), C100: (1, 10, 50, 100), TINY: (1, 10, 50), IN1K: (1, 10, 50)},
     "rded": dict.fromkeys(FIVE, (1, 10, 50)),
 }
 # every recipe that is not a default: what it changes of the default of its cell

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddbench import plugins
+from ddbench import plugins, views
 from ddbench.data import load_dataset
 from ddbench.errors import UsageError
 from ddbench.evaluation import Setting, evaluate_once, training_images
@@ -34,7 +34,7 @@ def compensators(tensors=None, **params):
     return Views("compensators", params, tensors or {"compensators": COMPENSATORS, "slots": SLOTS})
 
 
-def a_set(views=None, space="normalised", **changes):
+def a_set(view=None, space="normalised", **changes):
     digits = load_dataset("digits")
     fields = {
         "dataset": "digits",
@@ -44,7 +44,7 @@ def a_set(views=None, space="normalised", **changes):
         "side": 8,
         "classes": torch.arange(N).flip(0),
         "space": make_space(space, digits) if isinstance(space, str) else space,
-        "views": views or compensators(),
+        "views": view or compensators(),
         "indices": torch.stack([(digits.train.labels == c).nonzero()[0, 0] for c in reversed(range(N))]),
     }
     if "images" in changes:
@@ -189,3 +189,9 @@ def test_a_kind_must_be_one(monkeypatch):
     monkeypatch.setattr(plugins, "find", lambda group, name: 3)
     with pytest.raises(UsageError, match="not a ViewKind"):
         find_view_kind("three")
+
+
+def test_views_that_would_fill_all_memory_are_refused_before_they_are_made(monkeypatch):
+    monkeypatch.setattr(views, "MAX_BYTES", 1000)
+    with pytest.raises(UsageError, match=r"would take .* GiB"):
+        expanded(a_set())

@@ -15,6 +15,9 @@ from ddbench.synset import MAX_IMAGES, SynSet, Views
 
 GROUP = "ddbench.views"
 
+MAX_BYTES = 2**35
+"""Of expanded images: a small file of a stranger must not ask for all memory."""
+
 __all__ = ["ViewKind", "Views", "expand", "find_view_kind", "training_count"]
 
 
@@ -62,9 +65,13 @@ def expand(synset: SynSet, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor
     """What a student trains on: float32 [N, C, H, W] in the set's space, and int64 classes [N].
 
     Raises:
-        UsageError: the views are unknown or malformed, or the set is of another data set.
+        UsageError: the views are unknown or malformed, or too large, or the set is of another data set.
     """
     if synset.views is None:
         return synset.pixels(dataset), synset.classes
-    training_count(synset)
+    size = 4 * training_count(synset) * synset.channels * synset.side**2
+    if size > MAX_BYTES:
+        raise UsageError(
+            f"views: the training images would take {size / 2**30:.1f} GiB, allowed are {MAX_BYTES / 2**30:.0f}"
+        )
     return find_view_kind(synset.views.kind).expand(synset, dataset)

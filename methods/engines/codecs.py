@@ -11,6 +11,7 @@ from ddbench.space import Space
 from ddbench.synset import CODECS as CODECS
 
 Codec = Literal["float", "uint8", "jpeg75"]
+AT_ONCE = 256  # images that are float copies at a time
 
 
 def pixel_bounds(space: Space, channels: int) -> tuple[Tensor, Tensor]:
@@ -29,11 +30,16 @@ def stored(images: Tensor, space: Space, codec: Codec) -> Tensor:
     """
     if codec == "float":
         return images.detach().float().cpu()
+    parts = [_eight_bit(part, space) for part in images.detach().split(AT_ONCE)]
+    pixels = torch.cat(parts)
+    return pixels if codec == "uint8" else torch.stack([through_jpeg(image) for image in pixels])
+
+
+def _eight_bit(images: Tensor, space: Space) -> Tensor:
     black, white = (bound.to(images) for bound in pixel_bounds(space, images.shape[1]))
-    pixels = ((images.detach() - black) / (white - black)).clamp(0, 1)
+    pixels = ((images - black) / (white - black)).clamp(0, 1)
     # half a thousandth of a step: a pixel that was an 8-bit value before must not be truncated to the one below
-    eight_bit = (pixels * 255 + 5e-4).clamp(max=255).to(torch.uint8).cpu()
-    return eight_bit if codec == "uint8" else torch.stack([through_jpeg(image) for image in eight_bit])
+    return (pixels * 255 + 5e-4).clamp(max=255).to(torch.uint8).cpu()
 
 
 def through_jpeg(pixels: Tensor, quality: int = 75) -> Tensor:

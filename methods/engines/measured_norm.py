@@ -114,7 +114,7 @@ class _Measure(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor, groups: int
     ) -> tuple[Tensor, Tensor]:
         batch, channels = len(x) // groups, x.shape[1]
-        per_image_var, per_image_mean = torch.var_mean(x.flatten(2), dim=2, correction=0)
+        per_image_var, per_image_mean = torch.var_mean(_exact(x).flatten(2), dim=2, correction=0)
         means = per_image_mean.view(groups, batch, channels)
         mu = means.mean(1)
         own_var = per_image_var.view(groups, batch, channels).mean(1) + (means - mu[:, None]).square().mean(1)
@@ -135,6 +135,11 @@ class _Measure(torch.autograd.Function):
         slope = (by_apart[:, None] * slope).repeat_interleave(batch, dim=0)[:, :, None, None]
         gradient = torch.addcmul(constant, by_value, _wide(scale))
         return gradient.addcmul_(x, slope), None, None, None, None, None
+
+
+def _exact(images: Tensor) -> Tensor:
+    """At least float32: statistics of bfloat16 maps would lose what they are compared for."""
+    return images.to(torch.promote_types(images.dtype, torch.float32))
 
 
 def _unit(vector: Tensor, length: Tensor) -> Tensor:
