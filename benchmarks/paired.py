@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddbench.cells import cells
+from ddbench.cells import SETTING, cells
 from ddbench.statistics import Samples, compare, summarize
 from ddbench.store import RecordStore
 
@@ -23,7 +23,9 @@ HEAD = (
 
 
 def rows(results: Path, baseline: str) -> list[str]:
-    """A line per method and cell that the baseline has too, trained by the method's own student recipe where it borrows."""
+    """A line per method and cell that the baseline has too: computed alike, trained by the method's own student recipe
+    where it borrows, else in the method's own space where it is there in several.
+    """
     frame = cells(RecordStore(results))
     lines = []
     for where, group in frame.groupby(["dataset", "protocol", "student", "budget"], sort=True):
@@ -31,6 +33,10 @@ def rows(results: Path, baseline: str) -> list[str]:
         for _, cell in group[(group["method"] != baseline) & group["borrowed"].isna()].iterrows():
             borrowing = bases[bases["borrowed"] == cell["method"]]
             base = borrowing if len(borrowing) else bases[bases["borrowed"].isna()]
+            for name in SETTING:
+                base = base[base[name] == cell[name]]
+            same_space = base[base["space"] == cell["space"]]
+            base = same_space if len(same_space) else base
             if len(base) == 1:
                 lines.append(line(where, cell, base.iloc[0]["samples"]))
     return lines
