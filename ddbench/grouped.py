@@ -8,6 +8,7 @@ of 32 px, groups of 8), that was slower.
 """
 
 from functools import cache
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,8 @@ def group_batch_norms(network: nn.Module, size: int) -> None:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             if not isinstance(module, _InGroups):
-                module.__class__ = _grouped(type(module))  # type: ignore[arg-type]  # a class is hashable
-            module.group_size = size  # type: ignore[assignment]
+                module.__class__ = _grouped(type(module))  # type: ignore[arg-type]  # mypy: a class is hashable
+            cast(_InGroups, module).group_size = size
 
 
 class _InGroups(nn.BatchNorm2d):

@@ -11,8 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ddbench.borrowing import Lender, borrow, lender_of
 from ddbench.canonical import canonical_json, digest
 from ddbench.checkpoints import Checkpoint
@@ -243,7 +241,7 @@ def borrowed_set(
     if lender is None:
         return synset, None
     other = load(lender)
-    return borrow(synset, other, dataset, torch.device(setting.device)), lender_of(other)
+    return borrow(synset, other, dataset, setting.apply()), lender_of(other)
 
 
 def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:

@@ -135,12 +135,18 @@ class _State:
         self.network.load_state_dict(saved["network"])
         self.optimizer.load_state_dict(saved["optimizer"])
         torch.set_rng_state(saved["rng"])
-        if saved["cuda"]:
-            torch.cuda.set_rng_state_all(saved["cuda"])
+        device = self._device()
+        if device.type == "cuda" and saved["cuda"] is not None:
+            torch.cuda.set_rng_state(saved["cuda"], device)
         return saved["step"], torch.tensor(saved["loss"]), saved["seconds"]
+
+    def _device(self) -> torch.device:
+        """Whose generator the network draws from, besides the CPU's."""
+        return next(self.network.parameters()).device
 
     def offer(self, done: int, loss: torch.Tensor, seconds: float) -> None:
         """Save if that is due."""
+        device = self._device()
 
         def state() -> dict[str, Any]:
             return {
@@ -151,7 +157,7 @@ class _State:
                 "network": self.network.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "rng": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+                "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             }
 
         if self.checkpoint:

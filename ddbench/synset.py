@@ -117,6 +117,12 @@ class SynSet:
     def __post_init__(self) -> None:
         _check(self)
 
+    @classmethod
+    def of(cls, dataset: Dataset, /, **fields: Any) -> "SynSet":
+        """A set that stands for a data set: its id, split, class names and shape filled in, `fields` the others."""
+        about = {"dataset": dataset.id, "split_hash": dataset.train.hash, "class_names": dataset.class_names}
+        return cls(**{**about, "channels": dataset.channels, "side": dataset.side, **fields})
+
     def __len__(self) -> int:
         return len(self.classes)
 

@@ -19,6 +19,7 @@ from ddbench.space import Space, make_space, transform_for
 from ddbench.stages import Product, Stage
 from ddbench.streams import Labeller
 from ddbench.synset import SynSet
+from ddbench.targets.replay import record_replay
 from ddbench.teachers import Teacher
 
 SYNTHESIS = "synthesis"
@@ -188,6 +189,12 @@ class Task:
         )
         return network.to(self.device).train()
 
+    def create_stage_network(self, *key: Key, name: str | None = None) -> nn.Module:
+        """The distillation network (or another), initialised by stage seed and key, on the CPU: stages begin with it."""
+        data = self.dataset
+        shape = {"channels": data.channels, "side": data.side, "classes": len(data.class_names)}
+        return networks.create(name or self.network, **shape, seed=self.stage_seed, key=key)
+
     def stage(
         self,
         name: str,
@@ -212,6 +219,14 @@ class Task:
         }
         return Stage(name, full)
 
+    def teacher(self, network: str, space: Space, recipe_hash: str, state: dict[str, torch.Tensor]) -> Teacher:
+        """A trained network of this data set, with all that is needed to use it; see `Teacher`."""
+        return Teacher.of(self._source, network=network, space=space, recipe_hash=recipe_hash, state=state)
+
+    def stage_teacher(self, stage: Stage, entry: str, make: Callable[[], Teacher]) -> Teacher:
+        """The network that an entry of a stage names, made where it is missing; see `teachers.staged`."""
+        return teachers.staged(stage, entry, make, keep=self.keep_teacher, recall=self.recall_teacher)
+
     def keep_teacher(self, teacher: Teacher) -> str:
         """Put a trained network into the cache and return its hash; what is made of it names it by that."""
         return teachers.keep(teacher)
@@ -234,8 +249,6 @@ class Task:
         self, synset: SynSet, *, encoding: Literal["fp16", "int8", "topk"] = "fp16", topk: int | None = None
     ) -> SynSet:
         """A set whose teachers label online, with the logits stored that they would give; see `targets.replay`."""
-        from ddbench.targets.replay import record_replay
-
         stored = record_replay(
             synset,
             self._source,
@@ -318,13 +331,8 @@ class Task:
             raise JobFailed("the distillation diverged: its images are not finite")
         if indices is not None:
             indices = indices.cpu() if self._kept is None else self._kept[indices.cpu()]
-        data = self.dataset
-        return SynSet(
-            dataset=data.id,
-            split_hash=data.split_hash,
-            class_names=data.class_names,
-            channels=data.channels,
-            side=data.side,
+        return SynSet.of(
+            self._source,
             classes=classes.detach().cpu(),
             space=space,
             images=None if images is None else images.detach().cpu().contiguous(),

@@ -36,6 +36,23 @@ class Teacher:
     recipe_hash: str
     state: dict[str, torch.Tensor]
 
+    @classmethod
+    def of(
+        cls, dataset: Dataset, *, network: str, space: Space, recipe_hash: str, state: Mapping[str, torch.Tensor]
+    ) -> "Teacher":
+        """A network trained on a data set, whose id, split, class names and shape are filled in; weights on the CPU."""
+        return cls(
+            network=network,
+            dataset=dataset.id,
+            split_hash=dataset.train.hash,
+            class_names=dataset.class_names,
+            channels=dataset.channels,
+            side=dataset.side,
+            space=space,
+            recipe_hash=recipe_hash,
+            state={name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
+        )
+
     def facts(self) -> dict[str, Any]:
         """Everything but the weights, as plain data."""
         return {
@@ -93,6 +110,40 @@ def require(wanted: str) -> Teacher:
     return teacher
 
 
+def staged(
+    stage: Stage,
+    entry: str,
+    make: Callable[[], Teacher],
+    *,
+    keep: Callable[[Teacher], str] = keep,
+    recall: Callable[[str], Teacher | None] = recall,
+) -> Teacher:
+    """The teacher that an entry of a stage names, made where the entry or the teacher is missing.
+
+    Of two processes one makes it, and the other then finds it.
+
+    Args:
+        stage: how the teacher is made.
+        entry: that names it by its hash.
+        make: makes it.
+        keep: puts a teacher where `recall` finds it, and returns its hash.
+        recall: the teacher with a hash, or None.
+    """
+
+    def known() -> Teacher | None:
+        product = stage.load(entry)
+        return recall(product.info["teacher"]) if product else None
+
+    teacher = known()
+    if teacher is None:
+        with stage.locked():
+            teacher = known()
+            if teacher is None:
+                teacher = make()
+                stage.save(entry, {}, {"teacher": keep(teacher)})
+    return teacher
+
+
 def reference_teacher(
     recipe: StudentRecipe,
     dataset: Dataset,
@@ -121,19 +172,7 @@ def reference_teacher(
         "seed": seed,
     }
     stage = Stage("reference-teacher", key)
-
-    def known() -> Teacher | None:
-        product = stage.load("product")
-        return recall(product.info["teacher"]) if product else None
-
-    teacher = known()
-    if teacher is None:
-        with stage.locked():
-            teacher = known()
-            if teacher is None:
-                teacher = _train_teacher(recipe, dataset, space, device, seed, progress)
-                stage.save("product", {}, {"teacher": keep(teacher)})
-    return teacher
+    return staged(stage, "product", lambda: _train_teacher(recipe, dataset, space, device, seed, progress))
 
 
 def _train_teacher(
@@ -150,15 +189,8 @@ def _train_teacher(
     ).to(device)
     images = transform_for(space, dataset).encode(dataset.train.read().float() / 255).to(device)
     train(network, images, dataset.train.labels.to(device), recipe, seed=seed, progress=progress)
-    return Teacher(
-        network=recipe.network,
-        dataset=dataset.id,
-        split_hash=dataset.train.hash,
-        class_names=dataset.class_names,
-        **shape,
-        space=space,
-        recipe_hash=recipe.hash(),
-        state={name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()},
+    return Teacher.of(
+        dataset, network=recipe.network, space=space, recipe_hash=recipe.hash(), state=network.state_dict()
     )
 
 

@@ -31,15 +31,10 @@ LEARNED = Targets("soft", {"form": "logits"}, {"labels": torch.randn(10, 10)})
 def a_set(**changes):
     digits = load_dataset("digits")
     fields = {
-        "dataset": "digits",
-        "split_hash": digits.train.hash,
-        "class_names": digits.class_names,
-        "channels": 1,
-        "side": 8,
         "classes": torch.arange(10),
         "space": make_space("normalised", digits),
     }
-    return SynSet(**{**fields, **changes})
+    return SynSet.of(digits, **{**fields, **changes})
 
 
 def baseline(**changes):

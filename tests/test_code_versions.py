@@ -25,7 +25,7 @@ STUDENT_FILES = (
     "streams.py",
     "student.py",
 )
-STUDENT = {1: "2aad8d49be8da2642d87fd37f3d52f20b5130507736005cf4e0381f3e6a596c2"}
+STUDENT = {1: "7914dfddcd25838acfb15bd6db03bf9ba40991ce76e6e2aa99bf9ee46c16e371"}
 """By `ddbench.student.CODE_VERSION`: SHA-256 of the files above, whose change may change what a training gives."""
 EXPERT_FILES = (
     "augment/crops.py",
@@ -39,11 +39,12 @@ EXPERT_FILES = (
     "randomness.py",
 )
 EXPERT_ENGINES = ("expert_step.py", "experts.py", "flat.py")
-EXPERTS = {1: "28033ad15640123d9ae815798f4e0ff48b0b28dc5541d34f0477d423751a844f"}
+EXPERTS = {1: "09c78a8b1580b23f2d7d49bc607decf2bfcad7ff35ef601010848085a4b80a10"}
 """By `experts.CODE_VERSION`: SHA-256 of the files above, whose change may change what an expert becomes."""
 PRIOR_ENGINES = (
     "codecs.py",
     "decoupled.py",
+    "kept.py",
     "measured_norm.py",
     "patches.py",
     "priors.py",
@@ -52,7 +53,7 @@ PRIOR_ENGINES = (
     "squeeze.py",
     "windows.py",
 )
-PRIORS = {1: "fc8ca6fd9095bd9449fbacb5f772e6db25994e5a0af45b7a095d17786d69578d"}
+PRIORS = {1: "6cc8075f7f1af531eae95091bbdaf435cf8c682cf72f18d4f057df8be7b2f3ba"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ddbench.methods.engines import expert_step, experts
-from ddbench.methods.engines.expert_step import Batch, gradient_penalty, gradients, kept_bytes, step
+from ddbench.methods.engines.expert_step import Batch, gradient_penalty, gradients, step
 from ddbench.methods.engines.experts import ExpertRecipe, Experts, entry, pieces
 from ddbench.methods.engines.flat import FlatNetwork, flatten
+from ddbench.methods.engines.kept import kept_bytes
 from pydantic import ValidationError
 
 from ddbench import estimate, jobs, networks, plugins, stages
@@ -456,14 +457,19 @@ def test_a_damaged_entry_is_made_again(damaged, again, trained, caplog):
     assert torch.equal(some(HEAVY, count=1).at(0, 3), bits) and path.exists()
 
 
+def kept_of(network, images):
+    vector = torch.zeros(network.size, requires_grad=True)
+    return kept_bytes(lambda: network(vector, images), [vector])
+
+
 def test_how_many_train_at_once_follows_from_memory(monkeypatch):
     network, batch = colour_batch()
     flat, images = FlatNetwork(network.float()), batch.images[0].float()
-    bytes_of = [kept_bytes(flat, images[:n].clone()) for n in (1, 2)]
+    bytes_of = [kept_of(flat, images[:n].clone()) for n in (1, 2)]
     assert bytes_of[0] > 4 * 3 * 4 * 64 and bytes_of[1] == pytest.approx(2 * bytes_of[0], rel=0.05)
     made = some()
     image = torch.zeros(1, 1, 8, 8)
-    needed = 25 * kept_bytes(made.network, image) * 4
+    needed = 25 * kept_of(made.network, image) * 4
     for free, group in ((0, 1), (3.5 * needed, 3), (1e15, experts.GROUP)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (int(free), 0))
         assert made._fitting() == group

@@ -138,7 +138,8 @@ def test_a_batch_norm_with_more_to_it_goes_in_turn():
 
 
 def test_timms_batch_norms():
-    timm = pytest.importorskip("timm")
+    import timm
+
     network = timm.create_model("test_efficientnet", num_classes=10, drop_rate=0.0, drop_path_rate=0.0).double()
     compare(network, pictures(6, side=64), 3)
 

@@ -56,11 +56,6 @@ def a_teacher(name="convnet-d2-w8-bn", seed=0):
 def a_set(**changes):
     digits = load_dataset("digits")
     fields = {
-        "dataset": "digits",
-        "split_hash": digits.train.hash,
-        "class_names": digits.class_names,
-        "channels": 1,
-        "side": 8,
         "classes": torch.arange(20) % 10,
         "space": make_space("normalised", digits),
         "images": torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
@@ -68,7 +63,7 @@ def a_set(**changes):
     }
     if "targets" not in changes:
         changes["targets"] = committee([(a_teacher(), 0.5), (a_teacher(seed=1), 2.0)])
-    return SynSet(**{**fields, **changes})
+    return SynSet.of(digits, **{**fields, **changes})
 
 
 def recorded(synset, **options):

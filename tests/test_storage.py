@@ -24,16 +24,11 @@ SHIPPED = StudentRecipe(
 def a_set(**changes):
     digits = load_dataset("digits")
     fields = {
-        "dataset": "digits",
-        "split_hash": digits.train.hash,
-        "class_names": digits.class_names,
-        "channels": 1,
-        "side": 8,
         "classes": digits.train.labels[INDICES],
         "space": make_space("normalised", digits),
         "indices": INDICES,
     }
-    return SynSet(**{**fields, **changes})
+    return SynSet.of(digits, **{**fields, **changes})
 
 
 def count(synset, protocol="hard-v1", **more):

@@ -22,16 +22,11 @@ NAMES = ("käse 🧀", "\u202eright to left", "a\nb", "ab", "a b", "'\"\\", "日
 def a_set(**changes):
     digits = load_dataset("digits")
     fields = {
-        "dataset": "digits",
-        "split_hash": digits.train.hash,
-        "class_names": digits.class_names,
-        "channels": 1,
-        "side": 8,
         "classes": torch.arange(10),
         "space": make_space("normalised", digits),
         "images": torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
     }
-    return SynSet(**{**fields, **changes})
+    return SynSet.of(digits, **{**fields, **changes})
 
 
 def full():

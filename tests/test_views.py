@@ -37,11 +37,6 @@ def compensators(tensors=None, **params):
 def a_set(view=None, space="normalised", **changes):
     digits = load_dataset("digits")
     fields = {
-        "dataset": "digits",
-        "split_hash": digits.train.hash,
-        "class_names": digits.class_names,
-        "channels": 1,
-        "side": 8,
         "classes": torch.arange(N).flip(0),
         "space": make_space(space, digits) if isinstance(space, str) else space,
         "views": view or compensators(),
@@ -49,7 +44,7 @@ def a_set(view=None, space="normalised", **changes):
     }
     if "images" in changes:
         del fields["indices"]
-    return SynSet(**{**fields, **changes})
+    return SynSet.of(digits, **{**fields, **changes})
 
 
 def expanded(synset):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from ddbench.canonical import digest
 from ddbench.errors import UsageError
@@ -13,7 +14,6 @@ from ddbench.progress import Reporter
 from ddbench.records import Record, Run, SynSetFacts, now
 from ddbench.wandb_log import WandbLog, logged_in, mode
 
-wandb = pytest.importorskip("wandb")
 SET = "a" * 64
 SEEN = [(0, 2.40625), (1, 1.59375), (0, 2.71875)]
 RECIPE = {"name": "paper", "hyper": {"lr": 0.5}}

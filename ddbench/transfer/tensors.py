@@ -56,12 +56,8 @@ def from_tensors(
     soft = None if soft_labels is None else _soft(soft_labels, len(images), dataset.class_names, soft_form)
     if soft is None:
         _check_every_class(classes, dataset)
-    return SynSet(
-        dataset=dataset.id,
-        split_hash=dataset.train.hash,
-        class_names=dataset.class_names,
-        channels=dataset.channels,
-        side=dataset.side,
+    return SynSet.of(
+        dataset,
         classes=classes,
         space=make_space(space, dataset),
         images=images,

@@ -9,7 +9,6 @@ from pydantic import Field
 from torch import Tensor
 
 from ddbench.errors import UsageError
-from ddbench.randomness import Key
 from ddbench.space import Space
 from ddbench.task import Task
 from ddbench.teachers import Teacher
@@ -85,7 +84,7 @@ def _starts(task: Task, hyper: DecoupledHyper, teachers: Mapping[str, Teacher], 
     data = task.dataset
     if hyper.init == "noise":
         return lambda j, k, classes: torch.randn(
-            len(classes), data.channels, data.side, data.side, generator=_rng(task, "noise", j, k)
+            len(classes), data.channels, data.side, data.side, generator=task.rng("recover-start", "noise", j, k)
         )
     if hyper.init == "real":
         places = torch.stack(random_choice(task, equal_shares(task)))
@@ -93,10 +92,6 @@ def _starts(task: Task, hyper: DecoupledHyper, teachers: Mapping[str, Teacher], 
     judge = teachers.get(task.network) or next(iter(teachers.values()))
     patches = patch_images(task, space, judge.module(task.device), hyper).unflatten(0, (len(data.class_names), -1))
     return lambda j, k, classes: patches[classes, j]
-
-
-def _rng(task: Task, *key: Key) -> torch.Generator:
-    return task.rng("recover-start", *key)
 
 
 def require_members(names: Sequence[str], given: str) -> None:

@@ -131,19 +131,3 @@ def gradient_penalty(network: FlatNetwork, vector: Tensor, images: Tensor) -> Te
 
     slope: Tensor = torch.func.grad(summed)(images)
     return (slope.norm(dim=1) - 1).square().mean()
-
-
-def kept_bytes(network: FlatNetwork, image: Tensor) -> int:
-    """Bytes that autograd keeps of the forward pass of images [b, C, H, W], parameters left out."""
-    vector = torch.zeros(network.size, requires_grad=True)
-    own, seen = vector.untyped_storage().data_ptr(), {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() != own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(vector, image).sum()
-    return sum(seen.values())

@@ -18,7 +18,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ddbench import networks
 from ddbench.augment import DSA
 from ddbench.canonical import digest
 from ddbench.errors import JobFailed, UsageError
@@ -27,9 +26,10 @@ from ddbench.space import Space
 from ddbench.task import Task
 from ddbench.teachers import Teacher
 
-from .expert_step import Batch, kept_bytes, step
+from .expert_step import Batch, step
 from .expert_step import ExpertRecipe as ExpertRecipe
 from .flat import FlatNetwork, flatten
+from .kept import kept_bytes
 from .matching import dsa_ops, reader
 
 CODE_VERSION = 1  # raise when a change here or in what it calls changes the experts; a test pins the source
@@ -119,18 +119,8 @@ class Experts:
         return self._cache[name]
 
     def _teacher(self, expert: int, epoch: int) -> Teacher:
-        data = self._task.dataset
-        return Teacher(
-            network=self._task.network,
-            dataset=data.id,
-            split_hash=data.split_hash,
-            class_names=data.class_names,
-            channels=data.channels,
-            side=data.side,
-            space=self._space,
-            recipe_hash=digest(self._stage.key),
-            state=self.network.unflatten(self.at(expert, epoch).cpu()),
-        )
+        state = self.network.unflatten(self.at(expert, epoch).cpu())
+        return self._task.teacher(self._task.network, self._space, digest(self._stage.key), state)
 
     def _work(self, wanted: Sequence[set[int]]) -> list[tuple[range, list[int]]]:
         """Which epochs are to be made, of which experts at once."""
@@ -240,14 +230,14 @@ class Experts:
         """How many experts' steps fit on the CUDA device side by side, at most `GROUP`."""
         data = self._task.dataset
         image = torch.zeros(1, data.channels, data.side, data.side)
+        vector = torch.zeros(self.network.size, requires_grad=True)
+        kept = kept_bytes(lambda: self.network(vector, image), [vector])
         free, _ = torch.cuda.mem_get_info(self._task.device)
-        needed = self.recipe.batch * kept_bytes(self.network, image) * (3 if self.recipe.gradient_penalty else 1)
+        needed = self.recipe.batch * kept * (3 if self.recipe.gradient_penalty else 1)
         return max(1, min(GROUP, free // (4 * needed)))  # a quarter: images, and what is computed beside what is kept
 
     def _create(self, expert: int) -> nn.Module:
-        data, seed = self._task.dataset, self._task.stage_seed
-        shape = {"channels": data.channels, "side": data.side, "classes": len(data.class_names)}
-        return networks.create(self._task.network, **shape, seed=seed, key=("expert", expert))
+        return self._task.create_stage_network("expert", expert)
 
     def _rng(self, expert: int, *key: Key) -> torch.Generator:
         return rng(self._task.stage_seed, "expert", expert, *key)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from ddbench.errors import UsageError
 from ddbench.task import Task
 
+from .kept import kept_bytes
+
 FIRST_BN = 10.0
 NO_NORMS = "recovering images needs a teacher with batch normalisation: choose resnet18, convnet-bn, ..."
 
@@ -58,18 +60,7 @@ class Voter:
 
 def saved_bytes(voter: Voter, images: Tensor) -> int:
     """Bytes that autograd keeps of a forward of images [b, C, H, W], the network's own weights left out."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in voter.network.state_dict().values()}
-    seen: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        voter(images.detach().requires_grad_(), 1)
-    return sum(seen.values())
+    return kept_bytes(lambda: voter(images.detach().requires_grad_(), 1), voter.network.state_dict().values())
 
 
 class MeasuredNorm(nn.Module):

@@ -19,8 +19,10 @@ closed form, d r / d x = (mu - m) / (|mu - m| n) + 2 (x - mu) (var - v) / (|var 
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -150,18 +152,18 @@ class Recovery:
             if t % WINDOW == 0 or t == steps - 1:
                 _require_finite(step, loss, current.values)
                 self.task.report(step, loss=float(loss) / len(stacks[number]))
-            done, stack = step + 1, current
-            self.task.checkpoint(lambda done=done, stack=stack: self._state(done, stacks, found, stack))  # type: ignore[misc]
+            self.task.checkpoint(partial(self._state, step + 1, stacks, found, current))
         blanks: dict[int, Tensor] = {}  # a dry run does not come to all: one stands for those of its size
         for i, problem in enumerate(problems):
             if i not in found:
                 size = len(problem.labels)
-                blanks[size] = found[i] = blanks[size] if size in blanks else keep(self.first(problem))
+                blanks[size] = found[i] = (
+                    blanks[size] if size in blanks else keep(self.first(problem.begin(self.task.device)))
+                )
         return [found[i] for i in range(len(problems))]
 
-    def first(self, problem: Problem) -> Tensor:
-        """What is learned, before the first step."""
-        start = problem.begin(self.task.device)
+    def first(self, start: Tensor) -> Tensor:
+        """What is learned of a problem's start, before the first step."""
         return torch.zeros_like(start[:1]) if self.compensate else start
 
     def _state(
@@ -217,9 +219,10 @@ class _Stack:
         self.recovery, self.problems = recovery, problems
         device = recovery.task.device
         self.groups, self.images = len(problems), len(problems[0].labels)
-        self.still = torch.cat([p.begin(device) for p in problems]) if recovery.compensate else None
         self.labels = torch.cat([p.labels for p in problems]).to(device)
-        values = torch.cat([recovery.first(p) for p in problems]) if state is None else state["stack"].to(device)
+        starts = [p.begin(device) for p in problems] if state is None or recovery.compensate else []
+        self.still = torch.cat(starts) if recovery.compensate else None
+        values = torch.cat([recovery.first(start) for start in starts]) if state is None else state["stack"].to(device)
         self.values = values.clone().requires_grad_()
         self.optimizer = torch.optim.Adam([self.values], lr=recovery.fields.recover_lr, betas=BETAS, eps=EPS)
         if state is not None:
@@ -268,11 +271,7 @@ def memory_bytes(device: torch.device) -> int:
     """Memory that a device has."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemTotal"))
-    except (OSError, StopIteration, ValueError):
-        return 2**32  # no such file outside Linux: what any machine has
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _require_finite(step: int, *values: Tensor) -> None:

@@ -17,6 +17,7 @@ from ddbench.task import Task
 from ddbench.teachers import Teacher
 
 from .codecs import Codec
+from .squeeze import cosine
 
 FAMILY_DIFFERENCES = (
     "the student's last step is scored; the papers' codes test every few epochs and report or keep the best",
@@ -81,7 +82,7 @@ class RelabelFields(Hyper):
         recipe = StudentRecipe(
             network=task.network,
             optimizer=self._optimizer(),
-            schedule=self._schedule(),
+            schedule=cosine(self.eta, self.student_warmup),
             loss={"name": "kl", "temperature": self.temperature, "squared": self.squared},
             labels="targets",
             augmentations=self._augmentations(),
@@ -97,11 +98,6 @@ class RelabelFields(Hyper):
         if self.student_optimizer == "sgd":
             return {"name": "sgd", "momentum": 0.9, **common}
         return {"name": "adamw", "decay_all": self.decay_all, **common}
-
-    def _schedule(self) -> Component:
-        if self.student_warmup:
-            return {"name": "warmup-cosine", "epochs": float(self.student_warmup), "start": 0.01}
-        return {"name": "cosine", "stretch": self.eta}
 
     def _augmentations(self) -> list[Component]:
         crop: dict[str, list[Component]] = {

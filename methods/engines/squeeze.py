@@ -6,10 +6,12 @@ seed: all synthesis seeds share their teachers.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
+from torch import nn
 
 from ddbench import networks
 from ddbench.canonical import digest
@@ -23,6 +25,7 @@ from ddbench.student_recipe import Component, StudentRecipe
 from ddbench.task import Task
 from ddbench.teachers import Teacher
 
+ENTRY = "teacher"
 Weights = Literal["trained", "pretrained", "random"]
 
 
@@ -40,14 +43,13 @@ class SqueezeFields(Hyper):
     teacher_stretch: float = Field(1.0, gt=0, description="of the cosine: 1 ends at 0; 1/3 goes down, up and down")
     teacher_warmup: int = Field(0, ge=0, description="epochs of linear warm-up from 0.01 times the step size")
     teacher_crop: Literal["pad", "resized"] = Field("pad", description="crop after padding, or random resized crop")
+    teacher_pad: float = Field(0.125, ge=0, lt=1, description="padding, as a share of the side")
 
     @model_validator(mode="after")
     def _one_teacher_schedule(self) -> Self:
         if self.teacher_warmup and self.teacher_stretch != 1:
             raise ValueError("teacher_warmup ends in a cosine to 0: teacher_stretch must be 1 beside it")
         return self
-
-    teacher_pad: float = Field(0.125, ge=0, lt=1, description="padding, as a share of the side")
 
     def teacher_recipe(self, network: str) -> StudentRecipe:
         """The training of one teacher."""
@@ -56,9 +58,6 @@ class SqueezeFields(Hyper):
         }  # fmt: skip
         if self.teacher_optimizer == "sgd":
             optimizer["momentum"] = 0.9
-        schedule: Component = {"name": "cosine", "stretch": self.teacher_stretch}
-        if self.teacher_warmup:
-            schedule = {"name": "warmup-cosine", "epochs": float(self.teacher_warmup), "start": 0.01}
         crop: dict[str, Component] = {
             "pad": {"name": "pad-crop", "fraction": self.teacher_pad},
             "resized": {"name": "random-resized-crop"},
@@ -66,7 +65,7 @@ class SqueezeFields(Hyper):
         return StudentRecipe(
             network=network,
             optimizer=optimizer,
-            schedule=schedule,
+            schedule=cosine(self.teacher_stretch, self.teacher_warmup),
             augmentations=[crop[self.teacher_crop], {"name": "flip", "p": 0.5}],
             epochs=self.teacher_epochs,
             batch=self.teacher_batch,
@@ -85,9 +84,16 @@ def squeeze(task: Task, fields: SqueezeFields, names: Sequence[str]) -> dict[str
     made = {name: _teacher(task, fields, name) for name in dict.fromkeys(names)}
     if len({teacher.space for teacher in made.values()}) > 1:
         raise UsageError(f"the teachers {', '.join(made)} read different spaces: choose weights of one normalisation")
-    for name, teacher in made.items():
-        task.credit(f"teacher {name}", lambda teacher=teacher: teacher, role="teacher", weights=fields.weights)  # type: ignore[misc]
+    for name in made:
+        task.credit(f"teacher {name}", partial(made.__getitem__, name), role="teacher", weights=fields.weights)
     return made
+
+
+def cosine(stretch: float, warmup: int) -> Component:
+    """A cosine over `stretch` times the steps, or one to 0 after `warmup` epochs from 0.01 times the step size."""
+    if warmup:
+        return {"name": "warmup-cosine", "epochs": float(warmup), "start": 0.01}
+    return {"name": "cosine", "stretch": stretch}
 
 
 def _teacher(task: Task, fields: SqueezeFields, name: str) -> Teacher:
@@ -100,68 +106,41 @@ def _teacher(task: Task, fields: SqueezeFields, name: str) -> Teacher:
         key["recipe"] = recipe.model_dump(mode="json")
     stage = task.open_stage("squeeze", key)
 
-    def known() -> Teacher | None:
-        product = stage.load("teacher")
-        return task.recall_teacher(product.info["teacher"]) if product else None
+    def make() -> Teacher:
+        if fields.weights == "pretrained":
+            network, space = _pretrained(task, name)
+        else:
+            network, space = task.create_stage_network("squeeze", name, name=name), task.space("normalised")
+            network.to(task.device)
+            if fields.weights == "trained":
+                _train(task, network, space, recipe, stage.checkpoint(ENTRY))
+            else:
+                _measure_statistics(task, network, space)
+        return task.teacher(name, space, digest(stage.key), network.state_dict())
 
-    teacher = known()
-    if teacher is None:
-        with stage.locked():
-            teacher = known()
-            if teacher is None:
-                make = {"trained": _train, "pretrained": _pretrained, "random": _random}[fields.weights]
-                teacher = make(task, recipe, stage.checkpoint("teacher"), digest(stage.key))
-                stage.save("teacher", {}, {"teacher": task.keep_teacher(teacher)})
-    return teacher
+    return task.stage_teacher(stage, ENTRY, make)
 
 
-def _train(task: Task, recipe: StudentRecipe, checkpoint: Checkpoint, recipe_hash: str) -> Teacher:
-    space, seed = task.space("normalised"), task.stage_seed
-    network = _create(task, recipe.network).to(task.device)
-    images, labels = task.tensors(space)
-
+def _train(task: Task, network: nn.Module, space: Space, recipe: StudentRecipe, checkpoint: Checkpoint) -> None:
     def loop(start: int, total: int) -> Iterator[int]:
         return task.loop(start, total, f"squeezing {recipe.network}")
 
-    train(network, images, labels, recipe, seed=seed, loop=loop, checkpoint=checkpoint)
-    return _sealed(task, recipe.network, network, space, recipe_hash)
+    images, labels = task.tensors(space)
+    train(network, images, labels, recipe, seed=task.stage_seed, loop=loop, checkpoint=checkpoint)
 
 
-def _pretrained(task: Task, recipe: StudentRecipe, checkpoint: Checkpoint, recipe_hash: str) -> Teacher:
+def _pretrained(task: Task, name: str) -> tuple[nn.Module, Space]:
     data = task.dataset
     shape = {"channels": data.channels, "side": data.side, "classes": len(data.class_names)}
-    network, mean, std = networks.pretrained(recipe.network, **shape)
-    return _sealed(task, recipe.network, network, Space("normalised", mean=mean, std=std), recipe_hash)
+    network, mean, std = networks.pretrained(name, **shape)
+    return network, Space("normalised", mean=mean, std=std)
 
 
-def _random(task: Task, recipe: StudentRecipe, checkpoint: Checkpoint, recipe_hash: str) -> Teacher:
-    """An untrained network with the batch statistics of some training images: for trying the pipeline only."""
-    space, network = task.space("normalised"), _create(task, recipe.network).to(task.device)
+def _measure_statistics(task: Task, network: nn.Module, space: Space) -> None:
+    """Give an untrained network the batch statistics of some training images: for trying the pipeline only."""
     count = len(task.dataset.labels)
     places = torch.randperm(count, generator=rng(task.stage_seed, "random-weights"))[:64]
-    for norm in (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+    for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = 1.0  # the statistics of these images alone
     with torch.no_grad(), forked(task.stage_seed, "random-weights"):  # dropout draws
         network.train()(task.read(space, places))
-    return _sealed(task, recipe.network, network, space, recipe_hash)
-
-
-def _create(task: Task, name: str) -> torch.nn.Module:
-    data = task.dataset
-    shape = {"channels": data.channels, "side": data.side, "classes": len(data.class_names)}
-    return networks.create(name, **shape, seed=task.stage_seed, key=("squeeze", name))
-
-
-def _sealed(task: Task, name: str, network: torch.nn.Module, space: Space, recipe_hash: str) -> Teacher:
-    data = task.dataset
-    return Teacher(
-        network=name,
-        dataset=data.id,
-        split_hash=data.split_hash,
-        class_names=data.class_names,
-        channels=data.channels,
-        side=data.side,
-        space=space,
-        recipe_hash=recipe_hash,
-        state={key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()},
-    )
