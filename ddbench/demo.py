@@ -27,6 +27,7 @@ from ddbench.synset import SynSet, save
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
 
 @dataclass(frozen=True)
@@ -271,12 +272,21 @@ def _write_sets(chosen: Chosen, out: Path) -> list[Path]:
 
 
 def draw_set(synset: SynSet, dataset: Dataset, path: Path) -> Path:
-    """Draw a set's images, decoded into pixels, a row per class, as PNG."""
+    """Draw a set's images, a row per class, as PNG."""
     from ddbench.pictures import picture_grid
-    from ddbench.space import transform_for
 
-    pixels = transform_for(synset.space, dataset).decode(synset.pixels(dataset))
-    counts = synset.per_class()
+    pixels, classes, title = shown(synset, dataset)
+    return picture_grid(pixels, classes, synset.class_names, path, title=title)
+
+
+def shown(synset: SynSet, dataset: Dataset) -> "tuple[torch.Tensor, torch.Tensor, str]":
+    """A set as a student sees it, views expanded: pixels [N, C, H, W], not clamped; classes [N]; a title."""
+    from ddbench.space import transform_for
+    from ddbench.views import expand
+
+    images, classes = expand(synset, dataset)
+    counts = classes.bincount(minlength=len(synset.class_names)).tolist()
     each = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
-    title = f"{synset.provenance.method} on {synset.dataset}, {each} per class"
-    return picture_grid(pixels, synset.classes, synset.class_names, path, title=title)
+    stored = f", made of {len(synset)} stored" if synset.views else ""
+    title = f"{synset.provenance.method} on {synset.dataset}, {each} per class{stored}"
+    return transform_for(synset.space, dataset).decode(images), classes, title

@@ -4,15 +4,19 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from ddbench.cli.app import app
-from ddbench.demo import PLAN, Plan, choose, first_cells, run_demo, shipped_cells
+from ddbench.data import load_dataset
+from ddbench.demo import PLAN, Plan, choose, first_cells, run_demo, shipped_cells, shown
 from ddbench.errors import UsageError
 from ddbench.evaluation import Setting
 from ddbench.jobs import distill_job
 from ddbench.method import method_names
+from ddbench.space import make_space
 from ddbench.store import RecordStore
+from ddbench.synset import SynSet, Views
 
 TOY = Plan(
     ipc=2,
@@ -115,3 +119,16 @@ def test_the_command_shows_a_table_and_what_was_written(tmp_path):
     assert "1 runs reused, 0 made" in again.stderr and again.stdout == result.stdout
     rows = json.loads(CliRunner().invoke(app, ["table", "--results", str(out / "records"), "--json"]).stdout)
     assert [(row["method"], row["protocol"]) for row in rows] == [("kcenter", "hard-v1")]
+
+
+def test_a_picture_shows_what_a_student_sees():
+    digits = load_dataset("digits")
+    tensors = {"compensators": torch.full((2, 1, 1, 8, 8), 0.1), "slots": torch.zeros(10, dtype=torch.int64)}
+    places = torch.stack([(digits.train.labels == c).nonzero()[0, 0] for c in range(10)])
+    about = {"classes": torch.arange(10), "space": make_space("normalised", digits), "indices": places}
+    pixels, classes, title = shown(SynSet.of(digits, **about), digits)
+    assert torch.allclose(pixels, digits.train.read(places).float() / 255, atol=1e-6)
+    assert classes.tolist() == list(range(10)) and title == "imported on digits, 1 per class"
+    pixels, classes, title = shown(SynSet.of(digits, **about, views=Views("compensators", {}, tensors)), digits)
+    assert len(pixels) == 30 and classes.tolist() == 3 * list(range(10))
+    assert title == "imported on digits, 3 per class, made of 10 stored"

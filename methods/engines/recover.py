@@ -153,14 +153,10 @@ class Recovery:
                 _require_finite(step, loss, current.values)
                 self.task.report(step, loss=float(loss) / len(stacks[number]))
             self.task.checkpoint(partial(self._state, step + 1, stacks, found, current))
-        blanks: dict[int, Tensor] = {}  # a dry run does not come to all: one stands for those of its size
-        for i, problem in enumerate(problems):
-            if i not in found:
-                size = len(problem.labels)
-                blanks[size] = found[i] = (
-                    blanks[size] if size in blanks else keep(self.first(problem.begin(self.task.device)))
-                )
-        return [found[i] for i in range(len(problems))]
+        # a dry run does not come to all: of those that are left, one start of each size stands for the others
+        left = {len(problem.labels): problem for i, problem in enumerate(problems) if i not in found}
+        blank = {size: keep(self.first(problem.begin(self.task.device))) for size, problem in left.items()}
+        return [found[i] if i in found else blank[len(problem.labels)] for i, problem in enumerate(problems)]
 
     def first(self, start: Tensor) -> Tensor:
         """What is learned of a problem's start, before the first step."""
