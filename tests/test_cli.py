@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,13 @@ def ddbench(*words):
 
 
 def started(*words, **more):
-    """The command in a process of its own."""
+    """The command in a process of its own, which Ctrl-C reaches even where the tests run in a shell's background."""
     return subprocess.Popen(
         [sys.executable, "-m", "ddbench", *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         **more,
     )
 
