@@ -262,14 +262,14 @@ class Task:
         return replace(synset, targets=stored)
 
     @contextmanager
-    def apart(self, ipc: int) -> Iterator[None]:
-        """Within the block the task is one of `ipc` images a class and of the stage seed, and keeps no checkpoint.
+    def apart(self, ipc: int, checkpoint: Checkpoint) -> Iterator[None]:
+        """Within the block the task is one of `ipc` images a class and of the stage seed, with a checkpoint of its own.
 
         For stages that are made by distilling, CV-DD's priors say: all synthesis seeds share them.
         """
         own = self.budget, self.ipc, self.fraction, self.seed, self._checkpoint
         self.budget, self.ipc, self.fraction = Budget(ipc=ipc), ipc, None
-        self.seed, self._checkpoint = self.stage_seed, Checkpoint(None)
+        self.seed, self._checkpoint = self.stage_seed, checkpoint
         try:
             yield
         finally:

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from ddbench.budget import Budget
+from ddbench.checkpoints import Checkpoint
 from ddbench.data import load_dataset, memory_split
 from ddbench.data.dataset import Split
 from ddbench.errors import NotDefined, UsageError
@@ -424,6 +425,19 @@ def test_a_committee_whose_priors_were_stopped_goes_on(tmp_path, monkeypatch):
     watch = Watch()
     assert distil("cvdd", a_task(reporter=watch), **MEASURED).hash == whole.hash
     assert [label for label in watch.steps if "prior" in label] == [f"measuring the prior of {TWO}"]
+
+
+@pytest.mark.parametrize(("label", "step"), [("recovering images", 3), (f"measuring the prior of {ONE}", 12)])
+def test_a_prior_that_was_stopped_goes_on_in_the_middle(tmp_path, monkeypatch, label, step):
+    whole, full = distil("cvdd", a_task(reporter=(every := Watch())), **MEASURED), every.steps[label]
+    monkeypatch.setattr(Checkpoint.__init__, "__defaults__", (0.0,))  # saved after every step
+    monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "another"))
+    with pytest.raises(Stopped):
+        distil("cvdd", a_task(reporter=Watch(label, step)), **MEASURED)
+    watch = Watch()
+    assert distil("cvdd", a_task(reporter=watch), **MEASURED).hash == whole.hash
+    assert watch.steps[label] <= full - step + 1  # at most the step that was under way is made again
+    assert not list((cache_dir() / "stages" / "prior").rglob("*.checkpoint"))
 
 
 # compensators

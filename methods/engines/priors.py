@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from ddbench.stages import Stage
 from ddbench.student import CODE_VERSION as STUDENT_CODE
 from ddbench.student import predict, train
 from ddbench.task import Held, Task
@@ -35,15 +36,18 @@ def _accuracy(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, i
         "code": [CODE_VERSION, STUDENT_CODE],
     }
 
+    stage = task.open_stage("prior", key)
+
     def measure() -> tuple[dict[str, Tensor], dict[str, float]]:
-        return {}, {"accuracy": _measure(task, hyper, teacher, held, ipc)}
+        return {}, {"accuracy": _measure(task, hyper, teacher, held, ipc, stage)}
 
-    return float(task.open_stage("prior", key).product(measure).info["accuracy"])
+    return float(stage.product(measure).info["accuracy"])
 
 
-def _measure(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, ipc: int) -> float:
-    only = {teacher.network: teacher}
-    with task.apart(ipc):
+def _measure(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, ipc: int, stage: Stage) -> float:
+    """Distil, train a student, and test it; what is stopped goes on at the stage's checkpoints, recovering or training."""
+    only, training = {teacher.network: teacher}, stage.checkpoint("student")
+    with task.apart(ipc, stage.checkpoint("product")):
         images, classes = recovered(task, hyper, only, [{teacher.network: 1.0}] * ipc)
         synset = relabelled(task, hyper, space_of(only), [(teacher, 1.0)], classes=classes, images=images)
         student = task.create_network("prior", teacher.network)
@@ -53,6 +57,7 @@ def _measure(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, ip
         def loop(start: int, total: int) -> Iterator[int]:
             return task.loop(start, total, f"measuring the prior of {teacher.network}")
 
-        train(student, shown, labels, recipe, seed=task.stage_seed, labeller=labeller, loop=loop)
+        train(student, shown, labels, recipe, seed=task.stage_seed, labeller=labeller, loop=loop, checkpoint=training)
+    training.clear()
     logits = predict(student, held.images(space_of(only)))
     return float((logits.argmax(1) == held.labels).float().mean())
