@@ -15,6 +15,7 @@ from ddbench.components import Components
 from ddbench.errors import UsageError
 
 Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,15 @@ def soft_cross_entropy(temperature: Positive = 1.0) -> Loss:
     return loss
 
 
+def distilled_cross_entropy(alpha: Share, temperature: Positive = 1.0, squared: bool = True) -> Loss:
+    """(1 - alpha) times cross-entropy with the classes plus alpha times `kullback_leibler` (arXiv 2403.07854).
+
+    Hinton's distillation (arXiv 1503.02531), whose factor T^2 keeps the two terms' gradients of one size.
+    """
+    classes, teacher = cross_entropy(), kullback_leibler(temperature, squared)
+    return lambda student, labels: (1 - alpha) * classes(student, labels) + alpha * teacher(student, labels)
+
+
 def _logits(labels: Labels) -> torch.Tensor:
     if labels.logits is None:
         raise UsageError("this loss needs soft labels (labels = targets or teacher), but the recipe reads classes only")
@@ -80,5 +90,5 @@ def _logits(labels: Labels) -> torch.Tensor:
 LOSSES = Components(
     "loss",
     "ddbench.losses",
-    {"ce": cross_entropy, "kl": kullback_leibler, "soft-ce": soft_cross_entropy},
+    {"ce": cross_entropy, "kl": kullback_leibler, "soft-ce": soft_cross_entropy, "ce-kd": distilled_cross_entropy},
 )

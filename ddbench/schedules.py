@@ -35,12 +35,12 @@ def step_every(epochs: Annotated[int, Field(ge=1)], factor: Rate) -> Schedule:
     return lambda step, steps, steps_per_epoch: factor ** int(step / steps_per_epoch / epochs)
 
 
-def cosine(stretch: Rate = 1.0) -> Schedule:
-    """(1 + cos(pi t / (stretch T))) / 2, per step: ends at 0.
+def cosine(stretch: Rate = 1.0, end: Fraction = 0.0) -> Schedule:
+    """(1 + cos(pi t / (stretch T))) / 2, per step: ends at 0; from 1 to `end` instead, where that is given.
 
     With stretch 2 it ends at half (CV-DD's eta); below 1 it goes down, up and so on: 1/3 is down, up, down.
     """
-    return lambda step, steps, steps_per_epoch: (1 + math.cos(math.pi * step / (stretch * steps))) / 2
+    return lambda step, steps, steps_per_epoch: end + (1 - end) * (1 + math.cos(math.pi * step / (stretch * steps))) / 2
 
 
 def warmup_cosine(epochs: NotNegative, start: Fraction = 0.01) -> Schedule:
@@ -70,10 +70,12 @@ SCHEDULES = Components(
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
 
-def sgd(lr: Rate, momentum: Fraction = 0.0, weight_decay: NotNegative = 0.0) -> OptimizerFactory:
+def sgd(
+    lr: Rate, momentum: Fraction = 0.0, weight_decay: NotNegative = 0.0, nesterov: bool = False
+) -> OptimizerFactory:
     """Stochastic gradient descent; weight decay on every parameter."""
     return lambda parameters: torch.optim.SGD(
-        parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True
+        parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True
     )
 
 

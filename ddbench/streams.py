@@ -7,6 +7,7 @@ made ahead for exactly the images that a student will see, and a pruned training
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 
@@ -83,10 +84,27 @@ class Order:
         return torch.cat([first, self._permutation(epoch + 1)[:missing]]) if missing else first
 
 
+class Images(Protocol):
+    """The images of a training: a tensor [n, C, H, W], or what reads some of them when they are asked for."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are given."""
+        ...
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def __getitem__(self, places: torch.Tensor, /) -> torch.Tensor:
+        """Those at `places`, int64 [b] on the device: float32 [b, C, H, W]."""
+        ...
+
+
 class Batches:
     """The batches of a training, by step."""
 
-    def __init__(self, images: torch.Tensor, recipe: StudentRecipe, stream: Stream) -> None:
+    def __init__(self, images: Images, recipe: StudentRecipe, stream: Stream) -> None:
         """Bind a recipe's batch size, augmentations and mix to images [n, C, H, W]; UsageError if a part is unknown."""
         self._images, self._stream = images, stream
         self._augmentations = [build_augmentation(spec) for spec in recipe.augmentations]
@@ -107,7 +125,7 @@ class Batches:
 
 
 def views_of(
-    images: torch.Tensor, recipe: StudentRecipe, stream: Stream, steps: Iterable[int] | None = None
+    images: Images, recipe: StudentRecipe, stream: Stream, steps: Iterable[int] | None = None
 ) -> Iterator[Batch]:
     """The batches that `train` sees, for those who label ahead: of all steps of the recipe, or of those given.
 

@@ -23,6 +23,7 @@ from ddbench.schedules import OPTIMIZERS, SCHEDULES
 from ddbench.space import Transform
 from ddbench.streams import Batch as Batch
 from ddbench.streams import Batches
+from ddbench.streams import Images as Images
 from ddbench.streams import Labeller as Labeller
 from ddbench.streams import Stream as Stream
 from ddbench.streams import views_of as views_of
@@ -54,7 +55,7 @@ class Score:
 
 def train(
     network: nn.Module,
-    images: torch.Tensor,
+    images: Images,
     classes: torch.Tensor,
     recipe: StudentRecipe,
     *,
@@ -64,12 +65,13 @@ def train(
     stream: Stream | None = None,
     loop: Loop | None = None,
     checkpoint: Checkpoint | None = None,
+    observe: Callable[[Batch, torch.Tensor], None] | None = None,
 ) -> Training:
     """Train a network in place by a recipe and leave it in train mode.
 
     Args:
         network: on the device of `images`.
-        images: float32 [n, C, H, W] in the space that the student trains in.
+        images: float32 [n, C, H, W] in the space that the student trains in, resident or read when they are shown.
         classes: int64 [n].
         recipe: what to do; its `network` is not read.
         seed: evaluation seed; keys every draw that is not the stream's (dropout).
@@ -79,6 +81,7 @@ def train(
         loop: called with (first step, steps) for the numbers of the steps, in order; None: `range`. Where it ends early,
             so does the training.
         checkpoint: where to save and resume; left as it is at the end. The state of another training is not taken.
+        observe: shown every batch with the logits [b, K] that the network gave in training, before the step.
 
     Raises:
         JobFailed: the loss is not finite.
@@ -105,7 +108,10 @@ def train(
             labels = Labels(classes[batch.index], logits, batch.permutation, batch.weight)
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * factor(step, steps, steps_per_epoch)
-            loss = loss_of(network(batch.images), labels)
+            given = network(batch.images)
+            if observe:
+                observe(batch, given.detach())
+            loss = loss_of(given, labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

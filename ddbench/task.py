@@ -17,7 +17,7 @@ from ddbench.progress import Reporter
 from ddbench.randomness import Key, forked, rng
 from ddbench.space import Space, make_space, transform_for
 from ddbench.stages import Product, Stage
-from ddbench.streams import Labeller
+from ddbench.streams import Images, Labeller
 from ddbench.synset import SynSet
 from ddbench.targets.replay import record_replay
 from ddbench.teachers import Teacher
@@ -67,6 +67,25 @@ def stratified(labels: torch.Tensor, fraction: float, *key: Key) -> tuple[torch.
         held.append(order[:count])
         kept.append(order[count:])
     return torch.cat(kept).sort().values, torch.cat(held).sort().values
+
+
+@dataclass(frozen=True, eq=False)
+class ReadImages:
+    """The training images of a split that does not fit in memory, read when they are asked for; see `Images`."""
+
+    task: "Task"
+    space: Space
+
+    @property
+    def device(self) -> torch.device:
+        """The task's."""
+        return self.task.device
+
+    def __len__(self) -> int:
+        return len(self.task.dataset.labels)
+
+    def __getitem__(self, places: torch.Tensor) -> torch.Tensor:
+        return self.task.read(self.space, places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +168,10 @@ class Task:
         if space not in self._cached:
             self._cached = {space: self._encode(space, self._kept)}  # one space at a time: they are large
         return self._cached[space], self.dataset.labels.to(self.device)
+
+    def images(self, space: Space) -> Images:
+        """Training images in `space` for a training on the device: those of `tensors`, or read when they are shown."""
+        return self.tensors(space)[0] if self._source.train.resident else ReadImages(self, space)
 
     def batches(self, space: Space, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """The training split in index order: images, labels and places, `size` at a time, on the device."""

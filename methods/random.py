@@ -18,7 +18,7 @@ from ddbench.method import Hyper, Method
 from ddbench.synset import SynSet
 from ddbench.task import Task
 
-from .engines.selection import equal_shares, indexed, proportional_shares, random_choice
+from .engines.selection import indexed, random_choice, shares
 
 
 class RandomHyper(Hyper):
@@ -29,11 +29,7 @@ class RandomHyper(Hyper):
 
 def distill(task: Task, hyper: RandomHyper) -> SynSet:
     """Class-balanced (fraction: proportional) random training images, as indices."""
-    if task.fraction is None:
-        counts = equal_shares(task)
-    else:
-        counts = proportional_shares(task.fraction, [len(pool) for pool in task.class_indices()])
-    return indexed(task, task.space(hyper.space), torch.cat(random_choice(task, counts)))
+    return indexed(task, task.space(hyper.space), torch.cat(random_choice(task, shares(task))))
 
 
 METHOD = Method(

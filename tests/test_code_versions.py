@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from ddbench.methods.engines import experts, priors
+from ddbench.methods.engines import dynamics, experts, priors
 
 import ddbench
 from ddbench import student
@@ -25,7 +25,7 @@ STUDENT_FILES = (
     "streams.py",
     "student.py",
 )
-STUDENT = {1: "7914dfddcd25838acfb15bd6db03bf9ba40991ce76e6e2aa99bf9ee46c16e371"}
+STUDENT = {1: "b5aaab7f24b92cd72f10877dc20a0e09aa323d6baea5be02e015a8799f0ccf9c"}
 """By `ddbench.student.CODE_VERSION`: SHA-256 of the files above, whose change may change what a training gives."""
 EXPERT_FILES = (
     "augment/crops.py",
@@ -51,10 +51,13 @@ PRIOR_ENGINES = (
     "recover.py",
     "relabel.py",
     "squeeze.py",
+    "students.py",
     "windows.py",
 )
-PRIORS = {1: "3918a4e370ac85aa2c6ccde4902f7aa39df6d4df36d548e615456c2b699c5823"}
+PRIORS = {1: "2bbfeb26110402d6a1a43bb468bf8c1184bcfdbedbae9d4b329ab8461a69c476"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
+DYNAMICS = {1: "7f80bb2821abb19ad8ebe0446a6aabce54e0ba417d83ed3093053d220cb214bc"}
+"""By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""
 
 
 def digest_of(patterns, root=CORE, total=None):
@@ -96,3 +99,12 @@ def test_the_code_version_of_priors_stands_for_this_source():
 def test_every_pattern_names_files():
     assert all(list(CORE.glob(pattern)) for pattern in (*STUDENT_FILES, *EXPERT_FILES))
     assert all((ENGINES / name).exists() for name in (*EXPERT_ENGINES, *PRIOR_ENGINES))
+
+
+def test_the_code_version_of_dynamics_stands_for_this_source():
+    found = digest_of(("dynamics.py",), ENGINES).hexdigest()
+    assert DYNAMICS.get(dynamics.CODE_VERSION) == found, (
+        "the source that records training dynamics has changed. If it may change any number: raise CODE_VERSION in "
+        f"methods/engines/dynamics.py and pin {{{dynamics.CODE_VERSION + 1}: {found!r}}} here. If it cannot (a comment, "
+        f"a name): update the pin to {{{dynamics.CODE_VERSION}: {found!r}}}"
+    )

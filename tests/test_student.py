@@ -312,7 +312,7 @@ def test_a_loss_from_another_package(toys):
         ({"optimizer": {"name": "sgd", "lr": "0.1"}}, "lr"),
         ({"optimizer": {"name": "sgd", "lr": True}}, "lr"),
         ({"optimizer": {"name": "sgd", "lr": -1.0}}, "lr"),
-        ({"optimizer": {"name": "sgd", "lr": 0.1, "nesterov": True}}, "nesterov"),
+        ({"optimizer": {"name": "sgd", "lr": 0.1, "dampening": 0.1}}, "dampening"),
         ({"schedule": {"name": "step", "at": 2.0}}, "at"),
         ({"loss": {"name": "kl", "temperature": 0.0}}, "temperature"),
         ({"loss": {"name": "kl"}}, "soft labels"),

@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ddbench.errors import UsageError
-from ddbench.method import Hyper
 from ddbench.space import Space
 from ddbench.student_recipe import Component, StudentRecipe
 from ddbench.synset import SynSet
@@ -17,7 +16,7 @@ from ddbench.task import Task
 from ddbench.teachers import Teacher
 
 from .codecs import Codec
-from .squeeze import cosine
+from .students import StudentFields
 
 FAMILY_DIFFERENCES = (
     "the student's last step is scored; the papers' codes test every few epochs and report or keep the best",
@@ -28,7 +27,7 @@ FAMILY_DIFFERENCES = (
 )
 
 
-class RelabelFields(Hyper):
+class RelabelFields(StudentFields):
     """How students learn from the set, and who labels for them."""
 
     codec: Codec = Field(
@@ -39,31 +38,12 @@ class RelabelFields(Hyper):
     replay_topk: int | None = Field(None, ge=1, description="logits kept of a row, for topk")
     label_bn: Literal["eval", "batch"] = Field("eval", description="statistics that the teachers' batch norms use")
     label_sub_batch: int | None = Field(None, ge=1, description="for batch: of so many images at a time; none: all")
-    student_optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd has momentum 0.9")
-    student_lr: float = Field(1e-3, gt=0, description="step size")
-    student_weight_decay: float = Field(0.01, ge=0, description="of the optimiser")
-    decay_all: bool = Field(False, description="adamw decays biases and norms too")
-    student_epochs: int = Field(300, ge=1, description="passes over the training images")
-    student_batch: int = Field(ge=1, description="images in a step; at most all")
     bn_batch: int | None = Field(
         None, ge=1, description="images that the student's batch norms see at a time; none: all"
     )
-    eta: float = Field(1.0, gt=0, description="stretch of the cosine: 1 ends at 0, 2 at half of the step size")
-    student_warmup: int = Field(0, ge=0, description="epochs of linear warm-up from 0.01 times the step size")
     temperature: float = Field(20.0, gt=0, description="of the KL divergence, T")
     squared: bool = Field(False, description="times T^2")
-    mix: Literal["cutmix", "mixup", "none"] = Field("cutmix", description="of every batch")
-    mix_alpha: float = Field(1.0, gt=0, description="of its Beta distribution")
-    student_crop: Literal["resized", "pad", "none"] = Field("resized", description="random resized crop, or of padding")
-    student_crop_low: float = Field(0.08, gt=0, le=1, description="smallest share of the area in a resized crop")
-    student_pad: float = Field(0.125, ge=0, lt=1, description="padding, as a share of the side")
     shuffle: int = Field(1, ge=1, description="tiles on a side that are shuffled in every image; 1: none (RDED)")
-
-    @model_validator(mode="after")
-    def _one_student_schedule(self) -> Self:
-        if self.student_warmup and self.eta != 1:
-            raise ValueError("student_warmup ends in a cosine to 0: eta must be 1 beside it")
-        return self
 
     @model_validator(mode="after")
     def _kept_logits(self) -> Self:
@@ -79,34 +59,12 @@ class RelabelFields(Hyper):
 
     def student_of(self, task: Task) -> StudentRecipe:
         """The student's training; its network is the task's."""
-        recipe = StudentRecipe(
-            network=task.network,
-            optimizer=self._optimizer(),
-            schedule=cosine(self.eta, self.student_warmup),
-            loss={"name": "kl", "temperature": self.temperature, "squared": self.squared},
-            labels="targets",
-            augmentations=self._augmentations(),
-            mix=None if self.mix == "none" else {"name": self.mix, "alpha": self.mix_alpha},
-            epochs=self.student_epochs,
-            batch=self.student_batch,
-            bn_batch=self.bn_batch,
-        )
-        return recipe if task.dataset.flip else recipe.without_flip()
-
-    def _optimizer(self) -> Component:
-        common: Component = {"lr": self.student_lr, "weight_decay": self.student_weight_decay}
-        if self.student_optimizer == "sgd":
-            return {"name": "sgd", "momentum": 0.9, **common}
-        return {"name": "adamw", "decay_all": self.decay_all, **common}
+        loss: Component = {"name": "kl", "temperature": self.temperature, "squared": self.squared}
+        return self.student(task, loss=loss, labels="targets", bn_batch=self.bn_batch)
 
     def _augmentations(self) -> list[Component]:
-        crop: dict[str, list[Component]] = {
-            "resized": [{"name": "random-resized-crop", "scale": [self.student_crop_low, 1.0]}],
-            "pad": [{"name": "pad-crop", "fraction": self.student_pad}],
-            "none": [],
-        }
         shuffled: list[Component] = [{"name": "shuffle-patches", "factor": self.shuffle}] if self.shuffle > 1 else []
-        return [*shuffled, *crop[self.student_crop], {"name": "flip", "p": 0.5}]
+        return [*shuffled, *super()._augmentations()]
 
 
 def relabelled(

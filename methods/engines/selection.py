@@ -1,7 +1,7 @@
 """Choosing real images: at random, by greedy k-centre, by herding; and the features that geometry is taken in."""
 
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,13 @@ def proportional_shares(fraction: float, sizes: list[int]) -> list[int]:
     return shares
 
 
+def shares(task: Task) -> list[int]:
+    """How many images of each class the budget asks for: `equal_shares`, or `proportional_shares` of a fraction."""
+    if task.fraction is None:
+        return equal_shares(task)
+    return proportional_shares(task.fraction, [len(pool) for pool in task.class_indices()])
+
+
 def random_choice(task: Task, counts: list[int]) -> list[Tensor]:
     """Per class, places of `counts[c]` random images; a larger count keeps a smaller one's images."""
     chosen = []
@@ -53,9 +60,9 @@ def select(task: Task, features_of: FeaturesOf, choose: Callable[[Tensor, int], 
     return chosen
 
 
-def indexed(task: Task, space: Space, places: Tensor) -> SynSet:
-    """The set of real images at `places` [n] in the training split: indices, and their classes."""
-    return task.synset(space=space, indices=places, classes=task.dataset.labels[places])
+def indexed(task: Task, space: Space, places: Tensor, **more: Any) -> SynSet:
+    """The set of real images at `places` [n] in the training split: indices, their classes; `more` fields of the set."""
+    return task.synset(space=space, indices=places, classes=task.dataset.labels[places], **more)
 
 
 def pixels_of(task: Task, space: Space) -> FeaturesOf:

@@ -25,6 +25,8 @@ from ddbench.student_recipe import Component, StudentRecipe
 from ddbench.task import Task
 from ddbench.teachers import Teacher
 
+from .students import cosine
+
 ENTRY = "teacher"
 Weights = Literal["trained", "pretrained", "random"]
 
@@ -89,13 +91,6 @@ def squeeze(task: Task, fields: SqueezeFields, names: Sequence[str]) -> dict[str
     return made
 
 
-def cosine(stretch: float, warmup: int) -> Component:
-    """A cosine over `stretch` times the steps, or one to 0 after `warmup` epochs from 0.01 times the step size."""
-    if warmup:
-        return {"name": "warmup-cosine", "epochs": float(warmup), "start": 0.01}
-    return {"name": "cosine", "stretch": stretch}
-
-
 def _teacher(task: Task, fields: SqueezeFields, name: str) -> Teacher:
     recipe = fields.teacher_recipe(name)
     recipe = recipe if task.dataset.flip else recipe.without_flip()
@@ -125,7 +120,7 @@ def _train(task: Task, network: nn.Module, space: Space, recipe: StudentRecipe, 
     def loop(start: int, total: int) -> Iterator[int]:
         return task.loop(start, total, f"squeezing {recipe.network}")
 
-    images, labels = task.tensors(space)
+    images, labels = task.images(space), task.dataset.labels.to(task.device)
     train(network, images, labels, recipe, seed=task.stage_seed, loop=loop, checkpoint=checkpoint)
 
 
