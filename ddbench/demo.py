@@ -280,13 +280,24 @@ def draw_set(synset: SynSet, dataset: Dataset, path: Path) -> Path:
 
 
 def shown(synset: SynSet, dataset: Dataset) -> "tuple[torch.Tensor, torch.Tensor, str]":
-    """A set as a student sees it, views expanded: pixels [N, C, H, W], not clamped; classes [N]; a title."""
+    """A set as a student sees it, views expanded: pixels [N, C, H, W], not clamped; classes [N]; a title.
+
+    Of views that are drawn, the stored images.
+    """
     from ddbench.space import transform_for
     from ddbench.views import expand
 
     images, classes = expand(synset, dataset)
     counts = classes.bincount(minlength=len(synset.class_names)).tolist()
     each = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
-    stored = f", made of {len(synset)} stored" if synset.views else ""
-    title = f"{synset.provenance.method} on {synset.dataset}, {each} per class{stored}"
+    title = f"{synset.provenance.method} on {synset.dataset}, {each} per class{_made(synset)}"
     return transform_for(synset.space, dataset).decode(images), classes, title
+
+
+def _made(synset: SynSet) -> str:
+    """What a set's views do, in a title."""
+    from ddbench.views import drawn
+
+    if synset.views is None:
+        return ""
+    return f", made of {len(synset)} stored" if drawn(synset) is None else f", shown by {synset.views.kind}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ddbench import networks
+from ddbench.augment import Augmentation
 from ddbench.data import Dataset, Split
 from ddbench.errors import NotDefined, UsageError
 from ddbench.evaluation import Setting
@@ -19,7 +20,7 @@ from ddbench.meter import Meter
 from ddbench.probe import PROBE_STEPS, Enough, Probe, brief
 from ddbench.protocol import find_protocol
 from ddbench.randomness import rng
-from ddbench.student import Labeller, predict, train
+from ddbench.student import Labeller, Stream, predict, train
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet
 
@@ -92,6 +93,7 @@ def estimate_student(
     setting: Setting,
     *,
     recipe: StudentRecipe | None = None,
+    draw: Augmentation | None = None,
 ) -> Estimate:
     """Estimate one student, training and test, from some steps on noise of the right shape.
 
@@ -102,6 +104,7 @@ def estimate_student(
         n_images: size of the set.
         setting: how to compute.
         recipe: the set's own, for a protocol that plays it.
+        draw: what the set's views show of its images; see `ddbench.views.drawn`.
 
     Raises:
         UsageError: an unknown name, or a protocol that does not cover the data set.
@@ -115,7 +118,7 @@ def estimate_student(
     name = networks.canonical(network or chosen.network, side=dataset.side)
     reference = found.reference(dataset)
     labeller = _stand_in(reference.network, dataset, device) if reference else _fixed_labels(chosen, dataset, device)
-    probe = _StudentProbe(chosen, name, dataset, n_images, device, labeller)
+    probe = _StudentProbe(chosen, name, dataset, n_images, device, labeller, draw)
     with Meter(device) as meter:
         each, timed = probe.step_seconds()
         testing = probe.test_seconds()
@@ -139,6 +142,7 @@ class _StudentProbe:
     n_images: int
     device: torch.device
     labeller: Labeller | None
+    draw: Augmentation | None
 
     def count(self) -> int:
         """Images of noise: the set's number, or four batches of it."""
@@ -172,7 +176,8 @@ class _StudentProbe:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         started = time.perf_counter()
-        train(network, images, classes, recipe, seed=0, labeller=self.labeller)  # reads the last loss: synchronises
+        stream = Stream(0, draw=self.draw)
+        train(network, images, classes, recipe, seed=0, labeller=self.labeller, stream=stream)  # reads the last loss
         return time.perf_counter() - started
 
     def test_seconds(self) -> float:

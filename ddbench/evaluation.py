@@ -22,7 +22,7 @@ from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, check_dataset
 from ddbench.targets import Binding, online_teacher, targets_of
 from ddbench.teachers import Teacher, measured_accuracy, reference_teacher
-from ddbench.views import expand
+from ddbench.views import drawn, expand
 
 log = logging.getLogger("ddbench")
 Progress = Callable[[int, int], None]
@@ -156,7 +156,8 @@ def _run(
         key=("student",),
     ).to(device)
     try:
-        labeller, stream = _labeller(recipe, synset, dataset, reference, device)
+        labeller, kept = _labeller(recipe, synset, dataset, reference, device)
+        stream = kept or Stream(seed, draw=drawn(synset))
         images, classes = images.to(device), classes.to(device)
         done = train(network, images, classes, recipe, seed=seed, labeller=labeller, progress=progress, stream=stream)
         found = accuracy(network, dataset.test, transform_for(space, dataset), device)
@@ -179,7 +180,8 @@ def training_images(
 ) -> tuple[torch.Tensor, torch.Tensor, Space]:
     """What a student trains on: images float32 [N, C, H, W], int64 classes [N], and the space that they live in.
 
-    The stored images, or what the set's views make of them. With a teacher, they are mapped once into its space.
+    The stored images, or what the set's views make of them; views that are drawn batch by batch are the stream's
+    (`drawn`). With a teacher, they are mapped once into its space.
     """
     images, classes = expand(synset, dataset)
     if teacher is None or teacher.space == synset.space:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from ddbench.augment import build_augmentation, build_mixing
+from ddbench.augment import Augmentation, build_augmentation, build_mixing
 from ddbench.errors import UsageError
 from ddbench.randomness import rng
 from ddbench.student_recipe import StudentRecipe
@@ -43,11 +43,12 @@ Labeller = Callable[[Batch], torch.Tensor]
 
 @dataclass(frozen=True)
 class Stream:
-    """Whose draws a training sees: permutations, augmentation, mix. The network's own draws are not of it.
+    """Whose draws a training sees: permutations, views, augmentation, mix. The network's own draws are not of it.
 
     Attributes:
         seed: keys every draw.
         steps: step t sees the view `steps[t % len(steps)]`; None: view t.
+        draw: what is shown of a batch's images, before the recipe's augmentations (`ddbench.views.drawn`); None: all.
 
     Raises:
         UsageError: an empty list of steps, or a negative one.
@@ -55,6 +56,7 @@ class Stream:
 
     seed: int
     steps: tuple[int, ...] | None = None
+    draw: Augmentation | None = None
 
     def __post_init__(self) -> None:
         if self.steps is not None and (not self.steps or min(self.steps) < 0):
@@ -116,6 +118,8 @@ class Batches:
         view, seed = self._stream.view(step), self._stream.seed
         index = self._order.at(view).to(self._images.device)
         chosen, generator = self._images[index], rng(seed, "augment", view)
+        if self._stream.draw is not None:
+            chosen = self._stream.draw(chosen, rng(seed, "view", view))
         for augment in self._augmentations:
             chosen = augment(chosen, generator)
         if self._mix is None:

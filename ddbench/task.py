@@ -259,7 +259,10 @@ class Task:
         return teachers.recall(wanted)
 
     def training_images(self, synset: SynSet) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a student trains on, views expanded: float32 [N, C, H, W] in the set's space, int64 classes [N]."""
+        """What a student trains on, views expanded: float32 [N, C, H, W] in the set's space, int64 classes [N].
+
+        Views that are drawn batch by batch are the stream's, `Stream(seed, draw=ddbench.views.drawn(synset))`.
+        """
         images, classes = views.expand(synset, self._source)
         return images.to(self.device), classes.to(self.device)
 

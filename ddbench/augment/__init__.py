@@ -16,5 +16,6 @@ from ddbench.augment.dsa import Drawn as Drawn
 from ddbench.augment.mixing import cutmix as cutmix
 from ddbench.augment.mixing import mixup as mixup
 from ddbench.augment.patches import shuffle_patches as shuffle_patches
+from ddbench.augment.registry import Augmentation as Augmentation
 from ddbench.augment.registry import build_augmentation as build_augmentation
 from ddbench.augment.registry import build_mixing as build_mixing

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ddbench.jobs import DistillJob
     from ddbench.store import RecordStore
     from ddbench.student_recipe import StudentRecipe
+    from ddbench.synset import SynSet
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,13 @@ class Estimator:
     def studying(self, each: Planned) -> "Estimate":
         """Of one training and test; the sets of one size share it."""
         from ddbench.estimate import estimate_student
+        from ddbench.views import drawn
 
-        cell, images = each.cell, _images(each)
-        recipe = _shipped(each)
-        key = (cell.data, cell.protocol, cell.network, images, cell.setting, recipe and recipe.hash())
-        call = partial(estimate_student, *key[:5], recipe=recipe)
+        cell, synset = each.cell, each.cell.known_set()
+        images, recipe = _images(each, synset), _shipped(each, synset)
+        draw = None if synset is None else drawn(synset)
+        key = (cell.data, cell.protocol, cell.network, images, cell.setting, recipe and recipe.hash(), draw is None)
+        call = partial(estimate_student, *key[:5], recipe=recipe, draw=draw)
         return self._once(key, f"{cell.protocol} on {images:,} images", call)
 
     def _once(self, key: tuple[Any, ...], label: str, call: "Callable[[], Estimate]") -> "Estimate":
@@ -127,15 +130,13 @@ class Estimator:
         return self._known[key]
 
 
-def _images(each: Planned) -> int:
-    """How many images a student trains on: the set's, or what its budget says."""
+def _images(each: Planned, synset: "SynSet | None") -> int:
+    """How many images a student trains on: the set's, where it is known, or what its budget says."""
     from ddbench.views import training_count
 
+    if synset is not None:
+        return training_count(synset)
     job = each.cell.made
-    if job is None or job.path.exists():
-        synset = each.cell.known_set()
-        if synset is not None:
-            return training_count(synset)
     assert job is not None
     budget, dataset = job.resolved().budget, job.data.load()
     if budget.ipc is not None:
@@ -143,11 +144,10 @@ def _images(each: Planned) -> int:
     return max(1, round((budget.fraction or 1.0) * len(dataset.train)))
 
 
-def _shipped(each: Planned) -> "StudentRecipe | None":
+def _shipped(each: Planned, synset: "SynSet | None") -> "StudentRecipe | None":
     from ddbench.protocol import find_protocol
 
-    synset = each.cell.known_set() if find_protocol(each.cell.protocol).shipped else None
-    return synset.student_recipe if synset is not None else None
+    return synset.student_recipe if synset is not None and find_protocol(each.cell.protocol).shipped else None
 
 
 def print_distillation(job: "DistillJob", *, quiet: bool = False) -> None:

@@ -21,7 +21,7 @@ from ddbench.targets import Binding, TargetKind, targets_of
 from ddbench.targets.encodings import Encoding, encoding_of
 from ddbench.targets.teachers import check_params
 from ddbench.teachers import Teacher
-from ddbench.views import expand, training_count
+from ddbench.views import drawn, expand, training_count
 
 MAX_BYTES = 8 * 2**30
 PARAMS = {"encoding", "seed", "images", "batch", "made_by"}
@@ -73,7 +73,7 @@ class Replay(TargetKind):
     def stream(self, synset: SynSet) -> Stream:
         """The batches that the labels are of."""
         targets = _own(synset)
-        return Stream(targets.params["seed"], tuple(targets.tensors["steps"].tolist()))
+        return Stream(targets.params["seed"], tuple(targets.tensors["steps"].tolist()), drawn(synset))
 
 
 def record_replay(
@@ -116,7 +116,7 @@ def record_replay(
     _refuse_size(how, batch, classes, len(steps))
     kind, _ = targets_of(synset)
     label = kind.bind(Binding(synset, dataset, device, recall))
-    batches = Batches(expand(synset, dataset)[0].to(device), recipe, Stream(seed, tuple(steps)))
+    batches = Batches(expand(synset, dataset)[0].to(device), recipe, Stream(seed, tuple(steps), drawn(synset)))
     tensors = {
         name: torch.zeros(len(steps), *shape, dtype=dtype)
         for name, (dtype, shape) in how.shapes(batch, classes).items()

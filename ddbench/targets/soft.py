@@ -6,7 +6,7 @@ from ddbench.errors import UsageError
 from ddbench.streams import Batch, Labeller
 from ddbench.synset import SynSet, Targets
 from ddbench.targets import Binding, TargetKind
-from ddbench.views import training_count
+from ddbench.views import drawn, training_count
 
 FORMS = ("logits", "probabilities")
 
@@ -25,6 +25,11 @@ class Soft(TargetKind):
             raise UsageError(f"soft targets: params must be form = logits or probabilities, not {targets.params}")
         if targets.params.get("mixed", FORMS[1]) not in FORMS:
             raise UsageError(f"soft targets: mixed must be logits or probabilities, not {targets.params['mixed']!r}")
+        if synset.views is not None and drawn(synset) is not None:
+            raise UsageError(
+                f"soft targets: one label for each stored image does not fit {synset.views.kind}, which show parts of "
+                "it: let teachers label online, or store a replay"
+            )
         if set(targets.tensors) != {"labels"}:
             raise UsageError("soft targets hold one tensor, labels")
         labels, shape = targets.tensors["labels"], (training_count(synset), len(synset.class_names))

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ddbench.files import make_folder, write_with
 from ddbench.space import transform_for
 from ddbench.synset import SynSet, check_dataset
 from ddbench.transfer.importing import plain_recipe
+from ddbench.views import drawn
 
 FORMATS = ("pt", "npz", "folder")
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._,'()-]{0,99}")
@@ -30,6 +32,8 @@ def export_set(synset: SynSet, dataset: Dataset | str, out: Path | str, format: 
     values `dataset`, `class_names`, `space` and `student_recipe`. The `.pt` loads with `weights_only=True`. Float
     images come back bit for bit: export and import give a set of the same hash.
 
+    Of a set with views that are drawn, the stored images are written (PCA: canvases), without views and student recipe.
+
     A folder holds `train/<class>/0000.png`, ... (class indices where a name cannot name a folder). PNGs hold 8 bits
     from 0 to 255: what lies between or outside is lost, and so are soft labels and step size.
 
@@ -43,7 +47,7 @@ def export_set(synset: SynSet, dataset: Dataset | str, out: Path | str, format: 
         `out`, whole; after a failure nothing is there.
 
     Raises:
-        UsageError: an unknown format, another data set, a set with views, a folder that is not empty.
+        UsageError: an unknown format, another data set, a set of expanding views, a folder that is not empty.
     """
     data, path = load_dataset(dataset) if isinstance(dataset, str) else dataset, Path(out)
     chosen = format or {".pt": "pt", ".pth": "pt", ".npz": "npz"}.get(path.suffix.lower(), "folder")
@@ -51,7 +55,12 @@ def export_set(synset: SynSet, dataset: Dataset | str, out: Path | str, format: 
         raise unknown("format", chosen, FORMATS)
     check_dataset(synset, data)
     if synset.views is not None:
-        raise UsageError(f"a set with views ({synset.views.kind}) cannot be exported: its tensors are no images yet")
+        if drawn(synset) is None:
+            raise UsageError(
+                f"a set with views ({synset.views.kind}) cannot be exported: its tensors are no images yet"
+            )
+        log.warning("views (%s) are left out, and the student recipe: other code sees whole images", synset.views.kind)
+        synset = replace(synset, views=None, student_recipe=None)
     if chosen == "folder":
         _write_folder(synset, data, path)
     else:

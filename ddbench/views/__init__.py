@@ -1,7 +1,8 @@
 """Views: how stored tensors become training images, before the protocol's own augmentation.
 
-A kind is a plugin of the group `ddbench.views`. It checks its own content and expands the set; whoever asks for training
-images, or how many there are, asks here.
+A kind is a plugin of the group `ddbench.views`. It checks its own content, and expands the set into training images, or
+draws one view of a stored image each time that a training shows it. Whoever asks for training images, how many there
+are, or what is shown of them, asks here.
 """
 
 from abc import ABC, abstractmethod
@@ -9,6 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 
 from ddbench import plugins
+from ddbench.augment import Augmentation
 from ddbench.data import Dataset
 from ddbench.errors import UsageError
 from ddbench.synset import MAX_IMAGES, SynSet, Views
@@ -18,7 +20,7 @@ GROUP = "ddbench.views"
 MAX_BYTES = 2**35
 """Of expanded images: a small file of a stranger must not ask for all memory."""
 
-__all__ = ["ViewKind", "Views", "expand", "find_view_kind", "training_count"]
+__all__ = ["ViewKind", "Views", "drawn", "expand", "find_view_kind", "training_count"]
 
 
 class ViewKind(ABC):
@@ -34,7 +36,17 @@ class ViewKind(ABC):
 
     @abstractmethod
     def expand(self, synset: SynSet, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
-        """The training images, float32 [N, C, H, W] in the set's space, and their classes, int64 [N]."""
+        """The training images, float32 [N, C, H, W] in the set's space, and their classes, int64 [N].
+
+        Of a kind that draws, the stored images: `count` is their number.
+        """
+
+    def draw(self, synset: SynSet) -> Augmentation | None:
+        """What turns a batch of training images into full-size views of them, by a generator; None: they are shown whole.
+
+        The batch may be in another pixel or normalised space than the set's.
+        """
+        return None
 
 
 def find_view_kind(name: str) -> ViewKind:
@@ -59,6 +71,15 @@ def training_count(synset: SynSet) -> int:
     if count > MAX_IMAGES:
         raise UsageError(f"views: {count:,} training images are more than {MAX_IMAGES:,}")
     return count
+
+
+def drawn(synset: SynSet) -> Augmentation | None:
+    """What a training shows of its images, for `Stream.draw`; None: the images themselves. UsageError as `expand`."""
+    if synset.views is None:
+        return None
+    kind = find_view_kind(synset.views.kind)
+    kind.check(synset)
+    return kind.draw(synset)
 
 
 def expand(synset: SynSet, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
