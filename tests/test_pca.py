@@ -123,7 +123,7 @@ def distilled(ipc=2, **fields):
 
 def test_a_set_is_made_of_what_el2n_finds_easiest():
     synset, hyper = distilled(codec="float"), PCAHyper(**QUICK, codec="float")
-    task = a_task(network="convnet-d2-w64")
+    task = a_task(network=synset.provenance.recipe["network"])
     scores = SCORES["el2n"](dynamics_of(task, hyper), hyper)
     pool = task.class_indices()[3]
     assert synset.per_class() == [2] * 10 and (synset.views.kind, synset.views.params) == ("tiles", {"factor": 2})
