@@ -48,7 +48,7 @@ def test_equal_seeds_give_equal_bits(name, tmp_path, monkeypatch):
 
 def test_another_seed_gives_another_set_or_the_method_draws_nothing(name):
     one, other = distill_job(job(name, 0)), distill_job(job(name, 1))
-    draws_nothing = name in ("whole", "kcenter", "herding")
+    draws_nothing = name in ("whole", "kcenter", "herding", "prune")  # easiest first: scores are a stage's, not drawn
     assert (one.hash == other.hash) == draws_nothing
 
 

@@ -104,13 +104,15 @@ def loss_gradient(logits: Tensor, labels: Tensor, softmax: Literal["single", "do
     """The gradient, delta [n, K], of each sample's cross-entropy by its logits [n, K]; labels int64 [n].
 
     "double": cross-entropy of the probabilities as if they were logits, as DQ's code has it: with p = softmax(z) and
-    q = softmax(p), delta = p (q - y) - p (p . (q - y)).
+    q = softmax(p), delta = p (q - y) - p (p . (q - y)). Nothing cancels, so that confident samples keep a direction.
     """
     p = logits.softmax(1)
     y = torch.nn.functional.one_hot(labels, logits.shape[1]).to(logits)
     if softmax == "single":
-        return p - y
+        others = p * (1 - y)
+        return others - y * others.sum(1, keepdim=True)
     inner = p.softmax(1) - y
+    inner = inner - inner.gather(1, p.argmax(1, keepdim=True))  # a shift of all changes nothing but the rounding
     return p * inner - p * (p * inner).sum(1, keepdim=True)
 
 
