@@ -3,7 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from ddbench.methods.engines import dynamics, experts, priors
+import pytest
+from ddbench.methods.engines import bins, dynamics, experts, priors
 
 import ddbench
 from ddbench import student
@@ -58,53 +59,38 @@ PRIORS = {1: "2bbfeb26110402d6a1a43bb468bf8c1184bcfdbedbae9d4b329ab8461a69c476"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
 DYNAMICS = {1: "7f80bb2821abb19ad8ebe0446a6aabce54e0ba417d83ed3093053d220cb214bc"}
 """By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""
+BINS = {1: "2ba9e0ea8230376512fe875bfe174f398a1c1606cc3c1c6dc43e3aa83f63131c"}
+"""By `bins.CODE_VERSION`: SHA-256 of bins.py and graph_cut.py, whose change may change what is in a bin of DQ."""
+SOURCES = {
+    student: (STUDENT, STUDENT_FILES, ()),
+    experts: (EXPERTS, EXPERT_FILES, EXPERT_ENGINES),
+    priors: (PRIORS, (), PRIOR_ENGINES),
+    dynamics: (DYNAMICS, (), ("dynamics.py",)),
+    bins: (BINS, (), ("bins.py", "graph_cut.py")),
+}
+"""Module with a CODE_VERSION -> pins, files of the core and of the engines that the number stands for."""
 
 
-def digest_of(patterns, root=CORE, total=None):
-    total = total or hashlib.sha256()
-    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
-        total.update(f"{path.relative_to(root).as_posix()}\n".encode())
-        total.update(path.read_bytes())
-    return total
+def digest_of(core, engines):
+    total = hashlib.sha256()
+    for root, patterns in ((CORE, core), (ENGINES, engines)):
+        for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
+            total.update(f"{path.relative_to(root).as_posix()}\n".encode())
+            total.update(path.read_bytes())
+    return total.hexdigest()
 
 
-def test_the_code_version_of_students_stands_for_this_source():
-    found = digest_of(STUDENT_FILES).hexdigest()
-    assert STUDENT.get(student.CODE_VERSION) == found, (
-        "the source that trains students, teachers and reference teachers has changed. If it may change any number: "
-        "raise ddbench.student.CODE_VERSION, so that cached teachers and sets are made again, and pin "
-        f"{{{student.CODE_VERSION + 1}: {found!r}}} here. If it cannot (a comment, a name): "
-        f"update the pin to {{{student.CODE_VERSION}: {found!r}}}"
-    )
-
-
-def test_the_code_version_of_experts_stands_for_this_source():
-    found = digest_of(EXPERT_ENGINES, ENGINES, digest_of(EXPERT_FILES)).hexdigest()
-    assert EXPERTS.get(experts.CODE_VERSION) == found, (
-        "the source that trains experts has changed. If it may change any number: raise CODE_VERSION in "
-        f"methods/engines/experts.py, so that experts are trained again, and pin {{{experts.CODE_VERSION + 1}: {found!r}}} "
-        f"here. If it cannot (a comment, a name): update the pin to {{{experts.CODE_VERSION}: {found!r}}}"
-    )
-
-
-def test_the_code_version_of_priors_stands_for_this_source():
-    found = digest_of(PRIOR_ENGINES, ENGINES).hexdigest()
-    assert PRIORS.get(priors.CODE_VERSION) == found, (
-        "the source that distils for CV-DD's priors has changed. If it may change any number: raise CODE_VERSION in "
-        f"methods/engines/priors.py, so that priors are measured again, and pin {{{priors.CODE_VERSION + 1}: {found!r}}} "
-        f"here. If it cannot (a comment, a name): update the pin to {{{priors.CODE_VERSION}: {found!r}}}"
+@pytest.mark.parametrize("module", SOURCES, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_a_code_version_stands_for_this_source(module):
+    pins, core, engines = SOURCES[module]
+    found, version = digest_of(core, engines), module.CODE_VERSION
+    assert pins.get(version) == found, (
+        f"source that {module.__name__}.CODE_VERSION stands for has changed. If that may change any number: raise it, so "
+        f"that what is cached is made again, and pin {{{version + 1}: {found!r}}} here. If it cannot (a comment, a name): "
+        f"update the pin to {{{version}: {found!r}}}"
     )
 
 
 def test_every_pattern_names_files():
-    assert all(list(CORE.glob(pattern)) for pattern in (*STUDENT_FILES, *EXPERT_FILES))
-    assert all((ENGINES / name).exists() for name in (*EXPERT_ENGINES, *PRIOR_ENGINES))
-
-
-def test_the_code_version_of_dynamics_stands_for_this_source():
-    found = digest_of(("dynamics.py",), ENGINES).hexdigest()
-    assert DYNAMICS.get(dynamics.CODE_VERSION) == found, (
-        "the source that records training dynamics has changed. If it may change any number: raise CODE_VERSION in "
-        f"methods/engines/dynamics.py and pin {{{dynamics.CODE_VERSION + 1}: {found!r}}} here. If it cannot (a comment, "
-        f"a name): update the pin to {{{dynamics.CODE_VERSION}: {found!r}}}"
-    )
+    for _, core, engines in SOURCES.values():
+        assert all(list(CORE.glob(pattern)) for pattern in core) and all((ENGINES / name).exists() for name in engines)

