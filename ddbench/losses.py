@@ -16,6 +16,7 @@ from ddbench.errors import UsageError
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,12 @@ def distilled_cross_entropy(alpha: Share, temperature: Positive = 1.0, squared: 
     return lambda student, labels: (1 - alpha) * classes(student, labels) + alpha * teacher(student, labels)
 
 
+def squared_error_cross_entropy(beta: Weight) -> Loss:
+    """Mean squared error of the logits, over classes and batch, plus beta times `cross_entropy` (arXiv 2408.08201)."""
+    classes = cross_entropy()
+    return lambda student, labels: F.mse_loss(student, _logits(labels)) + beta * classes(student, labels)
+
+
 def _logits(labels: Labels) -> torch.Tensor:
     if labels.logits is None:
         raise UsageError("this loss needs soft labels (labels = targets or teacher), but the recipe reads classes only")
@@ -90,5 +97,11 @@ def _logits(labels: Labels) -> torch.Tensor:
 LOSSES = Components(
     "loss",
     "ddbench.losses",
-    {"ce": cross_entropy, "kl": kullback_leibler, "soft-ce": soft_cross_entropy, "ce-kd": distilled_cross_entropy},
+    {
+        "ce": cross_entropy,
+        "kl": kullback_leibler,
+        "soft-ce": soft_cross_entropy,
+        "ce-kd": distilled_cross_entropy,
+        "mse-ce": squared_error_cross_entropy,
+    },
 )
