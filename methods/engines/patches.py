@@ -5,7 +5,7 @@ For each class: `pool` random real images; `crops` random square crops of each; 
 factor x factor into IPC images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +42,13 @@ class Scored:
     errors: Tensor
 
 
-def patch_images(task: Task, space: Space, teacher: nn.Module, fields: PatchFields) -> Tensor:
+Refine = Callable[[int, Tensor, Tensor], Tensor]
+"""(class, its patches at full size [IPC * factor^2, C, H, W], its images) -> images in their place."""
+
+
+def patch_images(
+    task: Task, space: Space, teacher: nn.Module, fields: PatchFields, refine: Refine | None = None
+) -> Tensor:
     """IPC images of patches for each class, [classes * IPC, C, H, W] in `space`, class by class; on the CPU.
 
     Args:
@@ -50,6 +56,7 @@ def patch_images(task: Task, space: Space, teacher: nn.Module, fields: PatchFiel
         space: of the teacher and of the images.
         teacher: in eval mode, on the task's device.
         fields: how to choose.
+        refine: what is done to a class's images before they are kept; None: nothing.
 
     Raises:
         UsageError: a side that the factor does not divide, or fewer images looked at than patches wanted.
@@ -62,7 +69,11 @@ def patch_images(task: Task, space: Space, teacher: nn.Module, fields: PatchFiel
     for label in task.loop(0, len(pools), "scoring patches"):
         scored = score(task, space, teacher, pools[label], label, fields)
         chosen = choose(scored.errors.cpu(), ipc * fields.factor**2, fields.difficulty)
-        images[label] = tile(task, space, scored, chosen, fields.factor)
+        tiled = tile(task, space, scored, chosen, fields.factor)
+        if refine is not None:
+            whole = resized_crop(task.read(space, scored.places[chosen]), scored.boxes[chosen])
+            tiled = refine(label, whole, tiled)
+        images[label] = tiled
     return images.flatten(0, 1)
 
 
