@@ -124,7 +124,9 @@ def words_of(class_names: Sequence[str]) -> list[str]:
     known = set(lemmas.label_names())
     for name in class_names:
         if name not in own and name not in known:
-            raise UsageError(f"class {name!r} looks like a WordNet id, but is none of ImageNet's: name classes in words")
+            raise UsageError(
+                f"class {name!r} looks like a WordNet id, but is none of ImageNet's: name classes in words"
+            )
     return [own.get(name) or lemmas.label_name_to_description(name).split(",")[0] for name in class_names]
 
 

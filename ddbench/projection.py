@@ -188,7 +188,7 @@ def check_factors(encoder: Encoder, classes: int, factors: Factors, form: Form) 
 
 
 def changed_weights(encoder: nn.Module, factors: Factors, form: ConvForm) -> dict[str, Tensor]:
-    """theta + A B of every adapted convolution, by the name of the parameter in the encoder."""
+    """The weight theta + A B of every adapted convolution, by the name of the parameter in the encoder."""
     found = {}
     for part, conv in convolutions(encoder).items():
         if f"{part}.a" in factors:

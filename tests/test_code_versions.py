@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from ddbench.methods.engines import bins, dynamics, experts, priors
+from ddbench.methods.engines import bins, dynamics, encoders, experts, priors, projector, weak_teachers
 
 import ddbench
 from ddbench import student
@@ -26,7 +26,7 @@ STUDENT_FILES = (
     "streams.py",
     "student.py",
 )
-STUDENT = {1: "888970c7fb374290913229094cb1d426b311759fd14db22461fde44a0344f785"}
+STUDENT = {1: "b4e49316079781cc005c1b97bc0a22ba63a500e726dd9c31c446f8b231bdecd7"}
 """By `ddbench.student.CODE_VERSION`: SHA-256 of the files above, whose change may change what a training gives."""
 EXPERT_FILES = (
     "augment/crops.py",
@@ -55,18 +55,28 @@ PRIOR_ENGINES = (
     "students.py",
     "windows.py",
 )
-PRIORS = {1: "2bbfeb26110402d6a1a43bb468bf8c1184bcfdbedbae9d4b329ab8461a69c476"}
+PRIORS = {1: "cf0ed26432fe62078ebd88bc9090bf542d229d2705da61439dea1e34cd3dfff7"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
 DYNAMICS = {1: "7f80bb2821abb19ad8ebe0446a6aabce54e0ba417d83ed3093053d220cb214bc"}
 """By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""
 BINS = {1: "2ba9e0ea8230376512fe875bfe174f398a1c1606cc3c1c6dc43e3aa83f63131c"}
 """By `bins.CODE_VERSION`: SHA-256 of bins.py and graph_cut.py, whose change may change what is in a bin of DQ."""
+ENCODER_FILES = ("clip.py", "projection.py")
+ENCODERS = {1: "d19c9790f027b4d674160ec43b2a19d4c48af61ac38c8288b758883d8c5199d1"}
+"""By `encoders.CODE_VERSION`: SHA-256 of encoders.py and the files above: what an encoder and its columns become."""
+WEAK_TEACHERS = {1: "8d3713a5d9506ed76b44c78474e6698c729bccae7fd228a6c3ac30f129759458"}
+"""By `weak_teachers.CODE_VERSION`: SHA-256 of weak_teachers.py, whose change may change what a snapshot is."""
+PROJECTORS = {1: "fefa1c88756d24b565017233e192999a51537c324e5a12b9419fec050d5918fb"}
+"""By `projector.CODE_VERSION`: SHA-256 of projector.py and ddbench/projection.py, whose change may change factors."""
 SOURCES = {
     student: (STUDENT, STUDENT_FILES, ()),
     experts: (EXPERTS, EXPERT_FILES, EXPERT_ENGINES),
     priors: (PRIORS, (), PRIOR_ENGINES),
     dynamics: (DYNAMICS, (), ("dynamics.py",)),
     bins: (BINS, (), ("bins.py", "graph_cut.py")),
+    encoders: (ENCODERS, ENCODER_FILES, ("encoders.py",)),
+    weak_teachers: (WEAK_TEACHERS, (), ("weak_teachers.py",)),
+    projector: (PROJECTORS, ("projection.py",), ("projector.py",)),
 }
 """Module with a CODE_VERSION -> pins, files of the core and of the engines that the number stands for."""
 

@@ -77,7 +77,13 @@ def digits():
 
 def a_task(ipc=2, data=None, seed=5, network=TWO, stage_seed=0, checkpoint=None):
     return Task(
-        data or digits(), Budget(ipc), network, seed, CPU, stage_seed=stage_seed, checkpoint=checkpoint or Checkpoint(None)
+        data or digits(),
+        Budget(ipc),
+        network,
+        seed,
+        CPU,
+        stage_seed=stage_seed,
+        checkpoint=checkpoint or Checkpoint(None),
     )
 
 
@@ -300,7 +306,7 @@ def test_snapshots_are_shared_by_synthesis_seeds_and_by_choices_of_epochs():
 
 
 def test_nine_snapshots_of_the_paper_are_evenly_spaced():
-    assert WeakFields(teacher_epochs=90).snapshot_epochs() == [1, 12, 23, 34, 46, 57, 68, 79, 90]
+    assert WeakFields(teacher_epochs=90).snapshot_epochs() == [1, 12, 23, 34, 45, 57, 68, 79, 90]
     assert WeakFields(teacher_epochs=90, snapshot_last=9).snapshot_epochs() == list(range(1, 10))
     with pytest.raises(ValidationError, match="do not fit epochs 1 to 8"):
         WeakFields(teacher_epochs=8)
@@ -310,7 +316,7 @@ def test_nine_snapshots_of_the_paper_are_evenly_spaced():
 
 def test_weak_labels_are_the_mean_or_those_of_one():
     task = a_task()
-    found = weak_teachers(task, WeakFields(teacher_epochs=3, snapshots=3))
+    found = weak_teachers(task, WeakFields(teacher_epochs=3, snapshots=3, teacher_batch=10))
     images = task.tensors(task.space("normalised"))[0][:7].requires_grad_()
     outputs = torch.stack([teacher.module(CPU)(images) for teacher in found])
     batch = Batch(images, torch.arange(7), 0)
@@ -359,7 +365,9 @@ def test_columns_are_normalised_class_means_of_features():
     columns = class_means(task, encoder)
     assert columns.shape == (encoder.width, 10)
     for c in range(10):
-        mean = torch.stack([encoder.module(images[i : i + 1])[0] for i in (labels == c).nonzero()[:, 0]]).double().mean(0)
+        mean = (
+            torch.stack([encoder.module(images[i : i + 1])[0] for i in (labels == c).nonzero()[:, 0]]).double().mean(0)
+        )
         assert torch.allclose(columns[:, c].double(), mean / mean.norm(), atol=1e-6)
 
 
@@ -401,7 +409,9 @@ def test_a_wish_that_cannot_be_met_is_one_line_before_anything_is_trained(change
 
 def test_a_stand_in_needs_other_classes():
     data = digits()
-    two = replace(data, class_names=data.class_names[:2], train=memory_split(data.train.read()[:20], torch.arange(20) % 2))
+    two = replace(
+        data, class_names=data.class_names[:2], train=memory_split(data.train.read()[:20], torch.arange(20) % 2)
+    )
     with pytest.raises(UsageError, match="2 are too few"):
         distilled(a_task(data=two), **NEVER)
 
@@ -433,7 +443,14 @@ def test_a_step_of_the_fit_is_that_of_the_papers_loss():
     """One step of SGD from B = 0 on the whole split: the gradient of the loss written out, by autograd in float64."""
     task = a_task()
     fields = FitFields(
-        rank_conv=2, rank_columns=3, fit_optimizer="sgd", fit_lr=0.5, fit_epochs=1, fit_batch=150, fit_crop="none", fit_ce=0.3
+        rank_conv=2,
+        rank_columns=3,
+        fit_optimizer="sgd",
+        fit_lr=0.5,
+        fit_epochs=1,
+        fit_batch=150,
+        fit_crop="none",
+        fit_ce=0.3,
     )
     start = start_of(task, EncoderFields(encoder=ONE, encoder_drawn=True))
     before = start.encoder.hash, {k: v.clone() for k, v in start.encoder.module.state_dict().items()}
@@ -463,7 +480,7 @@ def test_a_step_of_the_fit_is_that_of_the_papers_loss():
 
 
 def test_the_fit_brings_the_projector_to_its_labels_and_leaves_teachers_alone():
-    task = a_task(data=load_dataset("digits"))
+    task = a_task(data=load_dataset("digits"), network="convnet-d2-w16-bn")
     weak = weak_teachers(task, WeakFields(teacher_epochs=6, snapshots=2, snapshot_first=4))
     states = [{k: v.clone() for k, v in t.state.items()} for t in weak]
     start = start_of(task, EncoderFields(encoder="stand-in", stand_in_epochs=6))
@@ -550,7 +567,7 @@ def test_a_stopped_job_goes_on_to_the_same_bits(label, step, left, tmp_path, mon
     if left is not None:
         assert watch.steps[label] == left
     else:
-        assert watch.steps["updating tiles"] == (10 if label.startswith("training") else 7)
+        assert watch.steps["updating tiles"] == (10 if label.startswith("training") else 6)
 
 
 # the image update
@@ -597,7 +614,9 @@ def test_an_update_brings_tiles_nearer_to_their_patches_features():
         return tiles
 
     plain = patch_images(task, space, classify, PatchFields(factor=2, pool=20), note)
-    new = patch_images(task, space, classify, PatchFields(factor=2, pool=20), Updater(task, fields, encoder.module, space))
+    new = patch_images(
+        task, space, classify, PatchFields(factor=2, pool=20), Updater(task, fields, encoder.module, space)
+    )
     for images in (plain, new):
         wanted = torch.cat([seen[label] for label in range(10)])
         given = encoder.module(enlarged(cut_tiles(images, 2), 8))
@@ -730,7 +749,11 @@ def test_an_encoder_without_an_embedding_or_of_other_channels_is_refused(synset)
     task = a_task()
     flat = networks.create("torchvision:squeezenet1_1", channels=3, side=32, classes=10)
     kept = task.keep_teacher(
-        replace(task.teacher("torchvision:squeezenet1_1", task.space("pixel"), "0" * 64, flat.state_dict()), channels=3, side=32)
+        replace(
+            task.teacher("torchvision:squeezenet1_1", task.space("pixel"), "0" * 64, flat.state_dict()),
+            channels=3,
+            side=32,
+        )
     )
     with pytest.raises(UsageError, match="has no embedding"):
         task.labeller(changed(synset, params={"encoder": {"kind": "teacher", "hash": kept}}))
@@ -860,7 +883,8 @@ def test_before_the_fit_the_projector_is_zero_shot_clip(tiny, colours):
 
 def test_class_means_may_take_the_place_of_texts(tiny, colours):
     synset = distilled(
-        a_task(ipc=1, data=colours, network=ONE), **{**CLIPPED, "encoder": f"open_clip:{tiny}", "columns": "class-means"}
+        a_task(ipc=1, data=colours, network=ONE),
+        **{**CLIPPED, "encoder": f"open_clip:{tiny}", "columns": "class-means"},
     )
     assert synset.targets.params["columns"] is None and synset.targets.tensors["columns"].shape == (24, 2)
 
@@ -900,7 +924,7 @@ def test_weights_that_cannot_be_had_are_one_line(monkeypatch):
 
     monkeypatch.setattr(open_clip, "create_model", refuse)
     clip.load_clip.cache_clear()
-    with pytest.raises(UsageError, match="cannot be loaded .no network.: let them be fetched once") as caught:
+    with pytest.raises(UsageError, match=r"cannot be loaded \(no network\): let them be fetched once") as caught:
         clip.load_clip("RN50", "openai", 0)
     assert "\n" not in str(caught.value)
 
@@ -911,7 +935,7 @@ def test_wordnet_ids_become_words():
     with pytest.raises(UsageError, match="'n99999999' looks like a WordNet id"):
         clip.words_of(["n01440764", "n99999999"])
     assert clip.prompts_of("{}!", ["a_b"]) == ["a b!"]
-    with pytest.raises(UsageError, match="one {}"):
+    with pytest.raises(UsageError, match=r"one \{\}"):
         clip.prompts_of("{} {}", ["a"])
 
 
@@ -956,7 +980,9 @@ def test_the_real_resnet_of_clip_with_drawn_weights_from_end_to_end(tmp_path):
 
 
 def test_published_recipes_are_the_papers():
-    entries = {(e.dataset, b.ipc): e for e in published(find_method("hello")).recipe for b in e.budgets() if e.name == "paper"}
+    entries = {
+        (e.dataset, b.ipc): e for e in published(find_method("hello")).recipe for b in e.budgets() if e.name == "paper"
+    }
     assert set(entries) == {(name, ipc) for name in ("imagenet-100", "imagenet-1k") for ipc in (1, 10, 50)}
     for (name, _), entry in entries.items():
         fields = entry.hyper

@@ -158,7 +158,9 @@ def _check_encoder(encoder: Any) -> None:
     kind = encoder.get("kind") if isinstance(encoder, dict) else None
     fields = ENCODERS.get(kind) if isinstance(kind, str) else None
     if fields is None or set(encoder) - {"seed"} != fields:
-        raise UsageError("projector targets: encoder must be a teacher with its hash, or an open_clip model with its tag")
+        raise UsageError(
+            "projector targets: encoder must be a teacher with its hash, or an open_clip model with its tag"
+        )
     if kind == "teacher":
         if not _is_hash(encoder["hash"]) or "seed" in encoder:
             raise UsageError(f"projector targets: {encoder['hash']!r:.80} is not a teacher's hash")
@@ -193,7 +195,9 @@ def _check_tensors(targets: Targets, classes: int) -> None:
         raise UsageError(f"projector targets: a tensor {STORED} goes with columns = null, and with nothing else")
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or tensor.dim() != 2 or not tensor.numel():
-            raise UsageError(f"projector targets: {name} must be a float32 matrix, not {tensor.dtype} {list(tensor.shape)}")
+            raise UsageError(
+                f"projector targets: {name} must be a float32 matrix, not {tensor.dtype} {list(tensor.shape)}"
+            )
         part, _, end = name.rpartition(".")
         if name != STORED and (end not in ("a", "b") or not {f"{part}.a", f"{part}.b"} <= set(tensors)):
             raise UsageError(f"projector targets: {name!r} is not one of a pair of factors, PART.a and PART.b")

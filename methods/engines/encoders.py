@@ -26,7 +26,9 @@ from ddbench.teachers import Teacher
 from .bins import LIBRARY_CLASSES
 from .squeeze import SqueezeFields, squeeze
 
-CODE_VERSION = 1  # raise when a change here changes what an encoder or its columns become; a test pins the source
+CODE_VERSION = (
+    1  # raise when a change here, in clip.py or projection.py changes encoders or columns; a test pins the source
+)
 STAND_IN, OPEN_CLIP, TEACHER = "stand-in", "open_clip:", "teacher:"
 _VALUES = 64 * 3 * 224 * 224  # of images in one forward
 
@@ -246,4 +248,6 @@ def _class_means(task: Task, encoder: Encoder) -> Tensor:
         features = body(encoder.read(task.read(encoder.space, parts[number])))
         total.index_add_(0, task.dataset.labels[parts[number]].to(task.device), features.double())
     encoder.module.cpu()
-    return torch.nn.functional.normalize(total, dim=1).T.float().cpu().contiguous()  # a mean and a sum have one direction
+    return (
+        torch.nn.functional.normalize(total, dim=1).T.float().cpu().contiguous()
+    )  # a mean and a sum have one direction
