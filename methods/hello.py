@@ -15,6 +15,7 @@ Differences from the paper: see `DIFFERENCES`. No figure here was measured with 
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -113,7 +114,7 @@ class Embedding(nn.Module):
 
     def __init__(self, start: Start) -> None:
         super().__init__()
-        self.encoder, self.body = start.encoder, start.encoder.module
+        self.encoder, self.body = start.encoder, deepcopy(start.encoder.module)  # the copy moves to the device
 
     def forward(self, images: torch.Tensor) -> Any:
         """Features [b, d]."""

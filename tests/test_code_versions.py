@@ -59,14 +59,14 @@ PRIORS = {1: "cf0ed26432fe62078ebd88bc9090bf542d229d2705da61439dea1e34cd3dfff7"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
 DYNAMICS = {1: "7f80bb2821abb19ad8ebe0446a6aabce54e0ba417d83ed3093053d220cb214bc"}
 """By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""
-BINS = {1: "2ba9e0ea8230376512fe875bfe174f398a1c1606cc3c1c6dc43e3aa83f63131c"}
+BINS = {1: "fd45416dc98ce1f685352376d928bc70792a08a2e3cd125e8677e4bb3504e1d3"}
 """By `bins.CODE_VERSION`: SHA-256 of bins.py and graph_cut.py, whose change may change what is in a bin of DQ."""
 ENCODER_FILES = ("clip.py", "projection.py")
-ENCODERS = {1: "d19c9790f027b4d674160ec43b2a19d4c48af61ac38c8288b758883d8c5199d1"}
+ENCODERS = {1: "2d8bfa92d51d66b1eb0a12761415a3901d194054436a208b816aa91a6a332d64"}
 """By `encoders.CODE_VERSION`: SHA-256 of encoders.py and the files above: what an encoder and its columns become."""
 WEAK_TEACHERS = {1: "8d3713a5d9506ed76b44c78474e6698c729bccae7fd228a6c3ac30f129759458"}
 """By `weak_teachers.CODE_VERSION`: SHA-256 of weak_teachers.py, whose change may change what a snapshot is."""
-PROJECTORS = {1: "fefa1c88756d24b565017233e192999a51537c324e5a12b9419fec050d5918fb"}
+PROJECTORS = {1: "a0912ff1c6df2aea21cbcdc62e51e6884f0e137ec0222a418b28fffa7fb9ca83"}
 """By `projector.CODE_VERSION`: SHA-256 of projector.py and ddbench/projection.py, whose change may change factors."""
 SOURCES = {
     student: (STUDENT, STUDENT_FILES, ()),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ddbench import networks
 from ddbench.canonical import tensors_digest
 from ddbench.errors import UsageError
+from ddbench.projection import resized as resized
 from ddbench.randomness import forked
 from ddbench.space import Space
 from ddbench.task import Task
@@ -86,13 +87,6 @@ class Encoder:
         parts = places.split(max(1, _VALUES // (task.dataset.channels * self.side**2)))
         features = torch.cat([self.embed(resized(task.read(self.space, part), self.side)) for part in parts])
         return features.double(), self.head(features).double()
-
-
-def resized(images: Tensor, side: int) -> Tensor:
-    """Images [b, C, H, W] bilinearly at another side, smoothed where they shrink; those that have it as they are."""
-    if images.shape[-1] == side:
-        return images
-    return nn.functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
 
 
 def bins_of(task: Task, fields: BinFields, counts: Sequence[int]) -> list[list[Tensor]]:

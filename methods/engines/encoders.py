@@ -5,6 +5,7 @@ network that is trained here on some of the split's classes only and loses its h
 to it. The projector then serves all classes, whose images it is fitted to.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -240,14 +241,13 @@ def class_means(task: Task, encoder: Encoder) -> Tensor:
 
 @torch.no_grad()
 def _class_means(task: Task, encoder: Encoder) -> Tensor:
-    body = encoder.module.to(task.device)
+    body = deepcopy(encoder.module).to(task.device)
     total = torch.zeros(len(task.dataset.class_names), encoder.width, dtype=torch.float64, device=task.device)
     size = max(1, _VALUES // (encoder.channels * encoder.side**2))
     parts = torch.arange(len(task.dataset.labels)).split(size)
     for number in task.loop(0, len(parts), "averaging features"):
         features = body(encoder.read(task.read(encoder.space, parts[number])))
         total.index_add_(0, task.dataset.labels[parts[number]].to(task.device), features.double())
-    encoder.module.cpu()
     return (
         torch.nn.functional.normalize(total, dim=1).T.float().cpu().contiguous()
     )  # a mean and a sum have one direction

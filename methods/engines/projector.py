@@ -9,6 +9,7 @@ networks could not be read by hash.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -122,7 +123,8 @@ class Adapted(nn.Module):
         self.names = {name.replace(".", "-"): name for name in factors}  # a parameter's name has no dot
         self.factors = nn.ParameterDict({key: nn.Parameter(factors[name].clone()) for key, name in self.names.items()})
         self.register_buffer("columns", start.columns, persistent=False)
-        self._frozen = (start.encoder.module,)  # in a tuple: neither in the state, nor put in train mode
+        # a copy, which moves to the device; in a tuple: neither in the state, nor put in train mode
+        self._frozen = (deepcopy(start.encoder.module),)
 
     def _apply(self, function: Any, recurse: bool = True) -> "Adapted":
         self._frozen[0]._apply(function)
@@ -197,7 +199,6 @@ def fitted(task: Task, fields: FitFields, start: Start, labels: Labeller, labell
             loop=lambda begin, total: task.loop(begin, total, "fitting the projector"),
             checkpoint=stage.checkpoint("product"),
         )
-        encoder.module.cpu()  # where it was: others read it
         return {name: factor.detach() for name, factor in adapted.named_factors().items()}, {}
 
     tensors = dict(stage.product(make).tensors)
