@@ -30,7 +30,7 @@ from ddbench.synset import SynSet
 from ddbench.targets import distances
 from ddbench.task import Task
 
-from .engines.cam import ActivationMaps, require_maps, window_shares
+from .engines.cam import AT_ONCE, ActivationMaps, require_maps, window_shares
 from .engines.decoupled import DecoupledHyper, Start, recovered, starts
 from .engines.measured_norm import require_norms
 from .engines.patches import Scored, crop_boxes, crop_errors, require_patches, tiled
@@ -115,7 +115,9 @@ def critical(task: Task, space: Space, maps: ActivationMaps, hyper: NRRDDHyper) 
 
     def pick(pool: Tensor, label: int) -> Scored:
         boxes = crop_boxes(task, pool, label, hyper)
-        parts = [maps(task.read(space, part), torch.full_like(part, label).to(task.device)) for part in pool.split(256)]
+        parts = [
+            maps(task.read(space, part), torch.full_like(part, label).to(task.device)) for part in pool.split(AT_ONCE)
+        ]
         ratios = window_shares(torch.cat(parts), boxes, mean=hyper.cam_ratio == "mean").cpu().max(1)
         kept = ratios.values.argsort(descending=True, stable=True)[: hyper.top or max(wanted, len(pool) // 2)]
         places, boxes = pool[kept], boxes[kept, ratios.indices[kept]]

@@ -89,7 +89,9 @@ def record(
     """
     recipe, makers = synset.student_recipe, synset.targets
     if recipe is None or makers is None or makers.kind != "teachers":
-        raise UsageError(f"to record a {form.kind}, a set needs a student recipe and targets of the kind teachers")
+        raise UsageError(
+            f"to record {form.kind} targets, a set needs a student recipe and targets of the kind teachers"
+        )
     count = training_count(synset)
     steps, batch = _steps(form.kind, recipe.steps(count), keep), min(recipe.batch, count)
     form.require_room(batch, len(steps))

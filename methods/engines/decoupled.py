@@ -52,21 +52,20 @@ def recovered(
         refine: see `Recovery`.
     """
     space, ipc = space_of(teachers), equal_shares(task)[0]
-    used = {name for ballot in votes for name in ballot}
-    voters = {name: Voter(teachers[name].module(task.device)) for name in sorted(used)}
     begin, blocks = start or starts(task, hyper, teachers), class_blocks(task, hyper.block)
     problems = [
         Problem((j, k), classes, partial(begin, j, k, classes), votes[j])
         for j in range(ipc)
         for k, classes in enumerate(blocks)
     ]
-    keep = partial(stored, space=space, codec=hyper.codec)
+    labels, keep = torch.cat([p.labels for p in problems]), partial(stored, space=space, codec=hyper.codec)
+    if not hyper.iterations:  # images stay as they begin
+        return torch.cat([keep(problem.begin(task.device)) for problem in problems]), labels
+    used = {name for ballot in votes for name in ballot}
+    voters = {name: Voter(teachers[name].module(task.device)) for name in sorted(used)}
     black, white = (bound.to(task.device) for bound in pixel_bounds(space, task.dataset.channels))
-    if hyper.iterations:
-        images = Recovery(task, hyper, voters, (black, white), refine=refine).run(problems, keep)
-    else:  # images stay as they begin
-        images = [keep(problem.begin(task.device)) for problem in problems]
-    return torch.cat(images), torch.cat([problem.labels for problem in problems])
+    recovery = Recovery(task, hyper, voters, (black, white), refine=refine)
+    return torch.cat(recovery.run(problems, keep)), labels
 
 
 def require_recoverable(task: Task, hyper: DecoupledHyper, names: Sequence[str]) -> None:
