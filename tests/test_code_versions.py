@@ -26,7 +26,7 @@ STUDENT_FILES = (
     "streams.py",
     "student.py",
 )
-STUDENT = {1: "888970c7fb374290913229094cb1d426b311759fd14db22461fde44a0344f785"}
+STUDENT = {1: "668db1851a0181d02b3d01ec0c8c50c705ae71db8758941a0f2933401514ea24"}
 """By `ddbench.student.CODE_VERSION`: SHA-256 of the files above, whose change may change what a training gives."""
 EXPERT_FILES = (
     "augment/crops.py",
@@ -55,7 +55,7 @@ PRIOR_ENGINES = (
     "students.py",
     "windows.py",
 )
-PRIORS = {1: "2bbfeb26110402d6a1a43bb468bf8c1184bcfdbedbae9d4b329ab8461a69c476"}
+PRIORS = {1: "f05f74a22420cd0150a1912c4d662c92cc85fe597e5354c3e88c53d88223c884"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
 DYNAMICS = {1: "7f80bb2821abb19ad8ebe0446a6aabce54e0ba417d83ed3093053d220cb214bc"}
 """By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""
