@@ -5,15 +5,15 @@
    that hold most; of those the IPC * factor^2 with the LOWEST confidence f_y, tiled factor x factor into IPC images.
 3. NRR: what a class is not recognised by is refined. T times, M = max(0, eps - C(x)),
 
-       x <- x - M * eta * grad_x ( CE(f(x), y) + alpha_bn BN(x) ),     clamped to the pixel range,
+       x <- x - M * eta * grad_x ( CE(f(x), y) + alpha_bn BN(x) ),
 
-   BN as in `engines.recover`, C looked up anew every `cam_every` steps.
+   BN as in `engines.recover`, C looked up anew every `cam_every` steps, x clamped to the pixel range after each.
 4. Labels: the teacher's logits for every view, KL at temperature T, online or replayed; or DBR: for every view only
    d_org = CE(f, own one-hot label) and d_aug = CE(f, that of what CutMix mixed in), and students learn
 
        CE(student, mixed label) + alpha_dbr mean( (d_org - its own)^2, (d_aug - its own)^2 ).
 
-Differences from the paper: see `DIFFERENCES`. Figures: the records of `results/measured`.
+Differences from the paper: see `DIFFERENCES`. Not yet measured at the paper's sizes.
 """
 
 from typing import Literal
@@ -43,7 +43,7 @@ DIFFERENCES = (
     *FAMILY_DIFFERENCES,
     "no number of the paper is established (t, tiles, eps, eta, steps, alpha_bn, alpha_dbr, crops, the student's "
     "training): what a recipe gives is ours, or RDED's where that is named",
-    "a crop's CAM ratio is the share of the image's map inside its window; each image competes with its best crop alone",
+    "a crop's CAM ratio is the share of the image's map inside its window, and each image competes with its best crop alone",
     "maps are HiResCAM, which is CAM where global average pooling and one linear layer end the teacher",
     "refinement is plain gradient descent of constant step size on the images as they are, without crops, flips or rolls",
     "the gradient is that of the mean over a block of images, one a class, whose statistics are taken together",
