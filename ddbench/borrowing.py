@@ -13,6 +13,7 @@ from ddbench.student import CODE_VERSION, predict
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, Targets
 from ddbench.targets import targets_of
+from ddbench.targets.distances import record_distances
 from ddbench.targets.replay import record_replay
 from ddbench.teachers import require
 from ddbench.views import expand
@@ -37,8 +38,8 @@ def lender_of(synset: SynSet) -> Lender:
 def borrow(baseline: SynSet, lender: SynSet, dataset: Dataset, device: torch.device = CPU) -> SynSet:
     """The baseline with the lender's student recipe and, where it can have them, the lender's labels.
 
-    Teachers that label online are copied. Stored labels that named teachers made (a replay says which, else provenance
-    does) are made again by the same teachers for the baseline's own images. Learned labels have no counterpart for other
+    Teachers that label online are copied. Stored labels that named teachers made (a replay and distances say which, else
+    provenance does) are made again by the same teachers for the baseline's own images. Learned labels have no counterpart for other
     images, and labels that begin as outputs of experts count as learned: the student then learns the classes by
     cross-entropy, all else equal. Views stay with the lender: they were made for its images.
 
@@ -64,8 +65,8 @@ def borrow(baseline: SynSet, lender: SynSet, dataset: Dataset, device: torch.dev
     kind, targets = targets_of(lender)
     if kind.teachers(lender):
         return replace(own, targets=targets)
-    if targets.kind == "replay":
-        return replace(own, targets=_replayed(own, targets, dataset, device))
+    if targets.kind in ("replay", "distances"):
+        return replace(own, targets=_recorded(own, targets, dataset, device))
     labelled = _relabel(own, lender, dataset, device)
     if labelled is not None:
         return replace(own, targets=labelled)
@@ -89,28 +90,26 @@ def by_classes(recipe: StudentRecipe) -> StudentRecipe:
     return recipe.model_copy(update={"labels": "classes", "loss": {"name": "ce"}})
 
 
-def _replayed(own: SynSet, lent: Targets, dataset: Dataset, device: torch.device) -> Targets:
-    """The replay of a set's own images by the lender's teachers, made once and kept in the cache.
+def _recorded(own: SynSet, lent: Targets, dataset: Dataset, device: torch.device) -> Targets:
+    """The replay or distances of a set's own images by the lender's teachers, made once and kept in the cache.
 
     Where the lender kept every step of its training, so does the set; else both keep the same steps.
     """
     assert own.student_recipe is not None
     asked, steps = replace(own, targets=Targets("teachers", lent.params["made_by"])), lent.tensors["steps"].tolist()
     keep = None if len(steps) == own.student_recipe.steps(lent.params["images"]) else steps
-    values = lent.tensors.get("values")
-    how: dict[str, Any] = {
-        "seed": lent.params["seed"],
-        "encoding": lent.params["encoding"],
-        "keep": keep,
-        "topk": None if values is None else values.shape[-1],
-    }
+    how: dict[str, Any] = {"seed": lent.params["seed"], "keep": keep}
+    if lent.kind == "replay":
+        values = lent.tensors.get("values")
+        how |= {"encoding": lent.params["encoding"], "topk": None if values is None else values.shape[-1]}
 
     def make() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        made = record_replay(asked, dataset, device, **how)
+        record = record_replay if lent.kind == "replay" else record_distances
+        made = record(asked, dataset, device, **how)
         return made.tensors, made.params
 
-    product = Stage("borrowed-replay", {"set": asked.hash, **how, "code": CODE_VERSION}).product(make)
-    return Targets("replay", product.info, product.tensors)
+    product = Stage(f"borrowed-{lent.kind}", {"set": asked.hash, **how, "code": CODE_VERSION}).product(make)
+    return Targets(lent.kind, product.info, product.tensors)
 
 
 def _relabel(own: SynSet, lender: SynSet, dataset: Dataset, device: torch.device) -> Targets | None:

@@ -16,11 +16,12 @@ from ddbench.data import Dataset, Split
 from ddbench.errors import NotDefined, UsageError
 from ddbench.evaluation import Setting
 from ddbench.jobs import DataName, DistillJob, check_budget, finished
+from ddbench.losses import Answer
 from ddbench.meter import Meter
 from ddbench.probe import PROBE_STEPS, Enough, Probe, brief
 from ddbench.protocol import find_protocol
 from ddbench.randomness import rng
-from ddbench.student import Labeller, Stream, predict, train
+from ddbench.student import Batch, Labeller, Stream, predict, train
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet
 
@@ -207,4 +208,10 @@ def _fixed_labels(recipe: StudentRecipe, dataset: Dataset, device: torch.device)
     """Stored labels cost nothing worth timing; teachers in the set itself are left out."""
     if recipe.labels == "classes":
         return None
-    return lambda batch: torch.zeros(len(batch.index), len(dataset.class_names), device=device)
+    classes = len(dataset.class_names)
+
+    def label(batch: Batch) -> Answer:
+        zeros = torch.zeros(len(batch.index), classes + 2, device=device)
+        return Answer(zeros[:, :classes], zeros[:, classes:])
+
+    return label

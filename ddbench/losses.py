@@ -5,7 +5,7 @@ A loss is called with the student's logits [b, K] and `Labels`, and gives the ba
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field
@@ -20,6 +20,19 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a labeller says of a batch, where that is not logits alone.
+
+    Attributes:
+        logits: [b, K], see `Labels`; or none.
+        distances: [b, 2], see `Labels`; or none.
+    """
+
+    logits: torch.Tensor | None = None
+    distances: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Labels:
     """What a batch's images stand for.
 
@@ -28,12 +41,26 @@ class Labels:
         logits: [b, K] from a teacher or a stored soft label, for the images as the student sees them; or none.
         permutation, weight: of a mixed batch (CutMix, MixUp): image i holds `weight` of itself and the rest of image
             `permutation[i]`. Logits are of the mixed image already.
+        distances: [b, 2], a teacher's `distances` for the images as the student sees them; or none.
     """
 
     classes: torch.Tensor
     logits: torch.Tensor | None = None
     permutation: torch.Tensor | None = None
     weight: float = 1.0
+    distances: torch.Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        classes: torch.Tensor,
+        said: torch.Tensor | Answer | None,
+        permutation: torch.Tensor | None = None,
+        weight: float = 1.0,
+    ) -> Self:
+        """The labels of a batch about which a labeller said logits, an `Answer`, or nothing."""
+        answer = said if isinstance(said, Answer) else Answer(said)
+        return cls(classes, answer.logits, permutation, weight, answer.distances)
 
 
 Loss = Callable[[torch.Tensor, Labels], torch.Tensor]
@@ -88,7 +115,42 @@ def squared_error_cross_entropy(beta: Weight) -> Loss:
     return lambda student, labels: F.mse_loss(student, _logits(labels)) + beta * classes(student, labels)
 
 
+def distances(logits: torch.Tensor, classes: torch.Tensor, permutation: torch.Tensor | None) -> torch.Tensor:
+    """Cross-entropies [b, 2] of logits [b, K] with two one-hot labels: an image's own, and that of what is mixed into it.
+
+    Args:
+        logits: of the images as augmented and mixed.
+        classes: int64 [b], of the images before they are mixed.
+        permutation: int64 [b], see `Labels`; None: nothing is mixed, and both are the same.
+    """
+    other = classes if permutation is None else classes[permutation]
+    own, mixed = (F.cross_entropy(logits, wanted, reduction="none") for wanted in (classes, other))
+    return torch.stack([own, mixed], dim=1)
+
+
+def distance_regularised(alpha: Weight, difference: Literal["squared", "absolute"] = "squared") -> Loss:
+    """Cross-entropy with the (mixed) classes plus alpha times what the student's `distances` are off a teacher's.
+
+    DBR of NRR-DD (arXiv 2503.18267). Off: the mean over images and both distances of the squared or absolute difference.
+    """
+    classes, off = cross_entropy(), F.mse_loss if difference == "squared" else F.l1_loss
+
+    def loss(student: torch.Tensor, labels: Labels) -> torch.Tensor:
+        if labels.distances is None:
+            raise UsageError(
+                "this loss needs a teacher's distances (targets of the kind distances), but there are none"
+            )
+        found = distances(student, labels.classes, labels.permutation)
+        return classes(student, labels) + alpha * off(found, labels.distances.to(found.dtype))
+
+    return loss
+
+
 def _logits(labels: Labels) -> torch.Tensor:
+    if labels.distances is not None and labels.logits is None:
+        raise UsageError(
+            "this loss needs a teacher's logits, but the set's targets hold distances: loss dbr reads those"
+        )
     if labels.logits is None:
         raise UsageError("this loss needs soft labels (labels = targets or teacher), but the recipe reads classes only")
     return labels.logits
@@ -103,5 +165,6 @@ LOSSES = Components(
         "soft-ce": soft_cross_entropy,
         "ce-kd": distilled_cross_entropy,
         "mse-ce": squared_error_cross_entropy,
+        "dbr": distance_regularised,
     },
 )

@@ -13,6 +13,7 @@ import torch
 
 from ddbench.augment import Augmentation, build_augmentation, build_mixing
 from ddbench.errors import UsageError
+from ddbench.losses import Answer
 from ddbench.randomness import rng
 from ddbench.student_recipe import StudentRecipe
 
@@ -37,8 +38,8 @@ class Batch:
     seed: int = 0
 
 
-Labeller = Callable[[Batch], torch.Tensor]
-"""Gives the logits [b, K] that the student should match on a batch."""
+Labeller = Callable[[Batch], torch.Tensor | Answer]
+"""Gives the logits [b, K] that the student should match on a batch, or what else its loss compares with."""
 
 
 @dataclass(frozen=True)

@@ -104,8 +104,8 @@ def train(
         done, loss, before = state.resume()
         for step in (loop or range)(done, steps):
             batch = batches.at(step)
-            logits = labeller(batch) if labeller else None
-            labels = Labels(classes[batch.index], logits, batch.permutation, batch.weight)
+            said = labeller(batch) if labeller else None
+            labels = Labels.of(classes[batch.index], said, batch.permutation, batch.weight)
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * factor(step, steps, steps_per_epoch)
             given = network(batch.images)

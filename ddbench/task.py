@@ -19,6 +19,7 @@ from ddbench.space import Space, make_space, transform_for
 from ddbench.stages import Product, Stage
 from ddbench.streams import Images, Labeller
 from ddbench.synset import SynSet
+from ddbench.targets.distances import record_distances
 from ddbench.targets.replay import record_replay
 from ddbench.teachers import Teacher
 
@@ -283,6 +284,18 @@ class Task:
             encoding=encoding,
             topk=topk,
             loop=lambda start, total: self.loop(start, total, "storing labels"),
+            recall=self.recall_teacher,
+        )
+        return replace(synset, targets=stored)
+
+    def with_distances(self, synset: SynSet) -> SynSet:
+        """A set whose teachers label online, with their logits' distances stored instead; see `targets.distances`."""
+        stored = record_distances(
+            synset,
+            self._source,
+            self.device,
+            seed=self.seed,
+            loop=lambda start, total: self.loop(start, total, "storing distances"),
             recall=self.recall_teacher,
         )
         return replace(synset, targets=stored)

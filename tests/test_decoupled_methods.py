@@ -36,7 +36,7 @@ from ddbench.space import transform_for
 from ddbench.storage import bytes_of
 from ddbench.streams import Stream, views_of
 from ddbench.student import predict, train
-from ddbench.targets import replay
+from ddbench.targets import recording
 from ddbench.task import Task
 from ddbench.teachers import recall
 
@@ -307,7 +307,7 @@ def test_a_committee_that_cannot_vote_is_a_line(changes, words):
     ],
 )
 def test_what_cannot_end_well_does_not_begin(name, network, changes, words, monkeypatch):
-    monkeypatch.setattr(replay, "MAX_BYTES", 100)
+    monkeypatch.setattr(recording, "MAX_BYTES", 100)
     task = Task(digits(), Budget(2), network, SEED, torch.device("cpu"))
     monkeypatch.setattr(task, "open_stage", lambda *_: pytest.fail("a teacher was asked for"))
     with pytest.raises(UsageError, match=words):

@@ -17,7 +17,7 @@ from ddbench.student import train
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, Targets, Views, load, save
 from ddbench.targets import Binding, committee, targets_of
-from ddbench.targets import replay as module
+from ddbench.targets import recording as module
 from ddbench.targets.encodings import LEVELS, TopK, encoding_of
 from ddbench.targets.replay import record_replay
 

@@ -1,6 +1,7 @@
 """Targets: what a SynSet offers a student besides classes. A kind is a plugin of the group `ddbench.targets`.
 
-A kind checks its own content, says what it weighs, and binds to a training as a function from a batch to logits.
+A kind checks its own content, says what it weighs, and binds to a training as a function from a batch to logits, or to
+what else a loss compares with.
 """
 
 from abc import ABC, abstractmethod
@@ -50,7 +51,7 @@ class TargetKind(ABC):
 
     @abstractmethod
     def bind(self, binding: Binding) -> Labeller:
-        """The function that gives a batch's logits [b, K]."""
+        """The function that gives a batch's logits [b, K], or an `Answer` with what else a loss reads."""
 
     @abstractmethod
     def bytes(self, synset: SynSet) -> dict[str, int]:

@@ -10,7 +10,7 @@ from ddbench.errors import UsageError
 from ddbench.grouped import group_batch_norms
 from ddbench.randomness import forked
 from ddbench.space import transform_for
-from ddbench.streams import Batch, Labeller
+from ddbench.streams import Batch
 from ddbench.synset import SynSet
 from ddbench.targets import Binding, TargetKind
 from ddbench.teachers import Teacher, require
@@ -34,7 +34,7 @@ class Teachers(TargetKind):
             raise UsageError("teachers targets hold no tensors")
         check_params(synset.targets.params)
 
-    def bind(self, binding: Binding) -> Labeller:
+    def bind(self, binding: Binding) -> Callable[[Batch], Tensor]:
         """Each teacher sees the batch mapped from the set's space into its own, without gradients."""
         assert binding.synset.targets is not None
         by_batch = binding.synset.targets.params.get("bn") == "batch"

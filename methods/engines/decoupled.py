@@ -16,7 +16,7 @@ from ddbench.teachers import Teacher
 from .codecs import pixel_bounds, stored
 from .measured_norm import Voter, require_norms
 from .patches import PatchFields, patch_images, require_patches
-from .recover import Problem, RecoverFields, Recovery
+from .recover import Problem, RecoverFields, Recovery, Refinement
 from .relabel import RelabelFields
 from .selection import equal_shares, random_choice
 from .squeeze import SqueezeFields
@@ -33,7 +33,13 @@ class DecoupledHyper(SqueezeFields, PatchFields, RecoverFields, RelabelFields):
 
 
 def recovered(
-    task: Task, hyper: DecoupledHyper, teachers: Mapping[str, Teacher], votes: Sequence[Votes]
+    task: Task,
+    hyper: DecoupledHyper,
+    teachers: Mapping[str, Teacher],
+    votes: Sequence[Votes],
+    *,
+    start: "Start | None" = None,
+    refine: Refinement | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Images [IPC * K, C, H, W] as the codec stores them, and their classes: IPC index by IPC index, in class order.
 
@@ -42,20 +48,24 @@ def recovered(
         hyper: how.
         teachers: by name.
         votes: for each IPC index, the voters with their weights.
+        start: where images begin; None: as `hyper.init` says.
+        refine: see `Recovery`.
     """
     space, ipc = space_of(teachers), equal_shares(task)[0]
-    used = {name for ballot in votes for name in ballot}
-    voters = {name: Voter(teachers[name].module(task.device)) for name in sorted(used)}
-    start, blocks = _starts(task, hyper, teachers, space), class_blocks(task, hyper.block)
+    begin, blocks = start or starts(task, hyper, teachers), class_blocks(task, hyper.block)
     problems = [
-        Problem((j, k), classes, partial(start, j, k, classes), votes[j])
+        Problem((j, k), classes, partial(begin, j, k, classes), votes[j])
         for j in range(ipc)
         for k, classes in enumerate(blocks)
     ]
+    labels, keep = torch.cat([p.labels for p in problems]), partial(stored, space=space, codec=hyper.codec)
+    if not hyper.iterations:  # images stay as they begin
+        return torch.cat([keep(problem.begin(task.device)) for problem in problems]), labels
+    used = {name for ballot in votes for name in ballot}
+    voters = {name: Voter(teachers[name].module(task.device)) for name in sorted(used)}
     black, white = (bound.to(task.device) for bound in pixel_bounds(space, task.dataset.channels))
-    recovery = Recovery(task, hyper, voters, (black, white))
-    images = recovery.run(problems, lambda learned: stored(learned, space, hyper.codec))
-    return torch.cat(images), torch.cat([problem.labels for problem in problems])
+    recovery = Recovery(task, hyper, voters, (black, white), refine=refine)
+    return torch.cat(recovery.run(problems, keep)), labels
 
 
 def require_recoverable(task: Task, hyper: DecoupledHyper, names: Sequence[str]) -> None:
@@ -80,8 +90,9 @@ Start = Callable[[int, int, Tensor], Tensor]
 """(IPC index, number of the block, its classes) -> images [B, C, H, W]."""
 
 
-def _starts(task: Task, hyper: DecoupledHyper, teachers: Mapping[str, Teacher], space: Space) -> Start:
-    data = task.dataset
+def starts(task: Task, hyper: DecoupledHyper, teachers: Mapping[str, Teacher]) -> Start:
+    """Where images begin, as `hyper.init` says."""
+    data, space = task.dataset, space_of(teachers)
     if hyper.init == "noise":
         return lambda j, k, classes: torch.randn(
             len(classes), data.channels, data.side, data.side, generator=task.rng("recover-start", "noise", j, k)

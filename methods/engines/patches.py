@@ -41,6 +41,10 @@ class Scored:
     boxes: Tensor
     errors: Tensor
 
+    def at(self, chosen: Tensor) -> "Scored":
+        """Those at some positions, int64 on the CPU."""
+        return Scored(self.places[chosen], self.boxes[chosen], self.errors[chosen.to(self.errors.device)])
+
 
 Refine = Callable[[int, Tensor, Tensor], Tensor]
 """(class, its patches at full size [IPC * factor^2, C, H, W], its images) -> images in their place."""
@@ -62,18 +66,32 @@ def patch_images(
         UsageError: a side that the factor does not divide, or fewer images looked at than patches wanted.
     """
     require_patches(task, fields)
-    data, ipc = task.dataset, task.ipc or 0
-    pools = [pool[: fields.pool] for pool in _shuffled(task)]
+    wanted = (task.ipc or 0) * fields.factor**2
+
+    def pick(pool: Tensor, label: int) -> Scored:
+        scored = score(task, space, teacher, pool, label, fields)
+        return scored.at(choose(scored.errors.cpu(), wanted, fields.difficulty))
+
+    return tiled(task, space, fields, pick, refine)
+
+
+def tiled(
+    task: Task,
+    space: Space,
+    fields: PatchFields,
+    pick: Callable[[Tensor, int], Scored],
+    refine: Refine | None = None,
+) -> Tensor:
+    """Images as `patch_images` gives them, of the crops that `pick` chooses from a class's pool [p] for its label."""
+    data, pools = task.dataset, list(shuffled_pools(task, fields))
     # zeros: a dry run does not come to all classes
-    images = torch.zeros(len(pools), ipc, data.channels, data.side, data.side)
+    images = torch.zeros(len(pools), task.ipc or 0, data.channels, data.side, data.side)
     for label in task.loop(0, len(pools), "scoring patches"):
-        scored = score(task, space, teacher, pools[label], label, fields)
-        chosen = choose(scored.errors.cpu(), ipc * fields.factor**2, fields.difficulty)
-        tiled = tile(task, space, scored, chosen, fields.factor)
+        picked = pick(pools[label], label)
+        made = tile(task, space, picked, fields.factor)
         if refine is not None:
-            whole = resized_crop(task.read(space, scored.places[chosen]), scored.boxes[chosen])
-            tiled = refine(label, whole, tiled)
-        images[label] = tiled
+            made = refine(label, resized_crop(task.read(space, picked.places), picked.boxes), made)
+        images[label] = made
     return images.flatten(0, 1)
 
 
@@ -89,33 +107,41 @@ def require_patches(task: Task, fields: PatchFields) -> None:
             )
 
 
-def _shuffled(task: Task) -> Iterator[Tensor]:
-    """The places of each class's images, in random order."""
+def shuffled_pools(task: Task, fields: PatchFields) -> Iterator[Tensor]:
+    """The places of each class's images that are looked at, in random order."""
     for label, pool in enumerate(task.class_indices()):
-        yield pool[torch.randperm(len(pool), generator=task.rng("patch-pool", label))]
+        yield pool[torch.randperm(len(pool), generator=task.rng("patch-pool", label))][: fields.pool]
 
 
-@torch.no_grad()
 def score(task: Task, space: Space, teacher: nn.Module, pool: Tensor, label: int, fields: PatchFields) -> Scored:
     """The crop of each image at `pool` [p] on which the teacher's cross-entropy with class `label` is lowest."""
+    drawn = crop_boxes(task, pool, label, fields)
+    errors = crop_errors(task, space, teacher, pool, drawn, label)
+    best = errors.min(dim=1)
+    return Scored(pool, drawn[torch.arange(len(pool)), best.indices.cpu()], best.values)
+
+
+def crop_boxes(task: Task, pool: Tensor, label: int, fields: PatchFields) -> Tensor:
+    """The random square crops of each image at `pool` [p] of class `label`: int64 [p, crops, 4]."""
     drawn = draw_crops(
         len(pool) * fields.crops,
         task.dataset.side,
         task.rng("patch-crops", label),
         scale=(fields.patch_low, 1.0),
         ratio=(1.0, 1.0),
-    ).unflatten(0, (len(pool), fields.crops))
-    boxes, errors = [], []
-    for rows in torch.arange(len(pool)).split(max(1, AT_ONCE // fields.crops)):
-        cut = resized_crop(
-            task.read(space, pool[rows]).repeat_interleave(fields.crops, dim=0), drawn[rows].flatten(0, 1)
-        )
+    )
+    return drawn.unflatten(0, (len(pool), fields.crops))
+
+
+@torch.no_grad()
+def crop_errors(task: Task, space: Space, teacher: nn.Module, pool: Tensor, boxes: Tensor, label: int) -> Tensor:
+    """The teacher's cross-entropy [p, n] with class `label` of n crops `boxes` [p, n, 4] of each image at `pool` [p]."""
+    crops, errors = boxes.shape[1], []
+    for rows in torch.arange(len(pool)).split(max(1, AT_ONCE // crops)):
+        cut = resized_crop(task.read(space, pool[rows]).repeat_interleave(crops, dim=0), boxes[rows].flatten(0, 1))
         labels = torch.full((len(cut),), label, device=cut.device)
-        found = F.cross_entropy(teacher(cut), labels, reduction="none").unflatten(0, (-1, fields.crops))
-        best = found.min(dim=1)
-        errors.append(best.values)
-        boxes.append(drawn[rows, best.indices.cpu()])
-    return Scored(pool, torch.cat(boxes), torch.cat(errors))
+        errors.append(F.cross_entropy(teacher(cut), labels, reduction="none").unflatten(0, (-1, crops)))
+    return torch.cat(errors)
 
 
 def choose(errors: Tensor, wanted: int, difficulty: Literal["easy", "medium"]) -> Tensor:
@@ -125,13 +151,13 @@ def choose(errors: Tensor, wanted: int, difficulty: Literal["easy", "medium"]) -
     return order[first : first + wanted]
 
 
-def tile(task: Task, space: Space, scored: Scored, chosen: Tensor, factor: int) -> Tensor:
-    """Images [len(chosen) / factor^2, C, H, W], each of factor^2 of the chosen patches, row by row."""
-    whole = task.read(space, scored.places[chosen])
+def tile(task: Task, space: Space, chosen: Scored, factor: int) -> Tensor:
+    """Images [p / factor^2, C, H, W], each of factor^2 of the chosen patches, row by row."""
+    whole = task.read(space, chosen.places)
     if factor == 1:
-        return resized_crop(whole, scored.boxes[chosen])
+        return resized_crop(whole, chosen.boxes)
     small = task.dataset.side // factor
-    cut = [_cut(image, box, small) for image, box in zip(whole, scored.boxes[chosen].tolist(), strict=True)]
+    cut = [_cut(image, box, small) for image, box in zip(whole, chosen.boxes.tolist(), strict=True)]
     tiles = torch.stack(cut).unflatten(0, (-1, factor, factor))  # [ipc, row, column, C, h, w]
     return tiles.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 

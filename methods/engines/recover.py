@@ -10,7 +10,8 @@ over images and positions, m_l and v_l the running ones:
 A(x): RandomResizedCrop with area in (c(t), 1), horizontal flip, then roll; each drawn once a step for the whole problem.
 x <- Adam(betas 0.5 and 0.9), step size lr (1 + cos(pi t / T)) / 2, t = 0 .. T - 1, then clamped to the pixel range. The
 last iterate counts. With `compensate`, what is learned is one image u, 0 at first, that is added to all B images, which
-stay (INFER); nothing clamps u.
+stay (INFER); nothing clamps u. With a `Refinement` every pixel has a share M of its step (NRR-DD): x <- x - M eta grad L,
+or x + M (Adam's x - x), eta falling like lr or staying; M is looked up anew every so many steps, and 0 is no step at all.
 
 Problems do not know of each other, so several are stacked: each has batch statistics, crop, flip and roll of its own,
 and the sum of their losses is descended (Adam works element by element, so that is the same as one after another).
@@ -101,6 +102,23 @@ def lower_bound(fields: RecoverFields, step: int) -> float:
     return fields.crop_low + span * share
 
 
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """Steps of which every pixel has its own share, in the place of Adam's.
+
+    Attributes:
+        mask: (images [G B, C, H, W], int64 labels [G B]) -> shares [G B, H, W], 0 or more; without gradients.
+        every: steps for which shares hold; those of step t were looked up at t - t % every.
+        step: "plain", against the gradient, or "adam".
+        schedule: of the step size: "constant", or the "cosine" of the module.
+    """
+
+    mask: Callable[[Tensor, Tensor], Tensor]
+    every: int = 1
+    step: Literal["plain", "adam"] = "plain"
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
 class Recovery:
     """Solves problems, several at once, for one task; goes on where a checkpoint was left."""
 
@@ -113,6 +131,7 @@ class Recovery:
         *,
         compensate: bool = False,
         at_once: int | None = None,
+        refine: Refinement | None = None,
     ) -> None:
         """Say how.
 
@@ -123,9 +142,11 @@ class Recovery:
             bounds: lowest and highest value of a channel, [C, 1, 1] each; None: nothing is clamped.
             compensate: learn one image that is added to all of a problem's, see above.
             at_once: problems in a stack; None: what suits the device and fits its memory.
+            refine: a share of each step for every pixel; None: all of it. It is for images, not for compensators.
         """
+        assert refine is None or not compensate
         self.task, self.fields, self.voters, self.bounds = task, fields, voters, bounds
-        self.compensate, self.at_once = compensate, at_once
+        self.compensate, self.at_once, self.refine = compensate, at_once, refine
 
     def run(self, problems: Sequence[Problem], kept: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
         """What was learned for each problem: [B, C, H, W], or [1, C, H, W] where it is a compensator; on the CPU.
@@ -173,6 +194,7 @@ class Recovery:
             "found": [[i, found[i]] for i in over],
             "stack": stack.values.detach(),
             "adam": stack.optimizer.state_dict(),
+            **({} if stack.shares is None else {"shares": stack.shares}),
         }
 
     def _stacks(self, problems: Sequence[Problem]) -> Iterator[list[int]]:
@@ -220,24 +242,49 @@ class _Stack:
         self.still = torch.cat(starts) if recovery.compensate else None
         values = torch.cat([recovery.first(start) for start in starts]) if state is None else state["stack"].to(device)
         self.values = values.clone().requires_grad_()
-        self.optimizer = torch.optim.Adam([self.values], lr=recovery.fields.recover_lr, betas=BETAS, eps=EPS)
+        self.optimizer: torch.optim.Optimizer
+        if recovery.refine is not None and recovery.refine.step == "plain":
+            self.optimizer = torch.optim.SGD([self.values], lr=recovery.fields.recover_lr)
+        else:
+            self.optimizer = torch.optim.Adam([self.values], lr=recovery.fields.recover_lr, betas=BETAS, eps=EPS)
+        self.shares: Tensor | None = None
         if state is not None:
             self.optimizer.load_state_dict(state["adam"])
+            self.shares = state["shares"].to(device) if recovery.refine else None
         self._window, self._draws = -1, list[Draws]()
 
     def step(self, t: int) -> Tensor:
-        """One step of Adam on all of them; gives the sum of the losses before it."""
-        fields, bounds = self.recovery.fields, self.recovery.bounds
+        """One step of the optimiser on all of them; gives the sum of the losses before it."""
+        fields, bounds, refine = self.recovery.fields, self.recovery.bounds, self.recovery.refine
+        constant = refine is not None and refine.schedule == "constant"
         for group in self.optimizer.param_groups:
-            group["lr"] = fields.recover_lr * (1 + math.cos(math.pi * t / fields.iterations)) / 2
+            group["lr"] = fields.recover_lr * (1 if constant else (1 + math.cos(math.pi * t / fields.iterations)) / 2)
         loss = self.loss(t)
         self.optimizer.zero_grad()
         loss.backward()
-        self.optimizer.step()
+        if refine is None:
+            self.optimizer.step()
+        else:
+            self._refine(refine, t)
         if bounds is not None:
             with torch.no_grad():
                 self.values.copy_(torch.minimum(torch.maximum(self.values, bounds[0]), bounds[1]))
         return loss.detach()
+
+    @torch.no_grad()
+    def _refine(self, refine: Refinement, t: int) -> None:
+        """The optimiser's step, of which every pixel has its share."""
+        if t % refine.every == 0:
+            self.shares = refine.mask(self.values.detach(), self.labels)
+        assert self.shares is not None and self.values.grad is not None
+        shares = self.shares[:, None]
+        if refine.step == "plain":  # the formula to the letter: the share before the product with the step size
+            self.values.grad.mul_(shares)
+            self.optimizer.step()
+            return
+        before = self.values.clone()
+        self.optimizer.step()
+        self.values.copy_(before + shares * (self.values - before))
 
     def loss(self, t: int) -> Tensor:
         """The sum over problems of their losses at a step."""

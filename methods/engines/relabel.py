@@ -57,6 +57,10 @@ class RelabelFields(StudentFields):
             classes = len(task.dataset.class_names)
             require_room(self.student_of(task), images, classes, self.replay_encoding, self.replay_topk)
 
+    def stored(self, task: Task, synset: SynSet) -> SynSet:
+        """A set whose teachers label online, with their labels stored as `labels` says."""
+        return task.replayed(synset, encoding=self.replay_encoding, topk=self.replay_topk)
+
     def student_of(self, task: Task) -> StudentRecipe:
         """The student's training; its network is the task's."""
         loss: Component = {"name": "kl", "temperature": self.temperature, "squared": self.squared}
@@ -100,5 +104,7 @@ def relabelled(
     if fields.labels == "online":
         return synset
     if synset.targets is None or synset.targets.kind != "teachers":
-        raise UsageError("labels = replay stores what teachers say online: this set's labels are stored already")
-    return task.replayed(synset, encoding=fields.replay_encoding, topk=fields.replay_topk)
+        raise UsageError(
+            f"labels = {fields.labels} stores what teachers say online: this set's labels are stored already"
+        )
+    return fields.stored(task, synset)

@@ -1,0 +1,200 @@
+"""What `replay` and `distances` share: entries about the batches of a stream, made ahead by teachers and stored by step.
+
+Crops, flips and mixes of a batch are functions of the stream's seed and a step, so none of them is stored; the student
+must draw by that seed. Where only some steps are kept, a training goes through them again and again.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ddbench.data import Dataset
+from ddbench.errors import JobFailed, UsageError
+from ddbench.streams import Batch, Batches, Stream
+from ddbench.student_recipe import StudentRecipe
+from ddbench.synset import SynSet, Targets
+from ddbench.targets import Binding
+from ddbench.targets.encodings import Shapes, Tensors
+from ddbench.targets.teachers import TEACHERS, check_params
+from ddbench.teachers import Teacher
+from ddbench.views import drawn, expand, training_count
+
+MAX_BYTES = 8 * 2**30
+PARAMS = {"seed", "images", "batch", "made_by"}
+"""`seed` of the stream; `images`, how many training images it is drawn from; `batch`, b; `made_by`, the params of the
+`teachers` targets that made the entries: those networks need not be there, but by them a baseline's own images are
+labelled."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How entries are written.
+
+    Attributes:
+        kind: of the targets.
+        shapes: name -> dtype and shape of one step's entry, for b rows.
+        write: the entry of a batch, by its images' logits [b, K] and classes int64 [b].
+        cheaper: what to do where entries would be too large, in words.
+    """
+
+    kind: str
+    shapes: Callable[[int], Shapes]
+    write: Callable[[Batch, Tensor, Tensor], Tensors]
+    cheaper: str
+
+    def require_room(self, rows: int, steps: int) -> None:
+        """UsageError where so many steps' entries would be too large."""
+        entry = sum(torch.Size(shape).numel() * dtype.itemsize for dtype, shape in self.shapes(rows).values())
+        if (size := steps * entry) > MAX_BYTES:
+            raise UsageError(
+                f"the labels of {steps:,} steps would take {size / 2**30:.1f} GiB, allowed are {MAX_BYTES / 2**30:.0f}: "
+                f"{self.cheaper}"
+            )
+
+    def require_room_for(self, recipe: StudentRecipe, images: int) -> None:
+        """UsageError where the entries of all steps of a training on so many images would be too large."""
+        self.require_room(min(recipe.batch, images), recipe.steps(images))
+
+
+def record(
+    synset: SynSet,
+    dataset: Dataset,
+    device: torch.device,
+    form: Form,
+    *,
+    seed: int,
+    keep: Sequence[int] | None = None,
+    loop: Callable[[int, int], Iterable[int]] | None = None,
+    recall: Callable[[str], Teacher | None] | None = None,
+) -> Targets:
+    """Write the entries of the batches of a student's training ahead: tensors by name, `steps` int64 [S], and `PARAMS`.
+
+    Args:
+        synset: its targets are of the kind `teachers`, and its student recipe says batch, augmentations, mix and epochs.
+        dataset: that it is of.
+        device: where the teachers run.
+        form: how entries are written.
+        seed: of the stream that is drawn.
+        keep: steps to label, rising; None: all that the recipe takes.
+        loop: called with (0, steps to label) for their numbers; None: `range`. Where it ends early, only what it came to
+            is kept (one step at least, of zeros if need be: a dry run may not come to any).
+        recall: gives a teacher by its hash; None: those in the cache.
+
+    Raises:
+        UsageError: the set is of another kind, the entries would be too large, a teacher is missing.
+        JobFailed: a value is not finite, or beyond what its type holds.
+    """
+    recipe, makers = synset.student_recipe, synset.targets
+    if recipe is None or makers is None or makers.kind != "teachers":
+        raise UsageError(
+            f"to record {form.kind} targets, a set needs a student recipe and targets of the kind teachers"
+        )
+    count = training_count(synset)
+    steps, batch = _steps(form.kind, recipe.steps(count), keep), min(recipe.batch, count)
+    form.require_room(batch, len(steps))
+    TEACHERS.check(synset)
+    label = TEACHERS.bind(Binding(synset, dataset, device, recall))
+    images, classes = (tensor.to(device) for tensor in expand(synset, dataset))
+    batches = Batches(images, recipe, Stream(seed, tuple(steps), drawn(synset)))
+    tensors = {
+        name: torch.zeros(len(steps), *shape, dtype=dtype) for name, (dtype, shape) in form.shapes(batch).items()
+    }
+    done = 1
+    for place in (loop or range)(0, len(steps)):
+        seen = batches.at(place)
+        _put(tensors, place, form.write(seen, label(seen), classes[seen.index]))
+        done = place + 1
+    params = {"seed": seed, "images": count, "batch": batch, "made_by": dict(makers.params)}
+    stored = {"steps": torch.tensor(list(steps)), **tensors}
+    return Targets(form.kind, params, {name: tensor[:done].contiguous() for name, tensor in stored.items()})
+
+
+def _put(tensors: Tensors, place: int, entry: Mapping[str, Tensor]) -> None:
+    for name, tensor in entry.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise JobFailed(f"the teachers' {name} at step {place} are not finite, or too large for {tensor.dtype}")
+        tensors[name][place] = tensor
+
+
+def _steps(kind: str, total: int, keep: Sequence[int] | None) -> Sequence[int]:
+    if keep is None:
+        return range(total)  # not a list: there may be more than could be labelled
+    if not keep or keep[0] < 0 or any(one >= two for one, two in pairwise(keep)):
+        raise UsageError(f"{kind} targets: the steps to keep must be at least one, 0 or more, and rising")
+    return keep
+
+
+def check_stream(synset: SynSet, more: Iterable[str] = ()) -> None:
+    """UsageError unless the params are `PARAMS` and `more`, and of a stream that a training of this set can see."""
+    targets = own_targets(synset)
+    kind, params, allowed = targets.kind, targets.params, PARAMS | set(more)
+    if set(params) != allowed:
+        raise UsageError(f"{kind} targets: params must be {sorted(allowed)}, not {sorted(params)}")
+    for name, least in (("seed", 0), ("images", 1), ("batch", 1)):
+        if type(params[name]) is not int or params[name] < least:
+            raise UsageError(f"{kind} targets: {name} must be a whole number of at least {least}")
+    count, recipe = training_count(synset), synset.student_recipe
+    if params["images"] != count:
+        raise UsageError(f"{kind} targets: labels of {params['images']} training images do not fit a set of {count}")
+    if recipe is None or params["batch"] != min(recipe.batch, count):
+        wanted = "none" if recipe is None else min(recipe.batch, count)
+        raise UsageError(
+            f"{kind} targets: the set's student recipe must have batches of {params['batch']}, not {wanted}"
+        )
+
+
+def check_entries(targets: Targets, shapes: Callable[[], Shapes]) -> None:
+    """UsageError unless the tensors are `steps` and what `shapes` (asked after those) says of an entry."""
+    kind, steps = targets.kind, targets.tensors.get("steps")
+    if steps is None or steps.dtype != torch.int64 or steps.ndim != 1 or not len(steps):
+        raise UsageError(f"{kind} targets: steps must be int64 [S], of at least one step")
+    if int(steps[0]) < 0 or bool((steps[1:] <= steps[:-1]).any()):
+        raise UsageError(f"{kind} targets: steps must be 0 or more, and rising")
+    entries = shapes()
+    if set(targets.tensors) != {"steps", *entries}:
+        raise UsageError(f"{kind} targets hold {sorted({'steps', *entries})}, not {sorted(targets.tensors)}")
+    for name, (dtype, shape) in entries.items():
+        tensor, wanted = targets.tensors[name], (len(steps), *shape)
+        if tensor.dtype != dtype or tuple(tensor.shape) != wanted:
+            raise UsageError(
+                f"{kind} targets: {name} must be {dtype} {list(wanted)}, not {tensor.dtype} {list(tensor.shape)}"
+            )
+
+
+def check_makers(targets: Targets) -> None:
+    """UsageError unless `made_by` names teachers."""
+    check_params(targets.params["made_by"])
+
+
+def entries_of(targets: Targets, device: torch.device) -> Callable[[Batch], Tensors]:
+    """The stored entry of a batch's view, on a device; of another stream's batch, a UsageError."""
+    places = {step: place for place, step in enumerate(targets.tensors["steps"].tolist())}
+    stored = {name: tensor for name, tensor in targets.tensors.items() if name != "steps"}
+
+    def entry(batch: Batch) -> Tensors:
+        place = places.get(batch.step)
+        if place is None or batch.seed != targets.params["seed"]:
+            raise UsageError(f"{targets.kind} targets: no labels of step {batch.step} of seed {batch.seed} are stored")
+        return {name: tensor[place].to(device) for name, tensor in stored.items()}
+
+    return entry
+
+
+def stream_of(synset: SynSet) -> Stream:
+    """The batches that the entries are of."""
+    targets = own_targets(synset)
+    return Stream(targets.params["seed"], tuple(targets.tensors["steps"].tolist()), drawn(synset))
+
+
+def stored_bytes(synset: SynSet) -> dict[str, int]:
+    """Size of the entries and of the numbers of their steps, as `TargetKind.bytes` gives it."""
+    return {"targets": sum(tensor.nbytes for tensor in own_targets(synset).tensors.values())}
+
+
+def own_targets(synset: SynSet) -> Targets:
+    """The set's targets, which its kind has been asked about."""
+    assert synset.targets is not None
+    return synset.targets
