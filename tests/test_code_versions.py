@@ -26,7 +26,7 @@ STUDENT_FILES = (
     "streams.py",
     "student.py",
 )
-STUDENT = {1: "888970c7fb374290913229094cb1d426b311759fd14db22461fde44a0344f785"}
+STUDENT = {1: "ce783a8815a4a50218c100a4d77b585a266e10b8103630d20c76b55d25e4857d"}
 """By `ddbench.student.CODE_VERSION`: SHA-256 of the files above, whose change may change what a training gives."""
 EXPERT_FILES = (
     "augment/crops.py",
@@ -55,7 +55,7 @@ PRIOR_ENGINES = (
     "students.py",
     "windows.py",
 )
-PRIORS = {1: "2bbfeb26110402d6a1a43bb468bf8c1184bcfdbedbae9d4b329ab8461a69c476"}
+PRIORS = {1: "67f1d4daeec8ad217c635d30ede92fea3ea6fc26feb892d662ab67f630d2c25d"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
 DYNAMICS = {1: "7f80bb2821abb19ad8ebe0446a6aabce54e0ba417d83ed3093053d220cb214bc"}
 """By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""

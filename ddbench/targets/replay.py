@@ -2,7 +2,8 @@
 
 Fast knowledge distillation (FKD; SRe2L, CDA and CV-DD relabel so) stores crops, flips and mixes of every batch beside
 its logits. Here they are functions of a seed and a step, so nothing but logits is stored, and the student must draw by
-that seed: `stream`. Of a pruned set only some steps are kept, and a training goes through them again and again.
+that seed: `stream`. Of a pruned set only some steps are kept; a training goes through them again and again, or draws one
+of them for every step (LPLD).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +26,10 @@ from ddbench.views import drawn, expand, training_count
 
 MAX_BYTES = 8 * 2**30
 PARAMS = {"encoding", "seed", "images", "batch", "made_by"}
+Draw = Literal["cycle", "uniform"]
+DRAWS: tuple[Draw, ...] = ("cycle", "uniform")
+STEP_BYTES = torch.int64.itemsize  # the number of a step, stored with its logits
+Loop = Callable[[int, int], Iterable[int]]
 
 
 class Replay(TargetKind):
@@ -36,14 +41,17 @@ class Replay(TargetKind):
 
     Params: `encoding`, "fp16", "int8" or "topk"; `seed` of the stream; `images`, how many training images it is drawn
     from; `batch`, b; `made_by`, the params of the `teachers` targets that made the labels: those networks need not be
-    there, but by them a baseline's own images are labelled.
+    there, but by them a baseline's own images are labelled. `draw` may be left out: "cycle", step t of a training sees
+    view t mod S of those kept; or "uniform", it sees one drawn by the stream's seed and t, with replacement.
     """
 
     def check(self, synset: SynSet) -> None:
         """See the base class."""
         targets = _own(synset)
-        if set(targets.params) != PARAMS:
+        if set(targets.params) - {"draw"} != PARAMS:
             raise UsageError(f"replay targets: params must be {sorted(PARAMS)}, not {sorted(targets.params)}")
+        if targets.params.get("draw", DRAWS[0]) not in DRAWS:
+            raise UsageError(f"replay targets: draw must be {' or '.join(DRAWS)}, not {targets.params['draw']!r}")
         for name, least in (("seed", 0), ("images", 1), ("batch", 1)):
             if type(targets.params[name]) is not int or targets.params[name] < least:
                 raise UsageError(f"replay targets: {name} must be a whole number of at least {least}")
@@ -54,7 +62,7 @@ class Replay(TargetKind):
     def bind(self, binding: Binding) -> Labeller:
         """The stored logits of a batch's view; of another stream's batch, a UsageError."""
         targets, classes = _own(binding.synset), len(binding.synset.class_names)
-        encoding = _encoding(targets, classes)
+        encoding = stored_encoding(targets, classes)
         places = {step: place for place, step in enumerate(targets.tensors["steps"].tolist())}
         stored = {name: tensor for name, tensor in targets.tensors.items() if name != "steps"}
 
@@ -73,7 +81,8 @@ class Replay(TargetKind):
     def stream(self, synset: SynSet) -> Stream:
         """The batches that the labels are of."""
         targets = _own(synset)
-        return Stream(targets.params["seed"], tuple(targets.tensors["steps"].tolist()), drawn(synset))
+        uniform = targets.params.get("draw") == "uniform"
+        return Stream(targets.params["seed"], tuple(targets.tensors["steps"].tolist()), drawn(synset), uniform)
 
 
 def record_replay(
@@ -84,8 +93,9 @@ def record_replay(
     seed: int,
     encoding: Literal["fp16", "int8", "topk"] = "fp16",
     keep: Sequence[int] | None = None,
+    draw: Draw = "cycle",
     topk: int | None = None,
-    loop: Callable[[int, int], Iterable[int]] | None = None,
+    loop: Loop | None = None,
     recall: Callable[[str], Teacher | None] | None = None,
 ) -> Targets:
     """Label the batches of a student's training ahead.
@@ -97,6 +107,7 @@ def record_replay(
         seed: of the stream that is drawn.
         encoding: how logits are stored.
         keep: steps to label, rising; None: all that the recipe takes.
+        draw: how a training takes them, see `Replay`.
         topk: for "topk": how many logits of a row to keep.
         loop: called with (0, steps to label) for their numbers; None: `range`. Where it ends early, only what it came to
             is kept (one step at least, of zeros if need be: a dry run may not come to any).
@@ -117,17 +128,60 @@ def record_replay(
     kind, _ = targets_of(synset)
     label = kind.bind(Binding(synset, dataset, device, recall))
     batches = Batches(expand(synset, dataset)[0].to(device), recipe, Stream(seed, tuple(steps), drawn(synset)))
-    tensors = {
-        name: torch.zeros(len(steps), *shape, dtype=dtype)
-        for name, (dtype, shape) in how.shapes(batch, classes).items()
-    }
+    tensors = _filled(how, steps, batch, classes, lambda place: label(batches.at(place)), loop)
+    params = {"encoding": encoding, "seed": seed, "images": count, "batch": batch, "made_by": dict(makers.params)}
+    return Targets("replay", {**params, **drawn_by(draw)}, tensors)
+
+
+def drawn_by(draw: str) -> dict[str, str]:
+    """The entry of the params that says how kept steps are taken; none for "cycle", so that older hashes stay valid."""
+    return {} if draw == DRAWS[0] else {"draw": draw}
+
+
+def rewritten(
+    synset: SynSet, places: Tensor, *, encoding: str, topk: int | None = None, loop: Loop | None = None
+) -> Targets:
+    """The stored logits of some of a set's kept steps, in another encoding or the same; no teacher is asked.
+
+    Args:
+        synset: its targets are of the kind `replay`.
+        places: int64, rising, in the list of steps that are kept.
+        encoding: how logits are stored from now on.
+        topk: for "topk": how many logits of a row to keep.
+        loop: as for `record_replay`.
+    """
+    targets, classes = _own(synset), len(synset.class_names)
+    before, after = stored_encoding(targets, classes), encoding_of(encoding, topk, classes)
+    steps, params = targets.tensors["steps"][places], {**targets.params, "encoding": encoding}
+    if before == after:
+        return Targets("replay", params, {name: tensor[places] for name, tensor in targets.tensors.items()})
+    batch = targets.params["batch"]
+    _refuse_size(after, batch, classes, len(places))
+    stored, at = {name: tensor for name, tensor in targets.tensors.items() if name != "steps"}, places.tolist()
+
+    def logits(place: int) -> Tensor:
+        return before.read({name: tensor[at[place]] for name, tensor in stored.items()}, classes)
+
+    return Targets("replay", params, _filled(after, steps.tolist(), batch, classes, logits, loop))
+
+
+def _filled(
+    how: Encoding,
+    steps: Sequence[int],
+    batch: int,
+    classes: int,
+    logits: Callable[[int], Tensor],
+    loop: Loop | None,
+) -> dict[str, Tensor]:
+    """The tensors of a replay: the steps, and the logits [b, K] of each place in their list as the encoding writes them."""
+    shapes = how.shapes(batch, classes)
+    tensors = {name: torch.zeros(len(steps), *shape, dtype=dtype) for name, (dtype, shape) in shapes.items()}
     done = 1
     for place in (loop or range)(0, len(steps)):
-        _put(tensors, place, how.write(label(batches.at(place))))
+        _put(tensors, place, how.write(logits(place)))
         done = place + 1
-    params = {"encoding": encoding, "seed": seed, "images": count, "batch": batch, "made_by": dict(makers.params)}
     stored = {"steps": torch.tensor(list(steps)), **tensors}
-    return Targets("replay", params, {name: tensor[:done].contiguous() for name, tensor in stored.items()})
+    return {name: tensor[:done].contiguous() for name, tensor in stored.items()}
 
 
 def _put(tensors: dict[str, Tensor], place: int, entry: dict[str, Tensor]) -> None:
@@ -145,10 +199,17 @@ def _steps(total: int, keep: Sequence[int] | None) -> Sequence[int]:
     return keep
 
 
-def require_room(recipe: StudentRecipe, images: int, classes: int, encoding: str, topk: int | None = None) -> None:
-    """UsageError where the labels of all steps of a training on so many images would be too large."""
+def require_room(
+    recipe: StudentRecipe,
+    images: int,
+    classes: int,
+    encoding: str,
+    topk: int | None = None,
+    steps: int | None = None,
+) -> None:
+    """UsageError where the labels of all steps of a training on so many images, or of so many steps, are too large."""
     how = encoding_of(encoding, topk, classes)
-    _refuse_size(how, min(recipe.batch, images), classes, recipe.steps(images))
+    _refuse_size(how, min(recipe.batch, images), classes, steps or recipe.steps(images))
 
 
 def _refuse_size(how: Encoding, batch: int, classes: int, steps: int) -> None:
@@ -165,7 +226,8 @@ def _own(synset: SynSet) -> Targets:
     return synset.targets
 
 
-def _encoding(targets: Targets, classes: int) -> Encoding:
+def stored_encoding(targets: Targets, classes: int) -> Encoding:
+    """How the logits of targets of this kind are written; UsageError if that is unknown, or k is out of range."""
     values = targets.tensors.get("values")
     kept = values.shape[-1] if values is not None and values.ndim else None
     return encoding_of(targets.params["encoding"], kept, classes)
@@ -188,7 +250,7 @@ def _check_tensors(targets: Targets, classes: int) -> None:
         raise UsageError("replay targets: steps must be int64 [S], of at least one step")
     if int(steps[0]) < 0 or bool((steps[1:] <= steps[:-1]).any()):
         raise UsageError("replay targets: steps must be 0 or more, and rising")
-    encoding = _encoding(targets, classes)
+    encoding = stored_encoding(targets, classes)
     shapes = encoding.shapes(targets.params["batch"], classes)
     if set(targets.tensors) != {"steps", *shapes}:
         raise UsageError(f"replay targets hold {sorted({'steps', *shapes})}, not {sorted(targets.tensors)}")
