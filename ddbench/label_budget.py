@@ -81,6 +81,8 @@ class Packing:
             raise UsageError("topk, how many logits to keep, goes with the encoding topk")
         if self.ratio is not None and self.bytes is not None:
             raise UsageError("a label budget is a ratio or a number of bytes, not both")
+        if not self.limited and (self.keep, self.draw) != (KEEPS[0], "uniform"):
+            raise UsageError("keep and draw go with ratio or bytes: without a budget no label batch is dropped")
         if self.ratio is not None and not 1 <= self.ratio < float("inf"):
             raise UsageError(f"ratio must be a number of at least 1, not {self.ratio}")
         if self.bytes is not None and self.bytes < 1:
@@ -274,8 +276,10 @@ def _provenance(synset: SynSet, made: Targets, packing: Packing) -> Provenance:
     if provenance.recipe_hash is not None:
         plain, before = provenance.recipe, provenance.recipe.get("labels")
         name = before.get("recipe") if isinstance(before, dict) else plain.get("name")
-        steps = made.tensors.get("steps")
+        steps, stream = made.tensors.get("steps"), made.params.get("seed")
         labels = {"recipe": name, "batches": None if steps is None else len(steps), **asdict(packing)}
+        if stream not in (None, provenance.seed):
+            labels["seed"] = stream  # only then: synthesis seeds are draws of one cell
         changes["recipe"] = {**plain, "name": f"{name}+{packing.words()}", "labels": labels}
         changes["recipe_hash"] = digest(changes["recipe"])
     return provenance.model_copy(update=changes)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -10,10 +11,14 @@ import pytest
 import torch
 from ddbench.methods.engines.relabel import RelabelFields, relabelled
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from ddbench import label_budget, networks, teachers
 from ddbench.budget import Budget
 from ddbench.canonical import digest
+from ddbench.cli.app import app
+from ddbench.cli.options import byte_count
+from ddbench.cli.output import size
 from ddbench.data import load_dataset
 from ddbench.errors import UsageError
 from ddbench.evaluation import Setting, evaluate_once
@@ -24,6 +29,7 @@ from ddbench.randomness import rng
 from ddbench.recipes import resolve
 from ddbench.space import make_space
 from ddbench.storage import bytes_of
+from ddbench.store import RecordStore
 from ddbench.streams import Stream
 from ddbench.student import train
 from ddbench.student_recipe import StudentRecipe
@@ -236,11 +242,11 @@ def test_as_many_label_batches_are_kept_as_fit(packing, kept):
     chosen = Packing(**packing)
     found = packed(a_set(), 0, **packing)
     assert len(found.targets.tensors["steps"]) == chosen.batches(RECIPE, 20, 10) == kept
-    size = sum(tensor.nbytes for tensor in found.targets.tensors.values())
+    stored = sum(tensor.nbytes for tensor in found.targets.tensors.values())
     limit = chosen.bytes or Fraction(FULL) / Fraction(str(chosen.ratio))
-    assert size <= limit and (kept == STEPS or size + size // kept > limit)
+    assert stored <= limit and (kept == STEPS or stored + stored // kept > limit)
     lines = bytes_of(found, load_dataset("digits"), find_protocol("shipped-v1"))
-    assert lines["targets"] == size == parts(found)["targets"] and "external" not in lines
+    assert lines["targets"] == stored == parts(found)["targets"] and "external" not in lines
     assert full_size(found) == full_size(a_set()) == full_bytes(RECIPE, 20, 10) == FULL
 
 
@@ -270,6 +276,8 @@ def test_a_ratio_is_lplds_share_of_the_label_batches():
         ({"encoding": "topk", "topk": 10}, "1 to 9"),
         ({"keep": "last"}, "first"),
         ({"draw": "unifrom"}, "uniform"),
+        ({"draw": "cycle"}, "keep and draw go with"),
+        ({"keep": "random"}, "keep and draw go with"),
     ],
     ids=str,
 )
@@ -548,3 +556,112 @@ def test_fields_that_do_not_go_together(fields, message):
 def test_a_budget_below_one_batch_is_refused_before_the_method_works():
     with pytest.raises(UsageError, match="below one label batch: 88 bytes"):
         by_method(labels="replay", label_bytes=87)
+
+
+# the command
+
+
+def ddbench(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def done(result):
+    assert result.exit_code == 0, (result.stdout, result.stderr, result.exception)
+    return result
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "set.safetensors"
+    save(made_by_method(), path)
+    return path
+
+
+def test_the_command_packs_a_file(file, tmp_path):
+    out = tmp_path / "packed.safetensors"
+    result = done(ddbench("pack-labels", file, "--ratio", "4", "--out", out))
+    wanted = packed(load(file), ratio=4.0)
+    assert result.stdout == f"{out} {wanted.hash}\n" and load(out).hash == wanted.hash
+    assert load(out).provenance == wanted.provenance
+    weights = parts(load(file))["external"]
+    for words in ("5 label batches, drawn uniformly: 840 bytes, 4.0 times fewer", f"external: {size(weights)} before"):
+        assert words in result.stderr, result.stderr
+    assert done(ddbench("pack-labels", file, "--ratio", "4", "--out", out, "--quiet")).stderr == ""
+    forget_teachers()
+    words = ("--encoding", "topk", "--topk", "2", "--bytes", "0.2KB", "--draw", "cycle", "--keep", "random", "--json")
+    facts = json.loads(done(ddbench("pack-labels", out, *words, "--out", tmp_path / "two")).stdout)
+    assert facts == {
+        "file": str(tmp_path / "two"),
+        "hash": load(tmp_path / "two").hash,
+        "before": {"hash": wanted.hash, "bytes": {"images": 5120, "targets": 840}},
+        "bytes": {"images": 5120, "targets": 176},
+        "full_fp16_bytes": FULL,
+        "ratio": FULL / 176,
+        "encoding": "topk",
+        "label_batches": 2,
+        "draw": "cycle",
+    }
+    run = json.loads(done(ddbench("evaluate", out, "--protocol", "shipped-v1", "--seeds", "1", "--json")).stdout)
+    assert run["recipe"]["name"] == "demo+fp16-4x" and run["synsets"][wanted.hash]["bytes"]["targets"] == 840
+
+
+BAD = {
+    "no such file": (("nowhere",), "nowhere"),
+    "encoding": (("SET", "--encoding", "fp8"), "fp16"),
+    "two budgets": (("SET", "--ratio", "2", "--bytes", "2MB"), "not both"),
+    "bytes": (("SET", "--bytes", "2 Mb/s"), "--bytes 2 Mb/s: a number of bytes"),
+    "no bytes": (("SET", "--bytes", "0"), "at least 1"),
+    "too few": (("SET", "--bytes", "100"), "below one label batch: 168 bytes"),
+    "ratio": (("SET", "--ratio", "0.9"), "at least 1"),
+    "k": (("SET", "--topk", "2"), "goes with"),
+    "draw": (("SET", "--draw", "randm"), "cycle"),
+    "keep": (("SET", "--keep", "last"), "first"),
+    "seed": (("SET", "--seed", "-1"), "--seed"),
+    "no teacher": (("SET",), "is not in the cache"),
+    "place": (("SET", "--out", "set.safetensors/x"), "set.safetensors"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(case, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if case == "no teacher":
+        forget_teachers()
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    words, named = BAD[case]
+    words = [str(file) if word == "SET" else word for word in words]
+    result = ddbench("pack-labels", *words, *(() if "--out" in words else ("--out", "x.safetensors")))
+    assert result.exit_code == 2 and result.stdout == "", (result.stdout, result.exception)
+    assert result.stderr.startswith("ddbench: error: ") and result.stderr.count("\n") == 1 and named in result.stderr
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("2000", 2000), ("2kB", 2000), ("2MB", 2_000_000), ("1.5MiB", 3 * 2**19), ("1 GiB", 2**30), ("0.3kB", 300)],
+)
+def test_sizes_are_read_as_they_are_written(text, count):
+    assert byte_count(text, "--bytes") == count
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-1", "1e6", "2TB", "1.MB", "inf", "٢"])
+def test_other_words_are_no_sizes(text):
+    with pytest.raises(UsageError, match="--bytes"):
+        byte_count(text, "--bytes")
+
+
+def test_a_record_of_a_packed_set_shows_the_commands_that_make_it_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changes = ("--set", "iterations=3", "--set", "teacher_epochs=1", "--set", "student_epochs=8")
+    done(ddbench("distill", "sre2l", "--ipc", "1", *changes, "--seed", "2", "--out", "set"))
+    done(ddbench("pack-labels", "set", "--encoding", "int8", "--ratio", "3", "--out", "packed"))
+    done(ddbench("evaluate", "packed", "--protocol", "shipped-v1", "--seeds", "2", "--results", "one"))
+    (path,) = RecordStore(tmp_path / "one").paths()
+    lines = json.loads(done(ddbench("show", path, "--json")).stdout)["reproduce"]
+    assert [shlex.split(line)[1] for line in lines] == ["distill", "pack-labels", "evaluate"]
+    for line in lines:
+        words = shlex.split(line)[1:]
+        done(ddbench(*words, *(("--results", "two") if words[0] == "evaluate" else ())))
+    (one,), (two,) = RecordStore(tmp_path / "one"), RecordStore(tmp_path / "two")
+    assert one.key() == two.key() and one.synsets.keys() == two.synsets.keys()
+    assert [(run.seed, run.top1) for run in one.runs] == [(run.seed, run.top1) for run in two.runs]
