@@ -94,9 +94,10 @@ class Packing:
         return self.ratio is not None or self.bytes is not None
 
     def words(self) -> str:
-        """For names: "fp16", "topk3", "int8-40x", "fp16-2000B"."""
+        """For names: "fp16", "topk3", "int8-40x", "fp16-2000B", "fp16-40x-random-cycle"."""
         budget = f"-{self.ratio:g}x" if self.ratio is not None else f"-{self.bytes}B" if self.bytes is not None else ""
-        return f"{self.encoding}{self.topk or ''}{budget}"
+        more = "".join(f"-{word}" for word in (self.keep, self.draw) if word not in ("first", "uniform"))
+        return f"{self.encoding}{self.topk or ''}{budget}{more}"
 
     def limit(self, full: int) -> int | None:
         """Bytes that labels may take, where all of them in fp16 take `full`; rounded down; None: no limit."""
