@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from ddbench import label_budget, networks, teachers
+from ddbench.borrowing import borrow
 from ddbench.budget import Budget
 from ddbench.canonical import digest
 from ddbench.cli.app import app
@@ -39,6 +40,7 @@ from ddbench.targets import replay as replay_module
 from ddbench.targets.replay import record_replay
 from ddbench.targets.soft import labels_of
 from ddbench.task import Task
+from ddbench.transfer import export_set, import_set
 
 CPU = torch.device("cpu")
 RECIPE = StudentRecipe(
@@ -402,6 +404,40 @@ def test_soft_labels_cannot_be_dropped():
         packed(a_set(targets=Targets("soft", {"form": "logits"}, {"labels": torch.full((20, 10), 1e6)})))
 
 
+# sets that are compared, and sets that leave
+
+
+def test_a_baseline_borrows_the_packing():
+    digits = load_dataset("digits")
+    own = SynSet.of(
+        digits, classes=digits.train.labels[:20], indices=torch.arange(20), space=make_space("normalised", digits)
+    )
+    pruned = packed(a_set(), 11, encoding="int8", ratio=4.0)
+    found = borrow(own, pruned, digits)
+    online = replace(own, student_recipe=RECIPE, targets=Targets("teachers", pruned.targets.params["made_by"]))
+    assert found.targets.params == pruned.targets.params and found.targets.params["draw"] == "uniform"
+    assert found.hash == packed(online, 11, encoding="int8", ratio=4.0).hash
+    in_turn = borrow(own, packed(a_set(), 11, encoding="int8", ratio=4.0, draw="cycle"), digits)
+    assert "draw" not in in_turn.targets.params
+    teacher = a_teacher()
+    made = Provenance(method="toy", teachers={teacher.hash: {"label_weight": 1.0}})
+    soft = packed(replace(soft_set(), provenance=made), encoding="topk", topk=3)
+    lent = borrow(own, soft, digits)
+    targets_of(lent)
+    plain = borrow(own, replace(soft_set(), provenance=made), digits)
+    assert lent.targets.params == soft.targets.params
+    assert torch.equal(lent.targets.tensors["values"], plain.targets.tensors["labels"].topk(3, dim=1).values.half())
+
+
+def test_encoded_soft_labels_are_exported_as_logits(tmp_path):
+    synset = packed(soft_set("probabilities"), encoding="int8")
+    export_set(synset, load_dataset("digits"), tmp_path / "set.pt")
+    found = torch.load(tmp_path / "set.pt", weights_only=True)
+    assert found["soft_form"] == "logits" and torch.equal(found["soft_labels"], labels_of(synset.targets, 10))
+    back = import_set(tmp_path / "set.pt", dataset=load_dataset("digits"), space="normalised")
+    assert torch.equal(back.targets.tensors["labels"], found["soft_labels"])
+
+
 # files from elsewhere
 
 
@@ -457,6 +493,12 @@ def made_by_method(**changes):
     return a_set(provenance=Provenance(**made), **changes)
 
 
+def test_a_packing_has_a_name():
+    every = Packing("topk", 3, ratio=2.5, keep="random", draw="cycle")
+    assert every.words() == "topk3-2.5x-random-cycle" and Packing(bytes=2000).words() == "fp16-2000B"
+    assert Packing("int8").words() == "int8" and Packing(ratio=40.0).words() == "fp16-40x"
+
+
 def test_a_packed_set_is_a_cell_of_its_own():
     online = made_by_method()
     found = packed(online, ratio=4.0)
@@ -469,6 +511,7 @@ def test_a_packed_set_is_a_cell_of_its_own():
     assert online.hash in made.note and made.recipe["labels"]["batches"] == 5
     again = packed(found, bytes=400, encoding="int8").provenance.recipe
     assert again["name"] == "demo+int8-400B" and again["labels"]["batches"] == 2
+    assert "seed" not in made.recipe["labels"] and packed(online, 4).provenance.recipe["labels"]["seed"] == 4
     assert packed(a_set(), encoding="topk", topk=2).provenance.recipe_hash is None  # imported: its hash tells it apart
     records = [
         evaluate_once(synset, load_dataset("digits"), find_protocol("shipped-v1"), seed=0, setting=Setting())
