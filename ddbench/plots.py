@@ -181,11 +181,13 @@ def accuracy_against_label_bytes(frame: pd.DataFrame, dataset: str, protocol: st
 def _families(part: pd.DataFrame) -> pd.DataFrame:
     """The cells with labels, in the order of their bytes, and whose they are: the method, the recipe too if it has several."""
     part = part[part["label_bytes"] > 0].sort_values("label_bytes")
-    packed = ~part["labels"].isin(HELD)
-    base = part["recipe"].where(~packed, part["recipe"].str.rpartition("+")[0])
-    several = base.groupby(part["method"]).transform("nunique") > 1
-    named = part["method"].where(~several, part["method"] + " (" + base + ")")
-    return part.assign(family=[name + DAGGER * reduced for name, reduced in zip(named, part["reduced"], strict=True)])
+    pairs = zip(part["recipe"], part["labels"], strict=True)
+    part = part.assign(base=[name if form in HELD else name.rpartition("+")[0] for name, form in pairs])
+    several = part.groupby("method")["base"].transform("nunique") > 1
+    named = zip(part["method"], part["base"], several, part["reduced"], strict=True)
+    return part.assign(
+        family=[method + f" ({base})" * many + DAGGER * reduced for method, base, many, reduced in named]
+    )
 
 
 def _form_order(form: str) -> tuple[int, str]:

@@ -121,11 +121,8 @@ def test_bars_show_every_method_also_what_failed(frame):
 def labelled(method, form, lines, top1, recipe="paper"):
     """A record of a set with labels, packed or as the method gives them."""
     plain = record(method, 10, [top1, top1 + 0.02]).model_dump(mode="json", by_alias=True)
-    packed = {
-        "recipe": recipe,
-        "encoding": form.rstrip("0123456789"),
-        "topk": int(form[4:]) if "topk" in form else None,
-    }
+    encoding, topk = ("topk", int(form[4:])) if form.startswith("topk") else (form, None)
+    packed = {"recipe": recipe, "encoding": encoding, "topk": topk}
     name = f"{recipe}+{form}-{lines.get('targets')}B" if form != "online" else recipe
     plain["recipe"] = {"method": method, "name": name, **({"labels": packed} if form != "online" else {})}
     plain["recipe_hash"] = digest(plain["recipe"])
