@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ddbench.api import distill as distill
     from ddbench.api import evaluate as evaluate
+    from ddbench.api import pack_labels as pack_labels
     from ddbench.api import sweep as sweep
     from ddbench.data import load_dataset as load_dataset
     from ddbench.grid import Grid as Grid
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "distill": "api",
     "evaluate": "api",
+    "pack_labels": "api",
     "sweep": "api",
     "load_dataset": "data",
     "RecordStore": "store",

@@ -2,12 +2,13 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ddbench import label_budget
 from ddbench.budget import Budget
 from ddbench.environment import find_device
 from ddbench.errors import UsageError
@@ -15,6 +16,7 @@ from ddbench.evaluation import Setting
 from ddbench.files import check_writable
 from ddbench.grid import Cell, Grid, Report, run_cells
 from ddbench.jobs import DataName, DistillJob, distill_job
+from ddbench.label_budget import Packing
 from ddbench.progress import Reporter
 from ddbench.records import Record
 from ddbench.settings import cache_dir, default_threads, results_dir
@@ -113,6 +115,63 @@ def distillation(
 
 def _word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def pack_labels(
+    synset: SynSet | Path | str,
+    *,
+    encoding: str = "fp16",
+    topk: int | None = None,
+    ratio: float | None = None,
+    bytes: int | None = None,
+    keep: str = "first",
+    draw: str = "uniform",
+    seed: int | None = None,
+    dataset: str | None = None,
+    dataset_name: str | None = None,
+    out: Path | str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> SynSet:
+    """Pack the soft labels of a set under a budget of bytes; see `ddbench.label_budget`.
+
+    Args:
+        synset: a set, or its file.
+        encoding: "fp16", "int8" or "topk".
+        topk: for "topk": logits kept of a row.
+        ratio: how many times fewer bytes than all label batches in fp16; or
+        bytes: how many they may take; with neither, no label batch is dropped.
+        keep: "first" or "random" label batches, where some are dropped.
+        draw: how a training takes them: "uniform" or "cycle".
+        seed: of the stream whose batches online teachers label; None: the set's synthesis seed, else 0.
+        dataset: needed for a set made on a folder ("folder:PATH").
+        dataset_name: name of a folder data set in records.
+        out: file to write the set to as well.
+        device: see `setting`.
+        threads: see `setting`.
+        reporter: shown the progress.
+
+    Raises:
+        UsageError: bad input, nothing that fits, a teacher that is not in the cache.
+        JobFailed: a logit is not finite, or beyond what the encoding holds.
+    """
+    words: dict[str, Any] = {"encoding": encoding, "keep": keep, "draw": draw}
+    packing = Packing(topk=topk, ratio=ratio, bytes=bytes, **words)
+    own, data = _as_set(synset, None, dataset, dataset_name, "", None, None, "")
+    if out is not None:
+        check_writable(Path(out))
+    show = reporter or Reporter()
+
+    def loop(start: int, total: int) -> Iterator[int]:
+        for step in range(start, total):
+            yield step
+            show.advance("packing labels", step + 1, total)
+
+    made = label_budget.pack_labels(own, data.load(), packing, setting(device, threads).apply(), seed=seed, loop=loop)
+    if out is not None:
+        save(made, Path(out))
+    return made
 
 
 def evaluate(

@@ -14,7 +14,9 @@ from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, Targets
 from ddbench.targets import targets_of
 from ddbench.targets.distances import record_distances
+from ddbench.targets.recording import drawn_by
 from ddbench.targets.replay import record_replay
+from ddbench.targets.soft import packed
 from ddbench.teachers import require
 from ddbench.views import expand
 
@@ -109,7 +111,7 @@ def _recorded(own: SynSet, lent: Targets, dataset: Dataset, device: torch.device
         return made.tensors, made.params
 
     product = Stage(f"borrowed-{lent.kind}", {"set": asked.hash, **how, "code": CODE_VERSION}).product(make)
-    return Targets(lent.kind, product.info, product.tensors)
+    return Targets(lent.kind, {**product.info, **drawn_by(lent.params.get("draw", "cycle"))}, product.tensors)
 
 
 def _relabel(own: SynSet, lender: SynSet, dataset: Dataset, device: torch.device) -> Targets | None:
@@ -128,4 +130,9 @@ def _relabel(own: SynSet, lender: SynSet, dataset: Dataset, device: torch.device
         total = total + weight * predict(teacher.module(device), seen.to(device)).cpu()
     if lender.targets.params["form"] == "probabilities":
         total = total.softmax(1)
-    return Targets("soft", dict(lender.targets.params), {"labels": total})
+    form = Targets("soft", {k: v for k, v in lender.targets.params.items() if k != "encoding"}, {"labels": total})
+    if "encoding" not in lender.targets.params:
+        return form
+    values = lender.targets.tensors.get("values")
+    topk = None if values is None else values.shape[-1]
+    return packed(form, lender.targets.params["encoding"], topk, len(own.class_names))

@@ -21,11 +21,13 @@ from ddbench.store import budget_label, merge
 Entry = tuple[Record, Run]
 SETTING = ("device", "precision", "compiled", "stacked", "threads", "build")
 COMPARED = ("dataset", "protocol", "student", "budget")  # cells that compete for the best mark
-_NUMBERS = "fraction top1 std ci_low ci_high top5 bytes distill_seconds peak_memory train_seconds teacher_accuracy"
+_NUMBERS = (
+    "fraction top1 std ci_low ci_high top5 bytes label_bytes distill_seconds peak_memory train_seconds teacher_accuracy"
+)
 _COLUMNS = (
     "method recipe reduced borrowed imported dataset budget ipc fraction protocol protocol_family protocol_version student "
     "distill_network student_recipe status reason n draws failed over top1 std ci_low ci_high top5 best tied "
-    "space codec images bytes distill_seconds peak_memory train_seconds teacher teacher_network teacher_accuracy "
+    "space codec images bytes labels label_bytes distill_seconds peak_memory train_seconds teacher teacher_network teacher_accuracy "
     "teacher_flag device precision compiled stacked threads build synset recipe_hash superseded group samples"
 )
 NUMBERS, COLUMNS = _NUMBERS.split(), _COLUMNS.split()
@@ -76,6 +78,21 @@ def protocol_family(name: str) -> str:
 def bytes_total(lines: Mapping[str, int]) -> int:
     """The bytes a student needs: all lines, the images encoded where they were counted so, else as they are stored."""
     return sum(size for name, size in lines.items() if name != "images" or "images_encoded" not in lines)
+
+
+def label_bytes(lines: Mapping[str, int]) -> int | None:
+    """The bytes of the labels: those that are stored, and the models that give them; None where there are none."""
+    found = [lines[name] for name in ("targets", "external") if name in lines]
+    return sum(found) if found else None
+
+
+def label_form(record: Record, lines: Mapping[str, int]) -> str | None:
+    """How labels are held: "online", "stored", or as they were packed: "fp16", "int8", "topk3"; None: there are none."""
+    packed = record.recipe.get("labels")
+    if isinstance(packed, dict):
+        more = [str(packed[key]) for key in ("keep", "draw") if packed.get(key) not in (None, "first", "uniform")]
+        return " ".join([f"{packed.get('encoding')}{packed.get('topk') or ''}", *more])
+    return "stored" if "targets" in lines else "online" if "external" in lines else None
 
 
 def _wanted(record: Record, protocols: Collection[str] | None) -> bool:
@@ -190,6 +207,7 @@ def _status_columns(entries: list[Entry]) -> dict[str, Any]:
 
 def _set_columns(entries: list[Entry]) -> dict[str, Any]:
     facts = {run.synset: record.synsets[run.synset] for record, run in entries if run.synset}
+    forms = {label_form(record, record.synsets[run.synset].bytes) for record, run in entries if run.synset}
     if not facts:
         return {}
     first = next(iter(facts.values()))
@@ -198,6 +216,8 @@ def _set_columns(entries: list[Entry]) -> dict[str, Any]:
         "codec": first.codec,
         "images": round(fmean(fact.images for fact in facts.values())),
         "bytes": _mean([bytes_total(fact.bytes) for fact in facts.values()]),
+        "labels": next(iter(forms)) if len(forms) == 1 else None,
+        "label_bytes": _mean([label_bytes(fact.bytes) for fact in facts.values()]),
         "distill_seconds": _mean([fact.cost.get("seconds") for fact in facts.values()]),
         "peak_memory": _mean([fact.cost.get("peak_memory") for fact in facts.values()]),
         "synset": next(iter(facts))[:12] if len(facts) == 1 else None,

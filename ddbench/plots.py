@@ -32,6 +32,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 CROWD = 8  # methods; more make bands unreadable, and a column too narrow
 ACCURACY = "Top-1 accuracy (%)"
+HELD = ("online", "stored")  # labels as a method gives them, not packed
 SETTINGS: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -67,7 +68,8 @@ class Style:
 def plot_all(frame: pd.DataFrame, folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """Draw everything that the cells allow and return the files, sorted.
 
-    Per data set, protocol and student: accuracy against IPC, and against bytes; per data set and budget: bars.
+    Per data set, protocol and student: accuracy against IPC, and against bytes, those of the labels alone where some are
+    packed; per data set and budget: bars.
     """
     written, frame = [], _labelled(frame)
     for name, figure in _figures(frame):
@@ -143,6 +145,56 @@ def accuracy_against_bytes(frame: pd.DataFrame, dataset: str, protocol: str, stu
     return figure
 
 
+def accuracy_against_label_bytes(frame: pd.DataFrame, dataset: str, protocol: str, student: str) -> "Figure":
+    """Accuracy against the bytes of the labels alone, a line per method and form: its label batches, fewer and fewer.
+
+    Colour, line and filling tell methods apart, markers the forms: teachers that label online (their weights are the
+    bytes), fp16, int8, the k largest logits. UsageError where no cell has both.
+    """
+    part = _families(_chosen(frame, dataset, protocol, student))
+    if part.empty:
+        raise UsageError(f"no bytes of labels for {dataset}, {protocol}, {student}")
+    families, forms = sorted(set(part["family"])), sorted(set(part["labels"]), key=_form_order)
+    with _settings():
+        figure, axes = _figure(part.groupby(["family", "labels"]).ngroups)
+        for (family, form), cells in part.groupby(["family", "labels"]):
+            place = families.index(family)
+            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[forms.index(form) % len(MARKERS)]
+            style = Style(colour, marker, LINES[place % len(LINES)])
+            face = {"markerfacecolor": "white" if place % 2 else colour, "markeredgecolor": colour}
+            point = {**style.point, "markeredgewidth": 1.0, **face}
+            axes.plot(
+                cells["label_bytes"],
+                100 * cells["top1"],
+                linestyle=style.line,
+                label=f"{family}, {form}",
+                zorder=3,
+                **point,
+            )
+            _draw_intervals(axes, cells["label_bytes"], cells, style)
+        axes.set_xscale("log", base=2)
+        _bytes_axis(axes, "Bytes of the labels")
+        _finish(figure, axes, part, f"{dataset}, {protocol}\n{student} students")
+    return figure
+
+
+def _families(part: pd.DataFrame) -> pd.DataFrame:
+    """The cells with labels, in the order of their bytes, and whose they are: the method, the recipe too if it has several."""
+    part = part[part["label_bytes"] > 0].sort_values("label_bytes")
+    pairs = zip(part["recipe"], part["labels"], strict=True)
+    part = part.assign(base=[name if form in HELD else name.rpartition("+")[0] for name, form in pairs])
+    several = part.groupby("method")["base"].transform("nunique") > 1
+    named = zip(part["method"], part["base"], several, part["reduced"], strict=True)
+    return part.assign(
+        family=[method + f" ({base})" * many + DAGGER * reduced for method, base, many, reduced in named]
+    )
+
+
+def _form_order(form: str) -> tuple[int, str]:
+    first = (*HELD, "fp16", "int8")
+    return (first.index(form) if form in first else len(first), form)
+
+
 def bars(frame: pd.DataFrame, dataset: str, budget: str) -> "Figure":
     """Horizontal bars with 95 % intervals: a panel per protocol (and student), a row per method, for one budget.
 
@@ -181,6 +233,8 @@ def _figures(frame: pd.DataFrame) -> Iterator[tuple[str, "Figure"]]:
             yield f"accuracy-ipc_{name}", accuracy_against_ipc(frame, dataset, protocol, student)
         if (part["bytes"] > 0).any():
             yield f"accuracy-bytes_{name}", accuracy_against_bytes(frame, dataset, protocol, student)
+        if not part.loc[part["label_bytes"] > 0, "labels"].isin(HELD).all():
+            yield f"accuracy-labels_{name}", accuracy_against_label_bytes(frame, dataset, protocol, student)
     for dataset, budget in good[good["budget"] != "all"].groupby(["dataset", "budget"]).groups:
         yield f"bars_{dataset}_{budget}", bars(frame, dataset, budget)
 
@@ -295,7 +349,7 @@ def _ipc_axis(axes: "Axes", ticks: Sequence[int]) -> None:
     axes.set_xlabel("Images per class (IPC)")
 
 
-def _bytes_axis(axes: "Axes") -> None:
+def _bytes_axis(axes: "Axes", label: str = "Bytes that a student needs") -> None:
     """Ticks in KiB, MiB, GiB, five at most: powers of two, or round numbers where the range is narrow."""
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
@@ -309,7 +363,7 @@ def _bytes_axis(axes: "Axes") -> None:
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([_bytes_text(tick) for tick in ticks])
-    axes.set_xlabel("Bytes that a student needs")
+    axes.set_xlabel(label)
 
 
 def _bytes_text(size: float) -> str:

@@ -50,22 +50,30 @@ class Stream:
         seed: keys every draw.
         steps: step t sees the view `steps[t % len(steps)]`; None: view t.
         draw: what is shown of a batch's images, before the recipe's augmentations (`ddbench.views.drawn`); None: all.
+        uniform: step t sees one of `steps`, drawn by the seed and t, each as likely as another, instead.
 
     Raises:
-        UsageError: an empty list of steps, or a negative one.
+        UsageError: an empty list of steps, or a negative one; uniform without a list.
     """
 
     seed: int
     steps: tuple[int, ...] | None = None
     draw: Augmentation | None = None
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         if self.steps is not None and (not self.steps or min(self.steps) < 0):
             raise UsageError("a stream needs at least one step, and none below 0")
+        if self.uniform and self.steps is None:
+            raise UsageError("a stream that draws its views uniformly needs the list of them")
 
     def view(self, step: int) -> int:
         """The view that a step sees."""
-        return step if self.steps is None else self.steps[step % len(self.steps)]
+        if self.steps is None:
+            return step
+        if not self.uniform:
+            return self.steps[step % len(self.steps)]
+        return self.steps[int(torch.randint(len(self.steps), (), generator=rng(self.seed, "kept view", step)))]
 
 
 class Order:

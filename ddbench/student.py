@@ -172,7 +172,8 @@ class _State:
 
 def _identity(recipe: StudentRecipe, seed: int, stream: Stream, images: int) -> str:
     """Which training a saved state is of."""
-    return digest([recipe.model_dump(mode="json"), seed, stream.seed, stream.steps, images])
+    drawn = ["uniform"] if stream.uniform else []
+    return digest([recipe.model_dump(mode="json"), seed, stream.seed, stream.steps, images, *drawn])
 
 
 def _refuse_divergence(loss: torch.Tensor, step: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from ddbench.budget import Budget
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import Dataset
 from ddbench.errors import JobFailed, UsageError
+from ddbench.label_budget import Packing, packed_targets
 from ddbench.progress import Reporter
 from ddbench.randomness import Key, forked, rng
 from ddbench.space import Space, make_space, transform_for
@@ -20,7 +21,6 @@ from ddbench.stages import Product, Stage
 from ddbench.streams import Images, Labeller
 from ddbench.synset import SynSet
 from ddbench.targets.distances import record_distances
-from ddbench.targets.replay import record_replay
 from ddbench.teachers import Teacher
 
 SYNTHESIS = "synthesis"
@@ -272,17 +272,17 @@ class Task:
         kind, _ = targets.targets_of(synset)
         return kind.bind(targets.Binding(synset, self._source, self.device, self.recall_teacher))
 
-    def replayed(
-        self, synset: SynSet, *, encoding: Literal["fp16", "int8", "topk"] = "fp16", topk: int | None = None
-    ) -> SynSet:
-        """A set whose teachers label online, with the logits stored that they would give; see `targets.replay`."""
-        stored = record_replay(
+    def replayed(self, synset: SynSet, packing: Packing | None = None) -> SynSet:
+        """A set whose teachers label online, with the logits stored that they would give; see `targets.replay`.
+
+        Without a packing all label batches are stored, in fp16.
+        """
+        stored = packed_targets(
             synset,
             self._source,
+            packing or Packing(),
             self.device,
             seed=self.seed,
-            encoding=encoding,
-            topk=topk,
             loop=lambda start, total: self.loop(start, total, "storing labels"),
             recall=self.recall_teacher,
         )

@@ -26,7 +26,7 @@ STUDENT_FILES = (
     "streams.py",
     "student.py",
 )
-STUDENT = {1: "916d0ca33fe8affdca9cfe64e053d870380bb6cb0388c4bed3de14fafdc91a7b"}
+STUDENT = {1: "48560dc1486563269ca6282b93a6312e2c53c14d191e8d52814c78b1472eb2f1"}
 """By `ddbench.student.CODE_VERSION`: SHA-256 of the files above, whose change may change what a training gives."""
 EXPERT_FILES = (
     "augment/crops.py",
@@ -55,7 +55,7 @@ PRIOR_ENGINES = (
     "students.py",
     "windows.py",
 )
-PRIORS = {1: "3ff844512ab7b22e54d989833588ee6a9ee103b75bb9deff53bd8b4ea37aeb4a"}
+PRIORS = {1: "4b5623ce557b463de6abec360ffe0cc3bfb8c5bd4683b8e5c2c4c76fc5efab32"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
 DYNAMICS = {1: "7f80bb2821abb19ad8ebe0446a6aabce54e0ba417d83ed3093053d220cb214bc"}
 """By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""

@@ -1,5 +1,6 @@
 """Plots and pictures: what is on the axes, that text can be read, and that files are whole and repeatable."""
 
+import json
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,14 @@ from ddbench.canonical import digest
 from ddbench.cells import cells
 from ddbench.errors import UsageError
 from ddbench.pictures import picture_grid
-from ddbench.plots import accuracy_against_bytes, accuracy_against_ipc, bars, plot_all, save
+from ddbench.plots import (
+    accuracy_against_bytes,
+    accuracy_against_ipc,
+    accuracy_against_label_bytes,
+    bars,
+    plot_all,
+    save,
+)
 from ddbench.records import Record
 
 PLACE = ("digits", "hard-v1", "convnet-d2")
@@ -108,6 +116,63 @@ def test_bars_show_every_method_also_what_failed(frame):
     assert [text.get_text() for text in axes.texts].count("failed") == 2
     assert axes.get_xlim() == (0, 100)
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([63, 63, 63])
+
+
+def labelled(method, form, lines, top1, recipe="paper"):
+    """A record of a set with labels, packed or as the method gives them."""
+    plain = record(method, 10, [top1, top1 + 0.02]).model_dump(mode="json", by_alias=True)
+    encoding, topk = ("topk", int(form[4:])) if form.startswith("topk") else (form, None)
+    packed = {"recipe": recipe, "encoding": encoding, "topk": topk}
+    name = f"{recipe}+{form}-{lines.get('targets')}B" if form != "online" else recipe
+    plain["recipe"] = {"method": method, "name": name, **({"labels": packed} if form != "online" else {})}
+    plain["recipe_hash"] = digest(plain["recipe"])
+    plain["synsets"] = {key: facts | {"bytes": {"images": 6400, **lines}} for key, facts in plain["synsets"].items()}
+    return Record.model_validate_json(json.dumps(plain))
+
+
+@pytest.fixture(scope="module")
+def packed_frame():
+    rows = [labelled(m, "fp16", {"targets": size}, top1) for m in ("cda", "sre2l") for size, top1 in SIZES.items()]
+    rows += [labelled(m, "online", {"external": 30_000}, 0.9) for m in ("cda", "sre2l")]
+    rows += [labelled("sre2l", form, {"targets": 50_000}, 0.8) for form in ("int8", "topk2", "topk3")]
+    return cells([*rows, record("random", 10, [0.5])])
+
+
+SIZES = {100_000: 0.9, 2_500: 0.7, 10_000: 0.8}
+
+
+def test_accuracy_against_label_bytes_has_a_line_per_method_and_form(packed_frame):
+    (axes,) = accuracy_against_label_bytes(packed_frame, *PLACE).axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    forms = {"online", "fp16", "int8", "topk2", "topk3"}
+    assert set(lines) == {"cda, online", "cda, fp16", *(f"sre2l, {form}" for form in forms)}
+    assert list(lines["cda, fp16"].get_xdata()) == [2_500, 10_000, 100_000]
+    assert list(lines["cda, fp16"].get_ydata()) == pytest.approx([71, 81, 91])
+    assert list(lines["sre2l, online"].get_xdata()) == [30_000]
+    assert axes.get_xscale() == "log" and axes.get_xlabel() == "Bytes of the labels"
+    assert all(label.get_text().endswith("iB") for label in axes.get_xticklabels())
+    grey = {(line.get_marker(), line.get_markerfacecolor() == "white") for line in lines.values()}
+    assert len(grey) == len(lines)  # told apart without colour
+    assert {line.get_marker() for name, line in lines.items() if name.endswith("fp16")} == {"s"}
+    assert min(text.get_fontsize() for text in texts(axes.figure)) >= 8
+
+
+def test_label_bytes_name_the_recipe_where_a_method_has_several():
+    rows = [labelled("sre2l", "fp16", {"targets": 100}, 0.5, recipe=name) for name in ("paper", "other-reduced")]
+    (axes,) = accuracy_against_label_bytes(cells(rows), *PLACE).axes
+    assert {line.get_label() for line in axes.get_lines()} == {
+        "sre2l (paper), fp16",
+        "sre2l (other-reduced)†, fp16",
+    }
+
+
+def test_label_bytes_are_drawn_where_labels_are_packed(packed_frame, frame, tmp_path):
+    names = {path.name for path in plot_all(packed_frame, tmp_path / "packed", [".svg"])}
+    assert "accuracy-labels-digits-hard-v1-convnet-d2.svg" in names
+    online = cells([labelled("sre2l", "online", {"external": 30_000}, 0.9)])
+    assert not any("labels" in path.name for path in plot_all(online, tmp_path / "online", [".svg"]))
+    with pytest.raises(UsageError, match="no bytes of labels"):
+        accuracy_against_label_bytes(frame, *PLACE)
 
 
 def test_many_methods_get_a_page_and_no_bands():

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ddbench.canonical import digest
-from ddbench.cells import bytes_total, cells
+from ddbench.cells import bytes_total, cells, label_bytes, label_form
 from ddbench.errors import UsageError
 from ddbench.records import Record
 from ddbench.statistics import t_interval
@@ -72,6 +72,23 @@ def test_toy_cells_from_a_store(tmp_path):
     assert (row.n, row.draws, row.status, row.bytes, row.distill_seconds) == (2, 1, "ok", 1000, 8.0)
     assert row.samples == {(0, 0): 0.70, (0, 1): 0.72}
     assert row.best and row.tied
+
+
+def test_labels_are_counted_apart_and_say_their_form():
+    assert label_bytes({"images": 100, "targets": 5, "extra": 7}) == 5
+    assert label_bytes({"images": 100, "targets": 5, "external": 2}) == 7
+    assert label_bytes({"images": 100}) is None
+    assert label_form(record(), {"external": 2}) == "online" and label_form(record(), {}) is None
+    assert label_form(record(), {"targets": 2}) == "stored"
+    for packing, wanted in (
+        ({"encoding": "int8", "topk": None, "keep": "first", "draw": "uniform"}, "int8"),
+        ({"encoding": "topk", "topk": 3, "keep": "random", "draw": "cycle"}, "topk3 random cycle"),
+    ):
+        recipe = {"method": "dm", "name": "paper+x", "labels": packing}
+        packed = record("dm", 1, [0.5], recipe=recipe, recipe_hash=digest(recipe))
+        assert label_form(packed, {"targets": 2}) == wanted
+        row = cells([packed]).iloc[0]
+        assert (row.labels, row.label_bytes, row.bytes) == (wanted, 300, 1000)
 
 
 def test_bytes_count_images_once():

@@ -1,5 +1,7 @@
 """The flags, each written once, and how their words are read: the same noun means the same thing everywhere."""
 
+import re
+from fractions import Fraction as Exact
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -110,6 +112,17 @@ def seeds(text: str, flag: str = "--seeds") -> tuple[int, ...]:
     if not found[0]:
         raise UsageError(f"{flag} {text}: at least one seed is needed")
     return tuple(range(found[0]))
+
+
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def byte_count(text: str, flag: str) -> int:
+    """A number of bytes: "2000", "2MB" (millions), "1.5MiB" (of 1,048,576), rounded down; UsageError for other words."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower(), re.ASCII)
+    if found is None or found[2] not in UNITS:
+        raise UsageError(f"{flag} {text}: a number of bytes is needed, such as 2000, 500kB, 2MB or 1.5MiB")
+    return int(Exact(found[1]) * UNITS[found[2]])
 
 
 def one_budget(ipc: int | None, fraction: float | None) -> "Budget":

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ddbench.synset import SynSet
 
 
+WHOLE, PACKED = "SET.safetensors", "PACKED.safetensors"
+
+
 def show_set(path: Path, *, as_json: bool) -> "SynSet":
     """Print the facts of a set's file; returns the set."""
     from ddbench.synset import load
@@ -160,8 +163,12 @@ def _run_row(run: "Run") -> list[str]:
 
 
 def reproduce(record: "Record") -> Iterator[str]:
-    """A command per setting that makes a record's runs again."""
-    head = _evaluate_words(record) if record.imported else _run_words(record)
+    """A command per setting that makes a record's runs again; before them, those that make and pack a packed set."""
+    packed = isinstance(record.recipe.get("labels"), dict)
+    head = _evaluate_words(record) if record.imported or packed else _run_words(record)
+    if packed:
+        yield shlex.join(_distill_words(record))
+        yield shlex.join(_pack_words(record))
     for runs in _by_setting(record).values():
         found, device, threads = sorted({run.seed for run in runs}), runs[0].device, runs[0].threads
         seeds = ",".join(map(str, found)) + ("," if len(found) == 1 else "")
@@ -172,7 +179,7 @@ def _needed(record: "Record") -> Iterator[str]:
     """What the commands name that whoever repeats them has to have."""
     if record.imported:
         yield f"the file is the imported set of hash {record.imported}"
-    elif _published(record, record.recipe_name.removesuffix("+set")) is None:
+    elif _published(record, _own_recipe(record).removesuffix("+set")) is None:
         yield "the recipe is not published: write the file from what stands above"
     if record.borrowed:
         yield f"--borrow names the set of {record.borrowed} whose student recipe has the hash {record.student_recipe_hash}"
@@ -181,8 +188,28 @@ def _needed(record: "Record") -> Iterator[str]:
 
 
 def _evaluate_words(record: "Record") -> list[str]:
-    words = ["ddbench", "evaluate", f"SET-{(record.imported or '')[:12]}.safetensors", "--name", record.method]
-    return [*words, *_data_words(record), "--protocol", record.protocol, "--network", record.student_network]
+    words = ["ddbench", "evaluate", f"SET-{record.imported[:12]}.safetensors" if record.imported else PACKED]
+    words += ["--name", record.method] if record.imported else []
+    words += [*_data_words(record), "--protocol", record.protocol, "--network", record.student_network]
+    return words + (
+        ["--borrow", f"SET-OF-{record.borrowed}.safetensors"] if record.borrowed and not record.imported else []
+    )
+
+
+def _distill_words(record: "Record") -> list[str]:
+    """The command that makes the set whose labels were packed."""
+    words = ["ddbench", "distill", record.method, *_set_words(record)]
+    return [*words, "--seed", str(record.synthesis_seed), "--out", WHOLE]
+
+
+def _pack_words(record: "Record") -> list[str]:
+    """The command that packs the labels of that set."""
+    folder = _data_words(record) if "@" in record.dataset else []
+    words, labels = ["ddbench", "pack-labels", WHOLE, *folder], record.recipe["labels"]
+    for name in ("encoding", "topk", "ratio", "bytes", "keep", "draw", "seed"):
+        if labels.get(name) is not None:
+            words += [f"--{name}", str(labels[name])]
+    return [*words, "--out", PACKED]
 
 
 def _data_words(record: "Record") -> list[str]:
@@ -192,24 +219,34 @@ def _data_words(record: "Record") -> list[str]:
     return [] if record.imported else ["--dataset", family]
 
 
-def _run_words(record: "Record") -> list[str]:
-    words = ["ddbench", "run", record.method, *_data_words(record)]
+def _set_words(record: "Record") -> list[str]:
+    words = _data_words(record)
     for kind in ("ipc", "fraction"):
         if kind in record.budget:
             words += [f"--{kind}", str(record.budget[kind])]
-    words += _recipe_words(record)
+    return words + _recipe_words(record)
+
+
+def _own_recipe(record: "Record") -> str:
+    """The name of the recipe; of a set whose labels were packed, of the recipe that made the set."""
+    labels = record.recipe.get("labels")
+    return str(labels.get("recipe")) if isinstance(labels, dict) else record.recipe_name
+
+
+def _run_words(record: "Record") -> list[str]:
+    words = ["ddbench", "run", record.method, *_set_words(record)]
     words += ["--seed", str(record.synthesis_seed), "--protocol", record.protocol, "--network", record.student_network]
     return words + (["--borrow", f"SET-OF-{record.borrowed}.safetensors"] if record.borrowed else [])
 
 
 def _recipe_words(record: "Record") -> list[str]:
     """The recipe's name and what was changed in it; a recipe that is not published here is named as a file."""
-    base = record.recipe_name.removesuffix("+set")
+    base = _own_recipe(record).removesuffix("+set")
     entry = _published(record, base)
     if entry is None:
         return ["--recipe", f"{base}.toml"]
     words = ["--recipe", base]
-    if base == record.recipe_name:
+    if base == _own_recipe(record):
         return words
     hyper, network = entry
     own = record.recipe.get("hyper", {})

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ddbench.records import Record
 
-KINDS = ("ipc", "bytes", "bars")
+KINDS = ("ipc", "bytes", "labels", "bars")
 
 
 def register(app: typer.Typer) -> None:
@@ -168,7 +168,7 @@ def plot(
     kind: Annotated[
         str | None,
         typer.Option(
-            "--kind", metavar="NAME", help="ipc or bytes (accuracy against them), or bars; for a single file."
+            "--kind", metavar="NAME", help="ipc, bytes, labels (accuracy against them) or bars; for a single file."
         ),
     ] = None,
     dataset: Shown = None,
@@ -182,7 +182,7 @@ def plot(
         typer.Option("--out", metavar="FILE|DIR", help="FILE.png, .svg or .pdf; or a folder for all plots, as PNG."),
     ] = Path("plots"),
 ) -> None:
-    """Plot records: against IPC, against bytes, or as bars.
+    """Plot records: against IPC, bytes or bytes of labels, or as bars.
 
     A folder gets every plot that the records allow; a file gets the one that --kind and the other flags choose.
     """
@@ -222,7 +222,11 @@ def _one_plot(frame: "pd.DataFrame", kind: str | None, ipc: int | None, fraction
         return plots.bars(frame, dataset, budget_label(chosen) if chosen else _single(sizes, "budget", "--ipc"))
     protocol = _single(good, "protocol", "--protocol")
     student = _single(good, "student", "--network")
-    draw = plots.accuracy_against_ipc if kind == "ipc" else plots.accuracy_against_bytes
+    draw = {
+        "ipc": plots.accuracy_against_ipc,
+        "bytes": plots.accuracy_against_bytes,
+        "labels": plots.accuracy_against_label_bytes,
+    }[kind]
     return draw(frame, dataset, protocol, student)
 
 

@@ -89,7 +89,7 @@ def record_distances(
 
 def require_room(recipe: StudentRecipe, images: int) -> None:
     """UsageError where the distances of all steps of a training on so many images would be too large."""
-    FORM.require_room_for(recipe, images)
+    FORM.require_room(min(recipe.batch, images), recipe.steps(images))
 
 
 DISTANCES = Distances()

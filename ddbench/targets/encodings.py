@@ -37,12 +37,17 @@ class Encoding(ABC):
         """Raise UsageError unless the values, not the shapes, are in range."""
         return None
 
+    def suffices(self, other: "Encoding") -> bool:
+        """Whether logits written so can be written as another encoding does, with no loss but its own and fp16's."""
+        return self == other
+
     def bytes(self, rows: int, classes: int) -> int:
         """Size of one place's entry."""
         shapes = self.shapes(rows, classes).values()
         return sum(torch.Size(shape).numel() * dtype.itemsize for dtype, shape in shapes)
 
 
+@dataclass(frozen=True)
 class Half(Encoding):
     """`fp16`: the logits rounded to 16 bits."""
 
@@ -58,7 +63,12 @@ class Half(Encoding):
         """See the base class."""
         return entry["logits"].float()
 
+    def suffices(self, other: Encoding) -> bool:
+        """See the base class."""
+        return True
 
+
+@dataclass(frozen=True)
 class Int8(Encoding):
     """`int8`: q = round((z - offset) / scale), offset the middle of a row's range, scale its 254th part.
 
@@ -84,7 +94,7 @@ class Int8(Encoding):
     def check(self, tensors: Tensors, classes: int) -> None:
         """See the base class."""
         if float(tensors["scale"].min()) < 0:
-            raise UsageError("replay targets: scale must be 0 or more")
+            raise UsageError("stored logits: scale must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,11 @@ class TopK(Encoding):
         """See the base class."""
         low, high = (int(value) for value in tensors["indices"].aminmax())
         if low < 0 or high >= classes:
-            raise UsageError(f"replay targets: indices hold {low} to {high}, allowed are 0 to {classes - 1}")
+            raise UsageError(f"stored logits: indices hold {low} to {high}, allowed are 0 to {classes - 1}")
+
+    def suffices(self, other: Encoding) -> bool:
+        """See the base class; the values are sorted, and `rest` tells what the others have together."""
+        return isinstance(other, TopK) and other.kept <= self.kept
 
 
 ENCODINGS = ("fp16", "int8", "topk")
@@ -129,11 +143,11 @@ ENCODINGS = ("fp16", "int8", "topk")
 def encoding_of(name: str, kept: int | None, classes: int) -> Encoding:
     """The encoding of a name; UsageError if it is unknown, or `kept` (k, of "topk" only) is out of range."""
     if name not in ENCODINGS:
-        raise UsageError(f"replay targets: encoding must be one of {', '.join(ENCODINGS)}, not {name!r}")
+        raise UsageError(f"stored logits: encoding must be one of {', '.join(ENCODINGS)}, not {name!r}")
     if (name == "topk") != (kept is not None):
-        raise UsageError("replay targets: k, how many logits to keep, goes with the encoding topk")
+        raise UsageError("stored logits: k, how many logits to keep, goes with the encoding topk")
     if kept is None:
         return Half() if name == "fp16" else Int8()
     if type(kept) is not int or not 1 <= kept < classes:
-        raise UsageError(f"replay targets: k must be 1 to {classes - 1}, fewer than the classes, not {kept!r}")
+        raise UsageError(f"stored logits: k must be 1 to {classes - 1}, fewer than the classes, not {kept!r}")
     return TopK(kept)

@@ -1,12 +1,14 @@
 """What `replay` and `distances` share: entries about the batches of a stream, made ahead by teachers and stored by step.
 
 Crops, flips and mixes of a batch are functions of the stream's seed and a step, so none of them is stored; the student
-must draw by that seed. Where only some steps are kept, a training goes through them again and again.
+must draw by that seed. Where only some steps are kept, a training goes through them again and again, or draws one of them
+for every step (LPLD).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +16,6 @@ from torch import Tensor
 from ddbench.data import Dataset
 from ddbench.errors import JobFailed, UsageError
 from ddbench.streams import Batch, Batches, Stream
-from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, Targets
 from ddbench.targets import Binding
 from ddbench.targets.encodings import Shapes, Tensors
@@ -26,7 +27,14 @@ MAX_BYTES = 8 * 2**30
 PARAMS = {"seed", "images", "batch", "made_by"}
 """`seed` of the stream; `images`, how many training images it is drawn from; `batch`, b; `made_by`, the params of the
 `teachers` targets that made the entries: those networks need not be there, but by them a baseline's own images are
-labelled."""
+labelled.
+
+`draw` may be left out: "cycle", step t of a training sees view t mod S of those kept; or "uniform", it sees one drawn by
+the stream's seed and t, with replacement."""
+Draw = Literal["cycle", "uniform"]
+DRAWS: tuple[Draw, ...] = ("cycle", "uniform")
+STEP_BYTES = torch.int64.itemsize  # the number of a step, stored with its entry
+Loop = Callable[[int, int], Iterable[int]]
 
 
 @dataclass(frozen=True)
@@ -54,10 +62,6 @@ class Form:
                 f"{self.cheaper}"
             )
 
-    def require_room_for(self, recipe: StudentRecipe, images: int) -> None:
-        """UsageError where the entries of all steps of a training on so many images would be too large."""
-        self.require_room(min(recipe.batch, images), recipe.steps(images))
-
 
 def record(
     synset: SynSet,
@@ -67,7 +71,8 @@ def record(
     *,
     seed: int,
     keep: Sequence[int] | None = None,
-    loop: Callable[[int, int], Iterable[int]] | None = None,
+    draw: Draw = "cycle",
+    loop: Loop | None = None,
     recall: Callable[[str], Teacher | None] | None = None,
 ) -> Targets:
     """Write the entries of the batches of a student's training ahead: tensors by name, `steps` int64 [S], and `PARAMS`.
@@ -79,8 +84,8 @@ def record(
         form: how entries are written.
         seed: of the stream that is drawn.
         keep: steps to label, rising; None: all that the recipe takes.
-        loop: called with (0, steps to label) for their numbers; None: `range`. Where it ends early, only what it came to
-            is kept (one step at least, of zeros if need be: a dry run may not come to any).
+        draw: how a training takes them, see `PARAMS`.
+        loop: see `filled`.
         recall: gives a teacher by its hash; None: those in the cache.
 
     Raises:
@@ -99,17 +104,39 @@ def record(
     label = TEACHERS.bind(Binding(synset, dataset, device, recall))
     images, classes = (tensor.to(device) for tensor in expand(synset, dataset))
     batches = Batches(images, recipe, Stream(seed, tuple(steps), drawn(synset)))
-    tensors = {
-        name: torch.zeros(len(steps), *shape, dtype=dtype) for name, (dtype, shape) in form.shapes(batch).items()
-    }
+
+    def entry(place: int) -> Tensors:
+        seen = batches.at(place)
+        return form.write(seen, label(seen), classes[seen.index])
+
+    params = {"seed": seed, "images": count, "batch": batch, "made_by": dict(makers.params), **drawn_by(draw)}
+    return Targets(form.kind, params, filled(form.shapes(batch), steps, entry, loop))
+
+
+def drawn_by(draw: str) -> dict[str, str]:
+    """The entry of the params that says how kept steps are taken; none for "cycle", so that older hashes stay valid."""
+    return {} if draw == DRAWS[0] else {"draw": draw}
+
+
+def filled(
+    shapes: Shapes, steps: Sequence[int], entry: Callable[[int], Tensors], loop: Loop | None = None
+) -> dict[str, Tensor]:
+    """The tensors of targets: the steps, and the entry of each place in their list.
+
+    Args:
+        shapes: name -> dtype and shape of an entry.
+        steps: that the entries are of.
+        entry: gives that of a place.
+        loop: called with (0, steps) for the places; None: `range`. Where it ends early, only what it came to is kept (one
+            at least, of zeros if need be: a dry run may not come to any).
+    """
+    tensors = {name: torch.zeros(len(steps), *shape, dtype=dtype) for name, (dtype, shape) in shapes.items()}
     done = 1
     for place in (loop or range)(0, len(steps)):
-        seen = batches.at(place)
-        _put(tensors, place, form.write(seen, label(seen), classes[seen.index]))
+        _put(tensors, place, entry(place))
         done = place + 1
-    params = {"seed": seed, "images": count, "batch": batch, "made_by": dict(makers.params)}
     stored = {"steps": torch.tensor(list(steps)), **tensors}
-    return Targets(form.kind, params, {name: tensor[:done].contiguous() for name, tensor in stored.items()})
+    return {name: tensor[:done].contiguous() for name, tensor in stored.items()}
 
 
 def _put(tensors: Tensors, place: int, entry: Mapping[str, Tensor]) -> None:
@@ -131,8 +158,10 @@ def check_stream(synset: SynSet, more: Iterable[str] = ()) -> None:
     """UsageError unless the params are `PARAMS` and `more`, and of a stream that a training of this set can see."""
     targets = own_targets(synset)
     kind, params, allowed = targets.kind, targets.params, PARAMS | set(more)
-    if set(params) != allowed:
+    if set(params) - {"draw"} != allowed:
         raise UsageError(f"{kind} targets: params must be {sorted(allowed)}, not {sorted(params)}")
+    if params.get("draw", DRAWS[0]) not in DRAWS:
+        raise UsageError(f"{kind} targets: draw must be {' or '.join(DRAWS)}, not {params['draw']!r}")
     for name, least in (("seed", 0), ("images", 1), ("batch", 1)):
         if type(params[name]) is not int or params[name] < least:
             raise UsageError(f"{kind} targets: {name} must be a whole number of at least {least}")
@@ -186,7 +215,8 @@ def entries_of(targets: Targets, device: torch.device) -> Callable[[Batch], Tens
 def stream_of(synset: SynSet) -> Stream:
     """The batches that the entries are of."""
     targets = own_targets(synset)
-    return Stream(targets.params["seed"], tuple(targets.tensors["steps"].tolist()), drawn(synset))
+    uniform = targets.params.get("draw") == "uniform"
+    return Stream(targets.params["seed"], tuple(targets.tensors["steps"].tolist()), drawn(synset), uniform)
 
 
 def stored_bytes(synset: SynSet) -> dict[str, int]:

@@ -2,10 +2,10 @@
 
 Fast knowledge distillation (FKD; SRe2L, CDA and CV-DD relabel so) stores crops, flips and mixes of every batch beside
 its logits. Here they are functions of a seed and a step, so nothing but logits is stored, and the student must draw by
-that seed: `stream`. Of a pruned set only some steps are kept, and a training goes through them again and again.
+that seed: `stream`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -19,11 +19,14 @@ from ddbench.synset import SynSet, Targets
 from ddbench.targets import Binding, TargetKind
 from ddbench.targets.encodings import Encoding, encoding_of
 from ddbench.targets.recording import (
+    Draw,
     Form,
+    Loop,
     check_entries,
     check_makers,
     check_stream,
     entries_of,
+    filled,
     own_targets,
     record,
     stored_bytes,
@@ -46,14 +49,14 @@ class Replay(TargetKind):
         """See the base class."""
         targets, classes = own_targets(synset), len(synset.class_names)
         check_stream(synset, ["encoding"])
-        check_entries(targets, lambda: _encoding(targets, classes).shapes(targets.params["batch"], classes))
-        _encoding(targets, classes).check(targets.tensors, classes)
+        check_entries(targets, lambda: stored_encoding(targets, classes).shapes(targets.params["batch"], classes))
+        stored_encoding(targets, classes).check(targets.tensors, classes)
         check_makers(targets)
 
     def bind(self, binding: Binding) -> Labeller:
         """The stored logits of a batch's view; of another stream's batch, a UsageError."""
         targets, classes = own_targets(binding.synset), len(binding.synset.class_names)
-        encoding, entry = _encoding(targets, classes), entries_of(targets, binding.device)
+        encoding, entry = stored_encoding(targets, classes), entries_of(targets, binding.device)
         return lambda batch: encoding.read(entry(batch), classes)
 
     def bytes(self, synset: SynSet) -> dict[str, int]:
@@ -73,19 +76,21 @@ def record_replay(
     seed: int,
     encoding: Literal["fp16", "int8", "topk"] = "fp16",
     keep: Sequence[int] | None = None,
+    draw: Draw = "cycle",
     topk: int | None = None,
-    loop: Callable[[int, int], Iterable[int]] | None = None,
+    loop: Loop | None = None,
     recall: Callable[[str], Teacher | None] | None = None,
 ) -> Targets:
     """Store the logits of the batches of a student's training ahead.
 
     Args:
-        synset: see `ddbench.targets.recording.record`, as `dataset`, `device`, `seed`, `keep`, `loop` and `recall`.
+        synset: see `ddbench.targets.recording.record`, as the arguments that say likewise.
         dataset: likewise.
         device: likewise.
         seed: likewise.
         encoding: how logits are stored.
         keep: likewise.
+        draw: likewise.
         topk: for "topk": how many logits of a row to keep.
         loop: likewise.
         recall: likewise.
@@ -95,13 +100,48 @@ def record_replay(
         JobFailed: a logit is not finite, or beyond what the encoding holds.
     """
     form = _form(encoding, topk, len(synset.class_names))
-    made = record(synset, dataset, device, form, seed=seed, keep=keep, loop=loop, recall=recall)
+    made = record(synset, dataset, device, form, seed=seed, keep=keep, draw=draw, loop=loop, recall=recall)
     return replace(made, params={"encoding": encoding, **made.params})
 
 
-def require_room(recipe: StudentRecipe, images: int, classes: int, encoding: str, topk: int | None = None) -> None:
-    """UsageError where the labels of all steps of a training on so many images would be too large."""
-    _form(encoding, topk, classes).require_room_for(recipe, images)
+def rewritten(
+    synset: SynSet, places: Tensor, *, encoding: str, topk: int | None = None, loop: Loop | None = None
+) -> Targets:
+    """The stored logits of some of a set's kept steps, in another encoding or the same; no teacher is asked.
+
+    Args:
+        synset: its targets are of the kind `replay`.
+        places: int64, rising, in the list of steps that are kept.
+        encoding: how logits are stored from now on.
+        topk: for "topk": how many logits of a row to keep.
+        loop: as for `record_replay`.
+    """
+    targets, classes = own_targets(synset), len(synset.class_names)
+    before, after = stored_encoding(targets, classes), encoding_of(encoding, topk, classes)
+    steps, params = targets.tensors["steps"][places], {**targets.params, "encoding": encoding}
+    if before == after:
+        return Targets("replay", params, {name: tensor[places] for name, tensor in targets.tensors.items()})
+    batch = targets.params["batch"]
+    _form(encoding, topk, classes).require_room(batch, len(places))
+    stored, at = {name: tensor for name, tensor in targets.tensors.items() if name != "steps"}, places.tolist()
+
+    def entry(place: int) -> dict[str, Tensor]:
+        return after.write(before.read({name: tensor[at[place]] for name, tensor in stored.items()}, classes))
+
+    return Targets("replay", params, filled(after.shapes(batch, classes), steps.tolist(), entry, loop))
+
+
+def require_room(
+    recipe: StudentRecipe,
+    images: int,
+    classes: int,
+    encoding: str,
+    topk: int | None = None,
+    steps: int | None = None,
+) -> None:
+    """UsageError where the labels of all steps of a training on so many images, or of so many steps, are too large."""
+    form = _form(encoding, topk, classes)
+    form.require_room(min(recipe.batch, images), steps or recipe.steps(images))
 
 
 def _form(encoding: str, topk: int | None, classes: int) -> Form:
@@ -114,7 +154,8 @@ def _form(encoding: str, topk: int | None, classes: int) -> Form:
     return Form("replay", lambda rows: how.shapes(rows, classes), write, cheaper)
 
 
-def _encoding(targets: Targets, classes: int) -> Encoding:
+def stored_encoding(targets: Targets, classes: int) -> Encoding:
+    """How the logits of targets of this kind are written; UsageError if that is unknown, or k is out of range."""
     values = targets.tensors.get("values")
     kept = values.shape[-1] if values is not None and values.ndim else None
     return encoding_of(targets.params["encoding"], kept, classes)

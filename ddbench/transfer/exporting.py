@@ -16,6 +16,7 @@ from ddbench.errors import CannotWrite, UsageError, unknown
 from ddbench.files import make_folder, write_with
 from ddbench.space import transform_for
 from ddbench.synset import SynSet, check_dataset
+from ddbench.targets.soft import labels_of
 from ddbench.transfer.importing import plain_recipe
 from ddbench.views import drawn
 
@@ -82,7 +83,9 @@ def content(synset: SynSet, dataset: Dataset) -> dict[str, Any]:
     }
     targets, recipe = synset.targets, synset.student_recipe
     if targets is not None and targets.kind == "soft":
-        found |= {"soft_labels": targets.tensors["labels"].clone(), "soft_form": targets.params["form"]}
+        plain = "encoding" not in targets.params
+        labels = targets.tensors["labels"].clone() if plain else labels_of(targets, len(synset.class_names))
+        found |= {"soft_labels": labels, "soft_form": targets.params["form"]}
     elif targets is not None:
         log.warning("targets of kind %r are left out: a file of images and labels has no place for them", targets.kind)
     if recipe is not None and (recipe.labels != "targets" or "soft_labels" in found):

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
 from ddbench.errors import UsageError
+from ddbench.label_budget import Packing
 from ddbench.space import Space
 from ddbench.student_recipe import Component, StudentRecipe
 from ddbench.synset import SynSet
 from ddbench.targets import committee
-from ddbench.targets.replay import require_room
 from ddbench.task import Task
 from ddbench.teachers import Teacher
 
@@ -22,9 +22,14 @@ FAMILY_DIFFERENCES = (
     "the student's last step is scored; the papers' codes test every few epochs and report or keep the best",
     "teachers, images and students all use the data set's own normalisation constants (pretrained teachers: theirs)",
     "learning rates follow their schedule by the step, not by the epoch; an epoch's short last batch opens the next epoch",
-    "labels are made online by the teachers; labels = replay stores them as the papers' FKD files do",
+    "labels are made online by the teachers; labels = replay stores them as the papers' FKD files do, label_ratio and "
+    "label_bytes keep some of them as LPLD does (ddbench.label_budget)",
     "random crops are bilinear without antialiasing, in the image's space",
 )
+
+
+LATER = ("label_ratio", "label_bytes", "label_keep", "label_draw")
+"""Fields that came later: not written where they have their default, so that older recipes keep their hash."""
 
 
 class RelabelFields(StudentFields):
@@ -36,6 +41,14 @@ class RelabelFields(StudentFields):
     labels: Literal["online", "replay"] = Field("online", description="teachers asked online, or their logits stored")
     replay_encoding: Literal["fp16", "int8", "topk"] = Field("fp16", description="of stored logits")
     replay_topk: int | None = Field(None, ge=1, description="logits kept of a row, for topk")
+    label_ratio: float | None = Field(
+        None, ge=1, description="for replay: so many times fewer bytes than all labels in fp16, 1 / (1 - rho)"
+    )
+    label_bytes: int | None = Field(None, ge=1, description="for replay: bytes that labels may take, instead")
+    label_keep: Literal["first", "random"] = Field("first", description="label batches kept where some are dropped")
+    label_draw: Literal["uniform", "cycle"] = Field(
+        "uniform", description="how a training takes them: one drawn for every step, or in turn"
+    )
     label_bn: Literal["eval", "batch"] = Field("eval", description="statistics that the teachers' batch norms use")
     label_sub_batch: int | None = Field(None, ge=1, description="for batch: of so many images at a time; none: all")
     bn_batch: int | None = Field(
@@ -51,15 +64,41 @@ class RelabelFields(StudentFields):
             raise ValueError("replay_topk, how many logits to keep, goes with replay_encoding = topk")
         return self
 
+    @model_validator(mode="after")
+    def _one_label_budget(self) -> Self:
+        if self.label_ratio is not None and self.label_bytes is not None:
+            raise ValueError("a label budget is label_ratio or label_bytes, not both")
+        budget = self.label_ratio is not None or self.label_bytes is not None
+        if budget and self.labels != "replay":
+            raise ValueError("label_ratio and label_bytes go with labels = replay")
+        if not budget and (self.label_keep, self.label_draw) != ("first", "uniform"):
+            raise ValueError("label_keep and label_draw go with label_ratio or label_bytes")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        defaults = {name: type(self).model_fields[name].default for name in LATER}
+        return {name: value for name, value in handler(self).items() if name not in LATER or value != defaults[name]}
+
+    def packing(self) -> Packing:
+        """How stored labels are packed."""
+        return Packing(
+            encoding=self.replay_encoding,
+            topk=self.replay_topk,
+            ratio=self.label_ratio,
+            bytes=self.label_bytes,
+            keep=self.label_keep,
+            draw=self.label_draw,
+        )
+
     def require_room(self, task: Task, images: int) -> None:
         """UsageError where the labels of so many training images could not be stored; asked before they are made."""
         if self.labels == "replay":
-            classes = len(task.dataset.class_names)
-            require_room(self.student_of(task), images, classes, self.replay_encoding, self.replay_topk)
+            self.packing().require_room(self.student_of(task), images, len(task.dataset.class_names))
 
     def stored(self, task: Task, synset: SynSet) -> SynSet:
         """A set whose teachers label online, with their labels stored as `labels` says."""
-        return task.replayed(synset, encoding=self.replay_encoding, topk=self.replay_topk)
+        return task.replayed(synset, self.packing())
 
     def student_of(self, task: Task) -> StudentRecipe:
         """The student's training; its network is the task's."""
