@@ -6,7 +6,7 @@ another synthesis would fare. All intervals are Student's t, at 95 % unless said
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
@@ -224,13 +224,14 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def pairwise(cells: Mapping[Name, Samples], *, against: Name | None = None, level: float = 0.95) -> list[Pair[Name]]:
-    """Every pair of cells (or those with `against`), best mean first, p values adjusted for their number by Holm.
+def pairwise(
+    cells: Mapping[Name, Samples], *, against: Collection[Name] | None = None, level: float = 0.95
+) -> list[Pair[Name]]:
+    """Every pair of cells (or those with a cell of `against`), best mean first, p values adjusted by Holm.
 
     Intervals are of one difference each, not adjusted. Pairs without a test do not count.
     """
-    names = _ranked(cells)
-    chosen = [pair for pair in combinations(names, 2) if against is None or against in pair]
+    chosen = [(a, b) for a, b in combinations(_ranked(cells), 2) if against is None or a in against or b in against]
     found = [compare(cells[a], cells[b], level) for a, b in chosen]
     tested = iter(holm([each.p for each in found if each.p is not None]))
     return [

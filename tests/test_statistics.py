@@ -345,7 +345,7 @@ def test_pairs_are_adjusted_over_what_was_tested():
 
 def test_pairs_with_one_cell_are_a_smaller_family():
     cells = {"a": runs(VALUES), "b": runs(OTHERS), "c": runs([v - 0.2 for v in OTHERS])}
-    found = pairwise(cells, against="b")
+    found = pairwise(cells, against=["b"])
     assert [(pair.a, pair.b) for pair in found] == [("a", "b"), ("b", "c")]
     assert [pair.adjusted for pair in found] == holm([pair.difference.p for pair in found])
 
