@@ -6,6 +6,7 @@ told apart below. So ties show as ties, and a column of single runs as one tie.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -23,7 +24,7 @@ NUMBERS = {
     "ranks": ("top1", "ci_low", "ci_high", "alpha"),
 }
 RANK_HEADS = "rank|top-1 %|runs|draws"
-PAIR_HEADS = "than|points|95 % interval|p|p (Holm)|test|n|verdict"
+PAIR_HEADS = "than|points|{:g} % interval|p|p (Holm)|test|n|verdict"
 Cells = Mapping[str, Mapping[str, Any]]
 
 
@@ -105,8 +106,8 @@ def grids(frame: pd.DataFrame, view: str) -> list[Grid]:
     """A grid per column of the compared cells, best first; the notes stand below the last."""
     pieces = [(place, piece) for place, piece in frame.groupby(list(COMPARED), sort=False)]
     draw, below = (_pair_grid, pair_notes) if view == "pairs" else (_rank_grid, rank_notes)
-    notes = [[] for _ in pieces[1:]] + [below(frame)]
-    return [draw(_title(place), piece, note) for (place, piece), note in zip(pieces, notes, strict=True)]
+    made = [draw(_title(place), piece) for place, piece in pieces]
+    return [*made[:-1], replace(made[-1], notes=below(frame))]
 
 
 def _title(place: Sequence[str]) -> str:
@@ -114,26 +115,25 @@ def _title(place: Sequence[str]) -> str:
     return f"{dataset}, {protocol} ({student}), {budget.replace('ipc', 'IPC')}"
 
 
-def _rank_grid(title: str, piece: pd.DataFrame, notes: list[str]) -> Grid:
+def _rank_grid(title: str, piece: pd.DataFrame) -> Grid:
     rows = []
     for row in piece.itertuples():
         rank = str(row.first) if row.first == row.last else f"{row.first} to {row.last}"
         half = "" if pd.isna(row.ci_low) else f" ±{50 * (row.ci_high - row.ci_low):.1f}"
         texts = [rank, f"{100 * row.top1:.1f}{half}", str(row.n), str(row.draws)]
         rows.append((row.method, [Shown(text, best=row.first == 1) for text in texts[:1]] + [*map(Shown, texts[1:])]))
-    return Grid(title, "method", [(head,) for head in RANK_HEADS.split("|")], rows, notes)
+    return Grid(title, "method", [(head,) for head in RANK_HEADS.split("|")], rows)
 
 
-def _pair_grid(title: str, piece: pd.DataFrame, notes: list[str]) -> Grid:
+def _pair_grid(title: str, piece: pd.DataFrame) -> Grid:
     rows = []
     for row in piece.itertuples():
         span = DASH if pd.isna(row.low) else f"{_signed(row.low)} to {_signed(row.high)}"
         verdict = row.verdict.replace("a is higher", "higher")
         texts = [row.b, _signed(row.difference), span, _p(row.p), _p(row.p_holm), row.test, str(row.n), verdict]
         rows.append((row.a, [Shown(text, best=verdict == "higher" and text == verdict) for text in texts]))
-    level = f"{100 * (1 - piece['alpha'].iloc[0]):g} % interval"
-    heads = [(head.replace("95 % interval", level),) for head in PAIR_HEADS.split("|")]
-    return Grid(title, "method", heads, rows, notes)
+    heads = PAIR_HEADS.format(100 * (1 - piece["alpha"].iloc[0])).split("|")
+    return Grid(title, "method", [(head,) for head in heads], rows)
 
 
 def rank_notes(frame: pd.DataFrame) -> list[str]:

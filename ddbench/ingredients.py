@@ -104,8 +104,10 @@ def own_command(row: Cell, protocol: str) -> str:
 
 
 def whole_command(row: Cell, protocol: str, families: Families) -> str:
-    """The command that scores the whole data in the row's space, network and setting."""
-    return _line(["run", families.whole, *_data_words(row["dataset"]), *_space_words(row)], row, protocol)
+    """The command that scores the whole data in the row's space, network and setting, as often as the row's set."""
+    seeds = sorted({evaluation for _, evaluation in row["samples"]})
+    seeds = seeds if len(seeds) >= row["draws"] else list(range(row["draws"]))
+    return _line(["run", families.whole, *_data_words(row["dataset"]), *_space_words(row)], row, protocol, seeds)
 
 
 def random_command(row: Cell, protocol: str, families: Families) -> str:
@@ -114,9 +116,13 @@ def random_command(row: Cell, protocol: str, families: Families) -> str:
 
 
 def borrowing_command(row: Cell, protocol: str, families: Families) -> str:
-    """The command that trains random images by the row's student recipe, for its first synthesis seed."""
+    """The command that trains random images by the row's student recipe, for its first synthesis seed.
+
+    Indices move into another space by themselves, but not into a whitened one.
+    """
     seed = min((synthesis or 0 for synthesis, _ in row["samples"]), default=0)
     head = ["run", families.random, *_data_words(row["dataset"]), *_budget_words(row), "--seed", str(seed)]
+    head += _space_words(row) if row["space"] == "zca" else []
     return _line([*head, "--borrow", f"SET-OF-{row['method']}.safetensors"], row, protocol)
 
 
@@ -140,8 +146,8 @@ def by_command(lacking: Iterable[Sequence[Missing]]) -> Iterator[Missing]:
         yield Missing(", ".join(scores), what, command)
 
 
-def _line(head: Sequence[str], row: Cell, protocol: str) -> str:
-    seeds = sorted({evaluation for _, evaluation in row["samples"]})
+def _line(head: Sequence[str], row: Cell, protocol: str, seeds: Sequence[int] | None = None) -> str:
+    seeds = seeds or sorted({evaluation for _, evaluation in row["samples"]})
     text = ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")
     tail = ["--protocol", protocol, "--network", row["student"], "--seeds", text]
     return shlex.join(["ddbench", *head, *tail, "--device", row["device"], "--threads", str(row["threads"])])

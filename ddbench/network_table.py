@@ -1,4 +1,4 @@
-"""Cross-architecture: methods by student network, where a protocol has several on one data set and budget."""
+"""Cross-architecture: methods by student network, where a method has several under one protocol, data set and budget."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,16 +14,16 @@ NUMBERS = ("top1_others", "low_others", "high_others")
 
 
 def network_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """The cells of places (data set, protocol, budget) with several student networks, a row each.
+    """The cells of places (data set, protocol, budget) where some method has several student networks, a row each.
 
     Args:
-        frame: cells (see `ddbench.cells.cells`) with a `label` each (see `ddbench.tables.row_labels`).
+        frame: cells (see `ddbench.cells.cells`) with a `label` each, that tells a place's methods apart.
 
     Columns `columns.CELL`, `columns.NETWORKS` and `label`. The mean over other networks stands in every row of a method;
     a set without a distillation network (an imported one) leaves none out.
     """
-    several = frame.groupby(PLACE)["student"].transform("nunique") > 1
-    kept = frame[several.astype(bool)]
+    several = frame.groupby([*PLACE, "label"])["student"].transform("nunique") > 1
+    kept = frame[several.groupby([frame[name] for name in PLACE]).transform("any").astype(bool)]
     found: dict[int, dict[str, Any]] = {}
     for _, place in kept.groupby(PLACE, sort=False):
         students = list(dict.fromkeys(place["student"]))
@@ -68,7 +68,9 @@ def network_grids(table: pd.DataFrame, shown: Mapping[int, Shown]) -> Iterator[G
 def network_notes(table: pd.DataFrame) -> list[str]:
     """Footnotes on the sign of the distillation network and on the mean."""
     if table.empty:
-        return ["No data set, protocol and budget has several student networks (ddbench run ... --network NAMES)."]
+        return [
+            "No method has several student networks on one data set, protocol and budget (ddbench sweep ... --networks NAMES)."
+        ]
     lines = [
         "mean of others: over the student networks other than the set's distillation network, where all are there; "
         "sets of other distillation networks leave out another one."

@@ -37,10 +37,7 @@ _NUMBERS = (
     "ars_soft ars_soft_low ars_soft_high ars_weight top1 bytes top1_per_kib distill_seconds top1_per_second"
 )
 NUMBERS = _NUMBERS.split()
-HEADS = (
-    "data set|budget|student|HLR, points|IOR, points|IOR against|LRS|ARS hard|ARS soft|top-1 %|under|points per KiB|"
-    "points per s"
-)
+HEADS = "data set|budget|student|HLR|IOR|against|LRS|ARS hard|ARS soft|top-1|under|per KiB|per s"
 MOST = 12  # notes on what is missing
 
 
@@ -223,7 +220,13 @@ def grid(table: pd.DataFrame) -> Grid:
         cost = [_rate(row.top1_per_kib), _rate(row.top1_per_second)]
         shown = [*what, *found, f"{100 * row.top1:.1f}", row.protocol, *cost]
         rows.append((row.label + DAGGER * row.reduced, [Shown(text) for text in shown]))
-    return Grid("Scores", "method", [(head,) for head in HEADS.split("|")], rows, notes(table))
+    return Grid(
+        "Scores (accuracies and differences in points)",
+        "method",
+        [(head,) for head in HEADS.split("|")],
+        rows,
+        notes(table),
+    )
 
 
 def notes(table: pd.DataFrame) -> list[str]:
@@ -231,16 +234,14 @@ def notes(table: pd.DataFrame) -> list[str]:
     lines = ["HLR: whole data - set under the hard protocol, lower is better. IOR: set - random, higher is better."]
     if (table["ior_baseline"] == "borrowed").any():
         lines.append(
-            "IOR borrowed: the set as shipped against random that borrows its student recipe; hard: both hard."
+            "IOR against borrowed: the set as shipped, random with its student recipe; against hard: both hard."
         )
     if table[["lrs", "ars_hard", "ars_soft"]].notna().any(axis=None):
         weights = f"weights {table['lrs_weight'].iloc[0]:g} and {table['ars_weight'].iloc[0]:g}"
         lines.append(f"LRS, ARS: in [0, 1], higher is better, {weights}; 0.269: no gain and no loss.")
     if table[["hlr_low", "ior_low"]].notna().any(axis=None):
         lines.append("±, and the ends in brackets: 95 %, over synthesis seeds where there are several.")
-    lines.append(
-        "Points per KiB, per s: top-1 accuracy under the named protocol / bytes stored, / seconds of distillation."
-    )
+    lines.append("per KiB, per s: top-1 accuracy under the named protocol / KiB stored, / seconds of distillation.")
     if table["reduced"].any():
         lines.append(f"{DAGGER}: a reduced recipe, cheaper than the published one.")
     lacking = list(by_command(table["missing"]))
@@ -265,4 +266,4 @@ def _score(value: float, low: float, high: float) -> str:
 
 
 def _rate(value: float) -> str:
-    return DASH if pd.isna(value) else f"{100 * value:.3g}"
+    return DASH if pd.isna(value) else f"{100 * value:.3g}" if value < 10 else f"{100 * value:.0f}"

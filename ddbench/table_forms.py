@@ -74,6 +74,11 @@ def data_json(frame: pd.DataFrame) -> str:
     return json.dumps(rows, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def data_text(frame: pd.DataFrame, form: str) -> str:
+    """Data as "csv" or "json"."""
+    return data_csv(frame) if form == "csv" else data_json(frame)
+
+
 def grids_text(tables: Sequence[Grid], form: str, width: int = 100) -> str:
     """Several grids in one of `WRITERS`, or on a terminal of `width` characters, one below the other."""
     if form != "terminal":

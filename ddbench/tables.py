@@ -15,9 +15,10 @@ import pandas as pd
 
 from ddbench.cells import COMPARED
 from ddbench.errors import unknown
+from ddbench.network_table import PLACE as NETWORK_PLACE
 from ddbench.network_table import network_grids, network_notes, network_table
 from ddbench.statistics import variance_parts
-from ddbench.table_forms import DAGGER, DASH, MARK, Grid, Shown, data_csv, data_json, grids_text
+from ddbench.table_forms import DAGGER, DASH, MARK, Grid, Shown, data_text, grids_text
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 VIEWS = ("pivot", "long", "variance", "networks")
@@ -44,8 +45,7 @@ def render(frame: pd.DataFrame, form: str = "terminal", view: str = "pivot", *, 
     if view not in VIEWS:
         raise unknown("view", view, VIEWS)
     if view != "pivot" and form in ("csv", "json"):
-        made = data(frame, view)
-        return data_csv(made) if form == "csv" else data_json(made)
+        return data_text(data(frame, view), form)
     return grids_text(grids(frame, view, cut=form == "terminal"), form, width)
 
 
@@ -53,7 +53,7 @@ def data(frame: pd.DataFrame, view: str) -> pd.DataFrame:
     """What a view is made of, as data: the cells, with `columns.VARIANCE` or `columns.NETWORKS` for those views."""
     if view == "variance":
         return variance_table(frame)
-    return network_table(frame.assign(label=row_labels(frame))).drop(columns="label") if view == "networks" else frame
+    return network_table(_labelled(frame)).drop(columns="label") if view == "networks" else frame
 
 
 def grids(frame: pd.DataFrame, view: str, *, cut: bool = False) -> list[Grid]:
@@ -108,7 +108,7 @@ def variance_table(frame: pd.DataFrame) -> pd.DataFrame:
     """The cells with their parts of the variance as standard deviations (see `statistics.variance_parts`)."""
     parts = [variance_parts(samples) if samples else None for samples in frame["samples"]]
     names = ("total", "between", "within")
-    roots = {f"std_{name}": [_root(part and getattr(part, name)) for part in parts] for name in names}
+    roots = {f"std_{name}": [_root(getattr(part, name, None)) for part in parts] for name in names}
     return frame.assign(**{name: pd.Series(found, frame.index, float) for name, found in roots.items()})
 
 
@@ -125,18 +125,25 @@ def variance(frame: pd.DataFrame) -> Grid:
         "seeds of one synthesis (one-way random effects, groups of unequal sizes, never negative).",
         "Between syntheses needs two synthesis seeds and two runs of one of them.",
     ]
-    heads = [(title,) for title in VARIANCE.split("|")]
-    return Grid("Parts of the variance, one row per cell", "method", heads, rows, lines + notes(frame))
+    title, heads = "Parts of the variance, one row per cell", VARIANCE.split("|")
+    return Grid(title, "method", [(head,) for head in heads], rows, lines + notes(frame))
 
 
 def networks(frame: pd.DataFrame) -> list[Grid]:
     """Methods by student network, a grid per data set, protocol and budget with several."""
-    table = network_table(frame.assign(label=row_labels(frame)))
+    table = network_table(_labelled(frame))
     shown = {row.Index: _shown(row, mark_reduced=True) for row in table.itertuples()}
     made = list(network_grids(table, shown)) or [Grid("Top-1 accuracy (%) by student network", "method", [], [])]
     own = network_notes(table)
     lines = [line for line in notes(table) if line not in own] if len(table) else []
     return [*made[:-1], replace(made[-1], notes=own + lines)]
+
+
+def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells with a label that tells a place's rows apart, the same for all student networks."""
+    places = [piece for _, piece in frame.groupby(NETWORK_PLACE, sort=False)]
+    labels = [pd.Series(row_labels(piece), piece.index) for piece in places]
+    return frame.assign(label=pd.concat(labels) if labels else pd.Series(dtype=object))
 
 
 def row_labels(frame: pd.DataFrame) -> list[str]:

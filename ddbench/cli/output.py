@@ -91,8 +91,8 @@ def print_grids(
     from ddbench.table_forms import rich_table
 
     out, shape = console(), _shared_into_title if compact else (lambda table: table)
-    parts = [rich_table(shape(table), []) for table in tables]
-    if Measurement.get(out, out.options.update(width=1000), parts[0]).maximum > out.width:
+    parts = [rich_table(shape(table), []) for table in tables if table.headers]
+    if parts and Measurement.get(out, out.options.update(width=1000), parts[0]).maximum > out.width:
         parts = [rich_table(shape(table), []) for table in narrower()] or parts
     for part in parts:
         out.print(part)
