@@ -98,7 +98,8 @@ def _place(row: Cell, family: str) -> tuple[Any, ...]:
 def own_command(row: Cell, protocol: str) -> str:
     """The command that scores the row's set under a protocol, on the same seeds and in the same setting."""
     if row["imported"]:
-        head = ["evaluate", f"SET-{row['imported']}.safetensors", "--name", row["method"], *_data_words(row["dataset"])]
+        where = _data_words(row["dataset"]) if "@" in row["dataset"] else []
+        head = ["evaluate", f"SET-{row['imported']}.safetensors", "--name", row["method"], *where]
         return _line(head, row, protocol)
     return _line([*_made_by(row, row["method"]), "--recipe", row["recipe"].removesuffix("+set")], row, protocol)
 

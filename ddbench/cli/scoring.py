@@ -21,6 +21,7 @@ from ddbench.cli.viewing import (
     explain_columns,
     read_cells,
 )
+from ddbench.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -71,6 +72,8 @@ def scores(
     frame = read_cells(results, dataset, protocol, None, network)
     chosen = o.words(methods, "--methods") if methods is not None else None
     table = score_table.score_table(frame, methods=chosen, weight=weight, ars_weight=ars_weight)
+    if table.empty:
+        raise UsageError("no scores: none of the chosen sets has an accuracy under a hard, soft or shipped protocol")
     if form in ("csv", "json"):
         deliver(data_text(score_table.data(table), form), out)
     elif out is None and form == "terminal":
@@ -117,7 +120,7 @@ def compare(
     data = form in ("csv", "json")
     first = view or ("pairs" if data or against is not None else "ranks")
     if explain:
-        explain_columns(columns.PAIRS if first == "pairs" else columns.RANKS, as_json=form == "json")
+        explain_columns(columns.RANKS if view == "ranks" else columns.PAIRS, as_json=form == "json")
         return
     frame = read_cells(results, dataset, protocol, methods, network, superseded=superseded)
     table = comparisons.compared(frame, first, against=against, alpha=alpha)
