@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from itertools import product
 
 from ddbench.canonical import digest
 from ddbench.cells import cells
@@ -30,6 +30,7 @@ from ddbench.tables import FORMATS, VIEWS, render
 
 PROTOCOLS = (("hard", "net"), ("hard", "wide"), ("hard-plain", "net"), ("soft", "net"), ("soft-plain", "net"))
 IPCS, DATASETS = (1, 10, 50, 100), ("digits", "mnist")
+DATA, FILES = ("csv", "json"), tuple(form for form in FORMATS if form != "terminal")
 DATE = "2026-01-31T12:00:00+00:00"
 
 
@@ -114,19 +115,24 @@ def make(store: RecordStore) -> None:
     with timed("cells"):
         frame = cells(records)
     print(f"{len(records)} records, {len(frame)} cells")
-    for view in VIEWS:
-        with timed(f"table, {view}, {len(FORMATS)} formats"):
-            for form in FORMATS:
-                render(frame, form, view)
-    with timed("scores, 5 formats"):
-        table = score_table(frame)
-        for form in FORMATS:
-            data_text(data(table), form) if form in ("csv", "json") else grids_text([grid(table)], form)
+    with timed("scores"):
+        scored = score_table(frame)
+    found = {}
     for view in COMPARED_VIEWS:
-        with timed(f"compare, {view}, 5 formats"):
-            found = compared(frame, view)
-            for form in FORMATS:
-                data_text(found, form) if form in ("csv", "json") else grids_text(compared_grids(found, view), form)
+        with timed(f"compare, {view}"):
+            found[view] = compared(frame, view)
+        print(f"{len(found[view])} rows")
+    for forms in (FILES, ("terminal",)):
+        with timed(f"table, {len(VIEWS)} views as {', '.join(forms)}"):
+            for view, form in product(VIEWS, forms):
+                render(frame, form, view)
+        with timed(f"scores as {', '.join(forms)}"):
+            for form in forms:
+                data_text(data(scored), form) if form in DATA else grids_text([grid(scored)], form)
+        for view, form in product(COMPARED_VIEWS, forms):
+            with timed(f"compare, {view} as {form}"):
+                own = found[view]
+                data_text(own, form) if form in DATA else grids_text(compared_grids(own, view), form)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ddbench import columns
 from ddbench.cells import COMPARED
 from ddbench.errors import UsageError, unknown
 from ddbench.statistics import Pair, pairwise, rank_ranges
-from ddbench.table_forms import DASH, Grid, Shown
+from ddbench.table_forms import DASH, MARK, Grid, Shown
 from ddbench.tables import row_labels
 
 VIEWS = ("ranks", "pairs")
@@ -144,6 +144,7 @@ def rank_notes(frame: pd.DataFrame) -> list[str]:
         f"(paired t on the same seeds, else Welch; Holm over all pairs of the column, {alpha}).",
         "Ranges that overlap: the order is not settled; ddbench compare --view pairs says which pairs are told apart.",
     ]
+    lines.append(f"{MARK}: nothing is told apart above it.")
     return lines + _shared_notes(frame["n"], frame["draws"])
 
 
@@ -152,7 +153,7 @@ def pair_notes(frame: pd.DataFrame) -> list[str]:
     alpha, counts = f"{100 * frame['alpha'].iloc[0]:g} %", frame["tested"]
     span = str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     lines = [
-        f"higher: told apart at {alpha} by p (Holm), corrected for the {span} tested pairs of the column.",
+        f"{MARK}: higher, told apart at {alpha} by p (Holm), corrected for the {span} tested pairs of the column.",
         "The interval is of one difference alone; n: pairs of seeds, or values of the smaller side.",
     ]
     if "evaluation" in {*frame["over_a"], *frame["over_b"]}:

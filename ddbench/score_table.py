@@ -2,7 +2,8 @@
 
 Each score is computed from mean accuracies (see `ddbench.scores`) and has an interval where its cells have one: those of
 LRS and ARS are increasing in a linear combination of cells, whose interval (see `statistics.combine`) is mapped. What a
-score lacks is named with the command that makes it.
+score lacks is named with the command that makes it. Where one side of HLR or IOR is a single run, its variance is taken
+from the other (see `statistics.unpaired_difference`); LRS and ARS then have no interval.
 """
 
 from collections.abc import Collection, Iterable, Mapping
