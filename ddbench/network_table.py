@@ -25,7 +25,8 @@ def network_table(frame: pd.DataFrame) -> pd.DataFrame:
     several = frame.groupby([*PLACE, "label"])["student"].transform("nunique") > 1
     kept = frame[several.groupby([frame[name] for name in PLACE]).transform("any").astype(bool)]
     found: dict[int, dict[str, Any]] = {}
-    for _, place in kept.groupby(PLACE, sort=False):
+    needed = kept[[*PLACE, "label", "student", "distill_network", "status", "samples"]]  # grouping copies every column
+    for _, place in needed.groupby(PLACE, sort=False):
         students = list(dict.fromkeys(place["student"]))
         for _, own in place.groupby("label", sort=False):
             others = _others(own, students)
@@ -52,7 +53,8 @@ def _others(own: pd.DataFrame, students: list[str]) -> dict[str, Any]:
 
 def network_grids(table: pd.DataFrame, shown: Mapping[int, Shown]) -> Iterator[Grid]:
     """A grid per data set, protocol and budget, without notes; `shown` holds every cell as it is read, by index."""
-    for (dataset, protocol, budget), place in table.groupby(PLACE, sort=False):
+    needed = table[[*PLACE, "label", "student", "is_distill_network", *NUMBERS]]
+    for (dataset, protocol, budget), place in needed.groupby(PLACE, sort=False):
         students = list(dict.fromkeys(place["student"]))
         rows = []
         for label, own in place.groupby("label", sort=True):

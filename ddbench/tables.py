@@ -141,7 +141,8 @@ def networks(frame: pd.DataFrame) -> list[Grid]:
 
 def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
     """The cells with a label that tells a place's rows apart, the same for all student networks."""
-    places = [piece for _, piece in frame.groupby(NETWORK_PLACE, sort=False)]
+    needed = frame[["method", "borrowed", *COMPARED, *TELLING]]
+    places = [piece for _, piece in needed.groupby(NETWORK_PLACE, sort=False)]
     labels = [pd.Series(row_labels(piece), piece.index) for piece in places]
     return frame.assign(label=pd.concat(labels) if labels else pd.Series(dtype=object))
 
