@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from ddbench import columns
 from ddbench.canonical import digest
 from ddbench.errors import UsageError
 from ddbench.records import Record, Run
@@ -19,18 +20,12 @@ from ddbench.statistics import Samples, summarize, ties_with_best
 from ddbench.store import budget_label, merge
 
 Entry = tuple[Record, Run]
-SETTING = ("device", "precision", "compiled", "stacked", "threads", "build")
+SETTING = tuple(columns.SETTING)
 COMPARED = ("dataset", "protocol", "student", "budget")  # cells that compete for the best mark
 _NUMBERS = (
     "fraction top1 std ci_low ci_high top5 bytes label_bytes distill_seconds peak_memory train_seconds teacher_accuracy"
 )
-_COLUMNS = (
-    "method recipe reduced borrowed imported dataset budget ipc fraction protocol protocol_family protocol_version student "
-    "distill_network student_recipe status reason n draws failed over top1 std ci_low ci_high top5 best tied "
-    "space codec images bytes labels label_bytes distill_seconds peak_memory train_seconds teacher teacher_network teacher_accuracy "
-    "teacher_flag device precision compiled stacked threads build synset recipe_hash superseded group samples"
-)
-NUMBERS, COLUMNS = _NUMBERS.split(), _COLUMNS.split()
+NUMBERS, COLUMNS = _NUMBERS.split(), list(columns.CELL)
 
 
 def cells(
@@ -40,7 +35,7 @@ def cells(
     superseded: bool = False,
     reference: Mapping[tuple[str, str], float] | None = None,
 ) -> pd.DataFrame:
-    """One row per cell, columns `COLUMNS`, sorted by data set, protocol, student, budget, method.
+    """One row per cell, columns `COLUMNS` (see `ddbench.columns`), sorted by data set, protocol, student, budget, method.
 
     Args:
         records: from one store or several; of two runs with one identity the first counts.
@@ -184,6 +179,7 @@ def _identity_columns(record: Record) -> dict[str, Any]:
         "reduced": record.reduced,
         "recipe_hash": None if record.imported else record.recipe_hash[:12],
         "borrowed": record.borrowed,
+        "lender": record.lender and record.lender[:12],
         "imported": record.imported and record.imported[:12],
         "dataset": record.dataset,
         "budget": budget_label(record.budget),

@@ -33,7 +33,7 @@ def lrs(hlr: float, ior: float, weight: float = 0.5) -> float:
     for no gain and no loss. UsageError out of range (percent, say).
     """
     weight = _fraction("weight", weight)
-    return _normalise(weight * _difference("ior", ior) - (1 - weight) * _difference("hlr", hlr))
+    return normalise(weight * _difference("ior", ior) - (1 - weight) * _difference("hlr", hlr))
 
 
 def ars(
@@ -47,11 +47,11 @@ def ars(
     weight = _fraction("weight", weight)
     augmented = ior(set_augmented, random_augmented)
     plain = ior(set_plain, random_plain)
-    return _normalise(weight * augmented + (1 - weight) * plain)
+    return normalise(weight * augmented + (1 - weight) * plain)
 
 
-def _normalise(combined: float) -> float:
-    """(e^a - e^-1) / (e - e^-1): [-1, 1] onto [0, 1]; clamped only against rounding."""
+def normalise(combined: float) -> float:
+    """(e^a - e^-1) / (e - e^-1): [-1, 1] onto [0, 1], increasing; what lies outside (the end of an interval) is clamped."""
     low = math.exp(-1)
     return min(1.0, max(0.0, (math.exp(combined) - low) / (math.e - low)))
 

@@ -1,5 +1,6 @@
 """Grids of text and how they are written: terminal, Markdown, LaTeX, CSV, JSON. Nothing here knows what is shown."""
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from rich.table import Table
 
-DASH, DAGGER, MARK = "—", "†", "*"
+DASH, DAGGER, DDAGGER, MARK = "—", "†", "‡", "*"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,39 @@ def latex(table: Grid) -> str:
     opening = [f"% {table.title}", f"\\begin{{tabular}}{{{columns}}}", r"\toprule"]
     closing = [r"\bottomrule", r"\end{tabular}", r"\par{\footnotesize", *below, "}"]
     return "\n".join([*opening, *levels, r"\midrule", *body, *closing]) + "\n"
+
+
+def data_csv(frame: pd.DataFrame) -> str:
+    """Every column but the samples, one line per row, fractions."""
+    return frame.drop(columns="samples", errors="ignore").to_csv(index=False, lineterminator="\n")
+
+
+def data_json(frame: pd.DataFrame) -> str:
+    """Every column, a list with one object per row, fractions; samples as [synthesis seed, evaluation seed, top-1]."""
+    rows = []
+    for row in frame.to_dict("records"):
+        row = {str(name): None if isinstance(value, float) and value != value else value for name, value in row.items()}
+        if "samples" in row:
+            row["samples"] = [[*seeds, top1] for seeds, top1 in row["samples"].items()]
+        rows.append(row)
+    return json.dumps(rows, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def data_text(frame: pd.DataFrame, form: str) -> str:
+    """Data as "csv" or "json"."""
+    return data_csv(frame) if form == "csv" else data_json(frame)
+
+
+def grids_text(tables: Sequence[Grid], form: str, width: int = 100) -> str:
+    """Several grids in one of `WRITERS`, or on a terminal of `width` characters, one below the other."""
+    if form != "terminal":
+        return "\n".join(WRITERS[form](table) for table in tables)
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width)
+    for table in tables:
+        console.print(rich_table(table, table.notes))
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
 def grid_csv(table: Grid) -> str:
@@ -126,5 +160,5 @@ def _escape(text: str) -> str:
     """Text that LaTeX prints as it stands, with the table's signs as commands."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {char: "\\" + char for char in "&%$#_{}"}
-    special |= {"±": r"$\pm$", DASH: "--", DAGGER: r"$^\dagger$"}
+    special |= {"±": r"$\pm$", DASH: "--", DAGGER: r"$^\dagger$", DDAGGER: r"$^\ddagger$"}
     return "".join(special.get(char, char) for char in text)

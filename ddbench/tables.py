@@ -1,28 +1,29 @@
-"""Tables of cells: a pivot (methods by data set, protocol and budget) and a long view, in five formats.
+"""Tables of cells in five formats: a pivot (methods by data set, protocol and budget), a row per cell, the parts of its
+variance, and methods by student network.
 
 A missing cell is a dash, one that a definition excludes n/a, a failed one failed; cells that are not told apart
-from the best share its mark. Percent in what people read (terminal, Markdown, LaTeX, every pivot); the long CSV
-and JSON are data, in fractions.
+from the best share its mark. Percent in what people read (terminal, Markdown, LaTeX, every pivot); CSV
+and JSON of the other views are data, in fractions: `ddbench.columns` says what each column is.
 """
 
-import io
-import json
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
 from ddbench.cells import COMPARED
 from ddbench.errors import unknown
-from ddbench.table_forms import DAGGER, DASH, MARK, WRITERS, Grid, Shown, rich_table
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from ddbench.network_table import PLACE as NETWORK_PLACE
+from ddbench.network_table import network_grids, network_notes, network_table
+from ddbench.statistics import variance_parts
+from ddbench.table_forms import DAGGER, DASH, MARK, Grid, Shown, data_text, grids_text
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
-VIEWS = ("pivot", "long")
+VIEWS = ("pivot", "long", "variance", "networks")
 _TELLING = (
-    "recipe distill_network imported student_recipe space device precision threads build compiled stacked teacher "
+    "recipe lender distill_network imported student_recipe space device precision threads build compiled stacked teacher "
     "synset recipe_hash group"
 )
 TELLING = (
@@ -30,6 +31,7 @@ TELLING = (
 )  # what is added to a method's name, in this order, where it alone would not tell two cells apart
 SHARED = ("device", "precision", "threads", "build")
 LONG = "recipe|data set|protocol|student|budget|top-1 %|std|runs|draws|failed|bytes|distil s|train s"
+VARIANCE = "data set|protocol|student|budget|top-1 %|std of a run|between syntheses|between evaluations|runs|draws"
 WIDEST = 7  # columns of a terminal table
 
 
@@ -40,18 +42,37 @@ def render(frame: pd.DataFrame, form: str = "terminal", view: str = "pivot", *, 
     """
     if form not in FORMATS:
         raise unknown("table format", form, FORMATS)
-    if form == "terminal":
-        return _terminal_text(frame, view, width)
-    if view == "long" and form in ("csv", "json"):
-        return data_csv(frame) if form == "csv" else data_json(frame)
-    return WRITERS[form](grid(frame, view))
-
-
-def grid(frame: pd.DataFrame, view: str) -> Grid:
-    """The cells as a pivot or a long grid; UsageError for another view."""
     if view not in VIEWS:
         raise unknown("view", view, VIEWS)
-    return pivot(frame) if view == "pivot" else long(frame)
+    if view != "pivot" and form in ("csv", "json"):
+        return data_text(data(frame, view), form)
+    return grids_text(grids(frame, view, cut=form == "terminal"), form, width)
+
+
+def data(frame: pd.DataFrame, view: str) -> pd.DataFrame:
+    """What a view is made of, as data: the cells, with `columns.VARIANCE` or `columns.NETWORKS` for those views."""
+    if view == "variance":
+        return variance_table(frame)
+    return network_table(_labelled(frame)).drop(columns="label") if view == "networks" else frame
+
+
+def grids(frame: pd.DataFrame, view: str, *, cut: bool = False) -> list[Grid]:
+    """The cells as people read them; the notes are those of the last grid.
+
+    Several for the student networks, and for a pivot wider than `WIDEST` columns where it is to be cut: one per data
+    set and protocol. UsageError for another view.
+    """
+    if view not in VIEWS:
+        raise unknown("view", view, VIEWS)
+    if view == "networks":
+        return networks(frame)
+    if view != "pivot":
+        return [long(frame) if view == "long" else variance(frame)]
+    whole = pivot(frame)
+    if not cut or len(whole.headers) <= WIDEST:
+        return [whole]
+    parts = [replace(pivot(piece), notes=[]) for _, piece in frame.groupby(["dataset", "protocol"], sort=False)]
+    return [*parts[:-1], replace(parts[-1], notes=whole.notes)]
 
 
 def pivot(frame: pd.DataFrame) -> Grid:
@@ -81,6 +102,49 @@ def long(frame: pd.DataFrame) -> Grid:
     return Grid(
         "Top-1 accuracy (%), one row per cell", "method", [(title,) for title in LONG.split("|")], rows, notes(frame)
     )
+
+
+def variance_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells with their parts of the variance as standard deviations (see `statistics.variance_parts`)."""
+    parts = [variance_parts(samples) if samples else None for samples in frame["samples"]]
+    names = ("total", "between", "within")
+    roots = {f"std_{name}": [_root(getattr(part, name, None)) for part in parts] for name in names}
+    return frame.assign(**{name: pd.Series(found, frame.index, float) for name, found in roots.items()})
+
+
+def variance(frame: pd.DataFrame) -> Grid:
+    """One row per cell: the standard deviations of one run, between syntheses, and between evaluations of one."""
+    rows, table = [], variance_table(frame)
+    for label, row in zip(row_labels(frame), table.itertuples(), strict=True):
+        what = [Shown(text) for text in (row.dataset, row.protocol, row.student, row.budget)]
+        spreads = [_points(row.std_total), _points(row.std_between), _points(row.std_within)]
+        tail = [Shown(text) for text in (*spreads, str(row.n), str(row.draws))]
+        rows.append((label + DAGGER * row.reduced, [*what, _shown(row, mark_reduced=False), *tail]))
+    lines = [
+        "Standard deviations in points: of one run of a fresh synthesis, between synthesis seeds, and between evaluation "
+        "seeds of one synthesis (one-way random effects, groups of unequal sizes, never negative).",
+        "Between syntheses needs two synthesis seeds and two runs of one of them.",
+    ]
+    title, heads = "Parts of the variance, one row per cell", VARIANCE.split("|")
+    return Grid(title, "method", [(head,) for head in heads], rows, lines + notes(frame))
+
+
+def networks(frame: pd.DataFrame) -> list[Grid]:
+    """Methods by student network, a grid per data set, protocol and budget with several."""
+    table = network_table(_labelled(frame))
+    shown = {row.Index: _shown(row, mark_reduced=True) for row in table.itertuples()}
+    made = list(network_grids(table, shown)) or [Grid("Top-1 accuracy (%) by student network", "method", [], [])]
+    own = network_notes(table)
+    lines = [line for line in notes(table) if line not in own] if len(table) else []
+    return [*made[:-1], replace(made[-1], notes=own + lines)]
+
+
+def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells with a label that tells a place's rows apart, the same for all student networks."""
+    needed = frame[["method", "borrowed", *COMPARED, *TELLING]]
+    places = [piece for _, piece in needed.groupby(NETWORK_PLACE, sort=False)]
+    labels = [pd.Series(row_labels(piece), piece.index) for piece in places]
+    return frame.assign(label=pd.concat(labels) if labels else pd.Series(dtype=object))
 
 
 def row_labels(frame: pd.DataFrame) -> list[str]:
@@ -141,41 +205,6 @@ def notes(frame: pd.DataFrame) -> list[str]:
     return lines + ([f"All cells: {', '.join(shared)}."] if shared else []) + _teacher_notes(good)
 
 
-def terminal(frame: pd.DataFrame, view: str = "pivot") -> list["Table"]:
-    """Rich tables, the last with the notes as its caption; a wide pivot becomes one table per data set and protocol."""
-    whole = grid(frame, view)
-    parts = [whole]
-    if view == "pivot" and len(whole.headers) > WIDEST:
-        pieces = frame.groupby(["dataset", "protocol"], sort=False)
-        parts = [pivot(piece) for _, piece in pieces]
-    return [rich_table(part, whole.notes if part is parts[-1] else []) for part in parts]
-
-
-def data_csv(frame: pd.DataFrame) -> str:
-    """Every column but the samples, one line per cell, fractions."""
-    return frame.drop(columns="samples").to_csv(index=False, lineterminator="\n")
-
-
-def data_json(frame: pd.DataFrame) -> str:
-    """Every column, a list with one object per cell, fractions; samples as [synthesis seed, evaluation seed, top-1]."""
-    rows = []
-    for row in frame.to_dict("records"):
-        row = {str(name): None if isinstance(value, float) and value != value else value for name, value in row.items()}
-        row["samples"] = [[*seeds, top1] for seeds, top1 in row["samples"].items()]
-        rows.append(row)
-    return json.dumps(rows, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _terminal_text(frame: pd.DataFrame, view: str, width: int) -> str:
-    from rich.console import Console
-
-    out = io.StringIO()
-    console = Console(file=out, width=width)
-    for table in terminal(frame, view):
-        console.print(table)
-    return out.getvalue()
-
-
 def _shown(row: Any, *, mark_reduced: bool) -> Shown:
     if row is None:
         return Shown(DASH)
@@ -200,7 +229,9 @@ def _word(name: str, value: Any) -> str:
     if name == "borrowed":
         return f"as {value}"
     shown = (
-        str(value)[:8] if name in ("teacher", "synset", "recipe_hash", "student_recipe", "imported", "group") else value
+        str(value)[:8]
+        if name in ("lender", "teacher", "synset", "recipe_hash", "student_recipe", "imported", "group")
+        else value
     )
     return f"{shown}" if name in ("recipe", "device", "precision") else f"{name.replace('_', ' ')} {shown}"
 
@@ -225,6 +256,14 @@ def _teacher_notes(frame: pd.DataFrame) -> list[str]:
             f"{row.protocol} on {row.dataset}: teacher {name}, test accuracy {100 * row.teacher_accuracy:.1f} %{flag}."
         )
     return lines
+
+
+def _root(variance: float | None) -> float | None:
+    return None if variance is None else math.sqrt(variance)
+
+
+def _points(value: float) -> str:
+    return DASH if pd.isna(value) else f"{100 * value:.2f}"
 
 
 def _percent(value: float) -> str:

@@ -3,16 +3,20 @@
 import csv
 import io
 import json
+import math
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from ddbench import columns
 from ddbench.canonical import digest
 from ddbench.cells import bytes_total, cells, label_bytes, label_form
 from ddbench.errors import UsageError
 from ddbench.records import Record
-from ddbench.statistics import t_interval
+from ddbench.statistics import t_interval, variance_parts
 from ddbench.store import RecordStore
-from ddbench.tables import FORMATS, VIEWS, pivot, render, row_labels
+from ddbench.tables import FORMATS, VIEWS, data, grids, pivot, render, row_labels
 
 DATE = "2026-01-31T12:00:00+00:00"
 
@@ -182,7 +186,9 @@ def test_every_format_and_view_takes_any_cells(form, view):
         assert isinstance(render(cells(records), form, view), str)
 
 
-@pytest.mark.parametrize(("form", "view"), [("html", "pivot"), ("csv", "wide")])
+@pytest.mark.parametrize(
+    ("form", "view"), [("html", "pivot"), ("csv", "wide"), ("terminal", "wide"), ("markdown", "variances")]
+)
 def test_unknown_names_are_refused(form, view):
     with pytest.raises(UsageError, match="unknown"):
         render(cells(toy()), form, view)
@@ -320,3 +326,128 @@ def test_draws_with_learned_step_sizes_are_one_cell_and_each_lender_has_its_own_
     assert own.draws == 2 and own.samples == {(0, 0): 0.8, (1, 0): pytest.approx(0.9)} and own.student_recipe is None
     assert list(frame[frame["method"] == "random"]["draws"]) == [2, 2]
     assert len({each.key_hash() for each in (*made, *borrowing)}) == 6
+
+
+# --- parts of the variance
+
+
+def nested():
+    return [record("dm", 1, values, synthesis=seed) for seed, values in enumerate([[0.2, 0.4], [0.5, 0.7], [0.8, 1.0]])]
+
+
+def test_variance_view_shows_the_parts_as_standard_deviations():
+    records = [
+        *nested(),
+        record("random", 1, [0.5, 0.6]),
+        record("whole", None, [0.99]),
+        without("infer", 1, "n/a", "no"),
+    ]
+    (table,) = grids(cells(records), "variance")
+    rows = {label: [cell.text for cell in shown] for label, shown in table.rows}
+    # by hand: MSW = 0.02, MSB = 0.18
+    within, between = 0.02, (0.18 - 0.02) / 2
+    expected = [f"{100 * math.sqrt(value):.2f}" for value in (within + between, between, within)]
+    assert rows["dm"][5:] == [*expected, "6", "3"]
+    assert rows["random"][5:] == ["—", "—", f"{100 * np.std([0.5, 0.6], ddof=1):.2f}", "2", "1"]
+    assert rows["whole"][5:8] == rows["infer"][5:8] == ["—", "—", "—"] and rows["infer"][4] == "n/a"
+
+
+def test_variance_data_are_roots_of_the_parts():
+    frame = data(cells(nested()), "variance")
+    parts = variance_parts(frame["samples"].iloc[0])
+    row = frame.iloc[0]
+    assert (row.std_total**2, row.std_between**2, row.std_within**2) == pytest.approx(
+        (parts.total, parts.between, parts.within)
+    )
+
+
+# --- student networks
+
+
+def crossed():
+    """dm (distilled with convnet-d2) on three students, random on three, whole on two of them."""
+    students = {"convnet-d2": [0.9, 0.92], "mlp": [0.5, 0.55], "resnet18": [0.7, 0.71]}
+    sets = [record("dm", 1, values, student_network=name) for name, values in students.items()]
+    free = [
+        record("random", 1, [v - 0.3 for v in values], student_network=name, distill_network=None)
+        for name, values in students.items()
+    ]
+    some = [record("mtt", 1, students[name], student_network=name) for name in ("convnet-d2", "mlp")]
+    alone = [record("dm", 10, [0.95], student_network="convnet-d2"), record("ftd", 10, [0.9], student_network="mlp")]
+    return [*sets, *free, *some, *alone]
+
+
+def test_networks_view_pivots_by_student_and_averages_the_others():
+    (table,) = grids(cells(crossed()), "networks")
+    assert [head for (head,) in table.headers] == ["convnet-d2", "mlp", "resnet18", "mean of others"]
+    assert table.title.endswith("digits, hard-v1, IPC 1")
+    rows = {label: [cell.text for cell in shown] for label, shown in table.rows}
+    low, high = t_interval([(0.5 + 0.7) / 2, (0.55 + 0.71) / 2])
+    assert rows["dm"][0].startswith("91.0") and rows["dm"][0].endswith("‡") and "‡" not in rows["dm"][1]
+    assert rows["dm"][3] == f"61.5 ±{50 * (high - low):.1f}"
+    assert rows["mtt"][2:] == ["—", "—"]
+    assert rows["random"][3].startswith("41.3") and not any("‡" in text for text in rows["random"])
+
+
+def test_networks_data_repeat_the_mean_in_every_row():
+    frame = data(cells(crossed()), "networks")
+    assert len(frame) == 8
+    dm, random = (frame[frame["method"] == name] for name in ("dm", "random"))
+    assert set(dm["others"]) == {2} and set(random["others"]) == {3}
+    assert list(dm["top1_others"]) == pytest.approx([(0.525 + 0.705) / 2] * 3)
+    assert list(random["top1_others"]) == pytest.approx([(0.91 + 0.525 + 0.705) / 3 - 0.3] * 3)
+    assert frame[frame["method"] == "mtt"]["top1_others"].isna().all()
+    assert dict(zip(dm["student"], dm["is_distill_network"], strict=True)) == {
+        "convnet-d2": True,
+        "mlp": False,
+        "resnet18": False,
+    }
+
+
+def test_a_failed_network_leaves_no_mean():
+    lost = without("dm", 1, "failed", "diverged").model_copy(update={"student_network": "vgg11"})
+    frame = data(cells([*crossed(), lost]), "networks")
+    assert frame["top1_others"].isna().all()
+
+
+def test_networks_of_different_methods_are_no_comparison_across_architectures():
+    records = [record("dm", 1, [0.5]), record("mtt", 1, [0.6], student_network="mlp")]
+    assert data(cells(records), "networks").empty
+    assert "No method has several student networks" in render(cells(records), "markdown", "networks")
+
+
+# --- the standard schema
+
+
+@pytest.mark.parametrize(
+    ("view", "documented"),
+    [
+        ("long", columns.CELL),
+        ("variance", columns.CELL | columns.VARIANCE),
+        ("networks", columns.CELL | columns.NETWORKS),
+    ],
+)
+def test_csv_and_json_load_into_pandas_unchanged(view, documented):
+    frame = cells([*toy(), *nested(), *crossed()])
+    made = data(frame, view)
+    read = {
+        "csv": pd.read_csv(io.StringIO(render(frame, "csv", view))),
+        "json": pd.read_json(io.StringIO(render(frame, "json", view))),
+    }
+    assert list(made) == list(documented)
+    for form, table in read.items():
+        assert len(table) == len(made) and set(table) == set(documented) - ({"samples"} if form == "csv" else set())
+        for name in (
+            "top1",
+            "std",
+            "ci_low",
+            "bytes",
+            *(name for name in documented if name.startswith(("std", "top1"))),
+        ):
+            np.testing.assert_allclose(table[name].astype(float), made[name].astype(float), rtol=1e-9)
+        assert list(table["method"]) == list(made["method"]) and list(table["best"]) == list(made["best"])
+
+
+def test_every_column_has_one_meaning():
+    for table in (columns.CELL, columns.VARIANCE, columns.NETWORKS, columns.SCORES, columns.PAIRS, columns.RANKS):
+        assert all(meaning and "\n" not in meaning for meaning in table.values())

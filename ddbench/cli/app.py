@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ddbench.cli import demo, doctor, listing, packing, running, transfer, tune, viewing
+from ddbench.cli import demo, doctor, listing, packing, running, scoring, transfer, tune, viewing
 from ddbench.errors import DDBenchError, UsageError
 
 CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # typer brings its own click, or uses the installed one
@@ -16,7 +16,7 @@ SECTIONS = {
     "Start": ("demo", "doctor"),
     "See what there is": ("methods", "datasets", "protocols", "networks"),
     "Run": ("distill", "pack-labels", "evaluate", "run", "sweep", "tune"),
-    "Results": ("table", "plot", "show"),
+    "Results": ("table", "scores", "compare", "plot", "show"),
     "Sets from and to elsewhere": ("import", "export"),
 }
 GROUP = "ddbench.commands"
@@ -142,7 +142,7 @@ def _top(
     """Distil data sets, score the sets under fixed protocols, and make tables and plots of the records."""
 
 
-for group in (demo, doctor, listing, running, packing, tune, viewing, transfer):
+for group in (demo, doctor, listing, running, packing, tune, viewing, scoring, transfer):
     group.register(app)
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -67,19 +67,36 @@ def print_facts(facts: Iterable[tuple[str, object]]) -> None:
 
 def print_cells(frame: "pd.DataFrame", view: str = "pivot") -> None:
     """Cells as a table on stdout, notes below; one too wide for the terminal becomes one per protocol."""
+    from ddbench.tables import grids
+
+    pieces = [piece for _, piece in frame.groupby(["dataset", "protocol"], sort=False)] if view != "networks" else []
+    compact = view in ("long", "variance")
+    print_grids(
+        grids(frame, view), lambda: [table for piece in pieces for table in grids(piece, view)], compact=compact
+    )
+
+
+def print_grids(
+    tables: "Sequence[Grid]", narrower: "Callable[[], Sequence[Grid]]" = tuple, *, compact: bool = False
+) -> None:
+    """Grids on stdout, the notes of the last below all of them.
+
+    Args:
+        tables: what to print.
+        narrower: gives the same in smaller pieces, where the first is too wide for the terminal.
+        compact: columns of one and the same text go into the title.
+    """
     from rich.measure import Measurement
 
     from ddbench.table_forms import rich_table
-    from ddbench.tables import grid, notes
 
-    out, compact = console(), _shared_into_title if view == "long" else (lambda table: table)
-    parts = [rich_table(compact(grid(frame, view)), [])]
-    if Measurement.get(out, out.options.update(width=1000), parts[0]).maximum > out.width:
-        pieces = frame.groupby(["dataset", "protocol"], sort=False)
-        parts = [rich_table(compact(grid(piece, view)), []) for _, piece in pieces]
+    out, shape = console(), _shared_into_title if compact else (lambda table: table)
+    parts = [rich_table(shape(table), []) for table in tables if table.headers]
+    if parts and Measurement.get(out, out.options.update(width=1000), parts[0]).maximum > out.width:
+        parts = [rich_table(shape(table), []) for table in narrower()] or parts
     for part in parts:
         out.print(part)
-    for note in notes(frame):
+    for note in tables[-1].notes:
         print_prose(note)
 
 

@@ -1,6 +1,6 @@
 """Results: tables and plots of records, and what is in a file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +8,7 @@ import typer
 
 from ddbench.cli import options as o
 from ddbench.cli.options import examples
-from ddbench.cli.output import print_cells, say
+from ddbench.cli.output import print_cells, print_json, print_table, say
 from ddbench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "ddbench table --dataset digits --protocol hard-v1",
             "ddbench table --results ddbench-demo/records --format latex --out table.tex",
+            "ddbench table --protocol hard-v1 --view variance",
         ),
     )(table)
     app.command(
@@ -56,6 +57,11 @@ ShownNetworks = Annotated[
     str | None, typer.Option("--network", "--networks", metavar="NAMES", help="Only these student networks.")
 ]
 Superseded = Annotated[bool, typer.Option("--superseded", help="Also records that a newer one supersedes.")]
+Form = Annotated[str, typer.Option("--format", metavar="NAME", help="terminal, markdown, csv, latex or json.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file, not to stdout.")]
+Explain = Annotated[
+    bool, typer.Option("--columns", help="Say what each column of the csv and json means; read nothing.")
+]
 
 
 def table(
@@ -64,39 +70,68 @@ def table(
     protocol: ShownProtocols = None,
     methods: ShownMethods = None,
     network: ShownNetworks = None,
-    form: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="terminal, markdown, csv, latex or json.")
-    ] = "terminal",
+    form: Form = "terminal",
     view: Annotated[
         str | None,
-        typer.Option("--view", metavar="NAME", help="pivot, or long: a row per cell (default: long for csv and json)."),
+        typer.Option(
+            "--view",
+            metavar="NAME",
+            help="pivot; long: a row per cell (default for csv and json); variance: its parts; networks: by student.",
+        ),
     ] = None,
     superseded: Superseded = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file, not to stdout.")] = None,
+    out: Out = None,
+    explain: Explain = False,
     as_json: o.Json = False,
 ) -> None:
     """Make a table of records, with 95 % intervals.
 
-    The long csv and json views are data: every column, accuracies as fractions.
+    In csv and json all views but pivot are data: every column, accuracies as fractions.
     """
-    from ddbench import tables
+    from ddbench import columns, tables
 
-    form = "json" if as_json else form
+    form = checked_form(form, as_json)
     view = view or ("long" if form in ("csv", "json") else "pivot")
-    if form not in tables.FORMATS:
-        raise unknown("table format", form, tables.FORMATS)
     if view not in tables.VIEWS:
         raise unknown("view", view, tables.VIEWS)
+    if explain:
+        more = {"variance": columns.VARIANCE, "networks": columns.NETWORKS}
+        explain_columns(columns.CELL | more.get(view, {}), as_json=form == "json")
+        return
     frame = read_cells(results, dataset, protocol, methods, network, superseded=superseded)
-    if out is not None:
-        from ddbench.files import write_atomic
-
-        write_atomic(out, tables.render(frame, form, view))
-        print(out)
-    elif form == "terminal":
+    if out is None and form == "terminal":
         print_cells(frame, view)
     else:
-        print(tables.render(frame, form, view), end="")
+        deliver(tables.render(frame, form, view), out)
+
+
+def checked_form(form: str, as_json: bool) -> str:
+    """The format of a table; UsageError for another."""
+    from ddbench.tables import FORMATS
+
+    form = "json" if as_json else form
+    if form not in FORMATS:
+        raise unknown("table format", form, FORMATS)
+    return form
+
+
+def deliver(text: str, out: Path | None) -> None:
+    """A table's text on stdout, or in a file whose name is printed."""
+    from ddbench.files import write_atomic
+
+    if out is None:
+        print(text, end="")
+        return
+    write_atomic(out, text)
+    print(out)
+
+
+def explain_columns(meanings: Mapping[str, str], *, as_json: bool) -> None:
+    """What the columns of a table's data mean."""
+    if as_json:
+        print_json(dict(meanings))
+    else:
+        print_table(("column", "meaning"), meanings.items())
 
 
 def read_cells(

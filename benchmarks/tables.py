@@ -1,0 +1,147 @@
+"""Records to tables: CPU seconds of reading 2,000 generated records and making every table of them.
+
+    python benchmarks/tables.py [--records 2000] [--profile]
+
+The records are those of 20 methods on two data sets, four budgets and five protocols, two student networks under one of
+them, with synthesis seeds of three runs each, `random` borrowing from every method, and the whole data.
+"""
+
+import argparse
+import cProfile
+import pstats
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+
+from ddbench.canonical import digest
+from ddbench.cells import cells
+from ddbench.comparisons import VIEWS as COMPARED_VIEWS
+from ddbench.comparisons import compared
+from ddbench.comparisons import grids as compared_grids
+from ddbench.files import write_atomic
+from ddbench.records import Record
+from ddbench.score_table import data, grid, score_table
+from ddbench.store import RecordStore
+from ddbench.table_forms import data_text, grids_text
+from ddbench.tables import FORMATS, VIEWS, render
+
+PROTOCOLS = (("hard", "net"), ("hard", "wide"), ("hard-plain", "net"), ("soft", "net"), ("soft-plain", "net"))
+IPCS, DATASETS = (1, 10, 50, 100), ("digits", "mnist")
+DATA, FILES = ("csv", "json"), tuple(form for form in FORMATS if form != "terminal")
+DATE = "2026-01-31T12:00:00+00:00"
+
+
+def places() -> Iterator[tuple[str, str, str, int | None, str | None]]:
+    """Method, protocol, student, IPC and whom it borrows from, of every cell of one data set."""
+    methods = [f"method-{number:02d}" for number in range(19)]
+    for ipc in IPCS:
+        for protocol, student in PROTOCOLS:
+            yield from ((method, protocol, student, ipc, None) for method in [*methods, "random"])
+        yield from ((method, "shipped", "net", ipc, None) for method in methods)
+        yield from (("random", "shipped", "net", ipc, method) for method in methods)
+    yield from (("whole", protocol, student, None, None) for protocol, student in PROTOCOLS)
+
+
+def recipe_of(method: str, ipc: int | None) -> dict[str, object]:
+    """A recipe of the usual size."""
+    return {"method": method, "name": "paper", "ipc": ipc, "hyper": {f"field{number}": number for number in range(15)}}
+
+
+def generated(count: int) -> list[Record]:
+    """`count` records: every cell's synthesis seed 0, then every cell's seed 1, and so on."""
+    made: list[Record] = []
+    spots = [(dataset, *place) for dataset in DATASETS for place in places()]
+    for number in range(count):
+        seed, index = divmod(number, len(spots))
+        dataset, method, protocol, student, ipc, lender = spots[index]
+        recipe, noise = recipe_of(method, ipc), random.Random(number)
+        synset, teacher = digest([dataset, recipe, seed]), digest([dataset, "teacher"])
+        soft = protocol.startswith("soft")
+        common = {
+            "synset": synset,
+            "device": "cpu",
+            "precision": "float32",
+            "threads": 1,
+            "build": "2.9.0",
+            "date": DATE,
+        }
+        common |= {
+            "teacher": teacher if soft else None,
+            "status": "ok",
+            "versions": {"torch": "2.9.0", "ddbench": "0.1.0"},
+        }
+        level = 0.5 + 0.02 * (digest([method, ipc])[0] > "7") + 0.01 * noise.random()
+        runs = [common | {"seed": run, "top1": level + 0.02 * noise.random(), "seconds": 5.0} for run in range(3)]
+        facts = {"images": 100, "bytes": {"images": 9000, "images_encoded": 4000}, "space": "normalised"}
+        fields = {"protocol": f"{protocol}-v1", "protocol_version": 1, "protocol_digest": digest(protocol)}
+        fields |= {"dataset": dataset, "budget": {"ipc": ipc} if ipc else {"all": True}, "method": method}
+        fields |= {"student_network": student, "distill_network": "net", "recipe": recipe, "synthesis_seed": seed}
+        fields |= {"recipe_hash": digest(recipe), "runs": runs, "borrowed": lender}
+        fields |= {"lender": digest(recipe_of(lender, ipc)) if lender else None}
+        fields |= {"synsets": {synset: facts | {"cost": {"seconds": 60.0, "peak_memory": 1e8}}}}
+        fields |= {"teachers": {teacher: {"network": "net", "accuracy": 0.97}} if soft else {}}
+        made.append(Record.model_validate(fields))
+    return made
+
+
+def main() -> None:
+    """Write the records, read them, make the tables, and say what each step took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=2000)
+    parser.add_argument("--profile", action="store_true", help="print where the time of the tables goes")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        store = RecordStore(folder)
+        for record in generated(options.records):
+            write_atomic(store.path(record.key()), record.to_json())
+        profile = cProfile.Profile() if options.profile else None
+        begun = time.process_time()
+        if profile:
+            profile.enable()
+        make(store)
+        if profile:
+            profile.disable()
+            pstats.Stats(profile).sort_stats("cumulative").print_stats(40)
+        print(f"all: {time.process_time() - begun:.2f} CPU s")
+
+
+def make(store: RecordStore) -> None:
+    """Every table in every format; a line each on what it took."""
+    with timed("reading"):
+        records = list(store)
+    with timed("cells"):
+        frame = cells(records)
+    print(f"{len(records)} records, {len(frame)} cells")
+    with timed("scores"):
+        scored = score_table(frame)
+    found = {}
+    for view in COMPARED_VIEWS:
+        with timed(f"compare, {view}"):
+            found[view] = compared(frame, view)
+        print(f"{len(found[view])} rows")
+    for forms in (FILES, ("terminal",)):
+        with timed(f"table, {len(VIEWS)} views as {', '.join(forms)}"):
+            for view, form in product(VIEWS, forms):
+                render(frame, form, view)
+        with timed(f"scores as {', '.join(forms)}"):
+            for form in forms:
+                data_text(data(scored), form) if form in DATA else grids_text([grid(scored)], form)
+        for view, form in product(COMPARED_VIEWS, forms):
+            with timed(f"compare, {view} as {form}"):
+                own = found[view]
+                data_text(own, form) if form in DATA else grids_text(compared_grids(own, view), form)
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Print the CPU seconds of the block."""
+    begun = time.process_time()
+    yield
+    print(f"{what}: {time.process_time() - begun:.2f} CPU s")
+
+
+if __name__ == "__main__":
+    main()
