@@ -12,7 +12,7 @@ from ddbench.methods.engines import expert_step, experts
 from ddbench.methods.engines.expert_step import Batch, gradient_penalty, gradients, step
 from ddbench.methods.engines.experts import ExpertRecipe, Experts, entry, pieces
 from ddbench.methods.engines.flat import FlatNetwork, flatten
-from ddbench.methods.engines.kept import kept_bytes
+from ddbench.kept import kept_bytes
 from pydantic import ValidationError
 
 from ddbench import estimate, jobs, networks, plugins, stages

@@ -29,7 +29,7 @@ from ddbench.teachers import Teacher
 from .expert_step import Batch, step
 from .expert_step import ExpertRecipe as ExpertRecipe
 from .flat import FlatNetwork, flatten
-from .kept import kept_bytes
+from ddbench.kept import kept_bytes
 from .matching import dsa_ops, reader
 
 CODE_VERSION = 1  # raise when a change here or in what it calls changes the experts; a test pins the source
