@@ -108,7 +108,8 @@ def kept_images(task: Task, hyper: Any) -> Plan:
         works.append(Work("features", "forward", len(task.dataset.labels) / 64, 64, network))
     ipc, count = task.ipc, len(task.dataset.labels)
     images = ipc * len(task.dataset.class_names) if ipc else max(1, round((task.fraction or 1.0) * count))
-    return Plan(tuple(works), hyper.student(task), images, labellers)
+    more = {"labels": "targets"} if labellers else {}
+    return Plan(tuple(works), hyper.student(task, **more), images, labellers)
 
 
 def _class_sizes(task: Task) -> list[int]:

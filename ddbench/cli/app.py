@@ -8,14 +8,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ddbench.cli import demo, doctor, listing, running, transfer, tune, viewing
+from ddbench.cli import demo, doctor, listing, reproducing, running, transfer, tune, viewing
 from ddbench.errors import DDBenchError, UsageError
 
 CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # typer brings its own click, or uses the installed one
 SECTIONS = {
     "Start": ("demo", "doctor"),
     "See what there is": ("methods", "datasets", "protocols", "networks"),
-    "Run": ("distill", "evaluate", "run", "sweep", "tune"),
+    "Run": ("distill", "evaluate", "run", "sweep", "reproduce", "tune"),
     "Results": ("table", "plot", "show"),
     "Sets from and to elsewhere": ("import", "export"),
 }
@@ -142,7 +142,7 @@ def _top(
     """Distil data sets, score the sets under fixed protocols, and make tables and plots of the records."""
 
 
-for group in (demo, doctor, listing, running, tune, viewing, transfer):
+for group in (demo, doctor, listing, running, reproducing, tune, viewing, transfer):
     group.register(app)
 
 
