@@ -215,10 +215,10 @@ class CostModel:
 
     def _probe(self, kind: Kind, name: str) -> Line:
         device, noise = torch.device(self.setting.device), self._noise()
-        shape = {"channels": self.channels, "side": self.side, "classes": self.classes}
 
         def create() -> torch.nn.Module:
-            return networks.create(name, **shape).to(device).train()
+            made = networks.create(name, channels=self.channels, side=self.side, classes=self.classes)
+            return made.to(device).train()
 
         if kind == "create":
             return Line(_timed(create, device), 0.0)

@@ -190,9 +190,7 @@ def _still_to_do(works: Sequence[Work], cached: Mapping[str, Sequence[int]]) -> 
         yield replace(work, steps=work.steps * share)
 
 
-def _student(
-    model: CostModel, plan: Plan, dataset: Dataset, protocol: str, network: str | None, held: int
-) -> Estimate:
+def _student(model: CostModel, plan: Plan, dataset: Dataset, protocol: str, network: str | None, held: int) -> Estimate:
     found = find_protocol(protocol)
     recipe = plan.student if found.shipped else found.student(dataset, network)
     if recipe is None:

@@ -99,9 +99,9 @@ class Paper(Strict):
     title: Text
     arxiv: Annotated[str, StringConstraints(pattern=r"^\d{4}\.\d{4,5}$")] | None = None
     methods: list[Word]
-    outside: list[Word] = []
-    protocols: dict[Word, Text] = {}
-    datasets: dict[Word, Sizes] = {}
+    outside: list[Word] = Field(default_factory=list)
+    protocols: dict[Word, Text] = Field(default_factory=dict)
+    datasets: dict[Word, Sizes] = Field(default_factory=dict)
     sources: dict[Word, Source]
     figures: Annotated[list[Figures], Field(min_length=1)]
 

@@ -11,7 +11,7 @@ that is itself of another evaluation, and for a reduced recipe: there the differ
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ddbench.budget import Budget
@@ -54,7 +54,7 @@ class Choice:
     protocols: tuple[str, ...] = ("shipped-v1",)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     synthesis_seeds: tuple[int, ...] = (0,)
-    setting: Setting = Setting()
+    setting: Setting = field(default_factory=Setting)
     data: Mapping[str, DataName] | None = None
 
     def named(self, dataset: str) -> DataName:
@@ -213,19 +213,20 @@ def _source(dataset: str, budget: Budget, paper: Paper, choice: Choice) -> tuple
 
 def _planned(item: Item, method: Method, recipe: str | None, choice: Choice) -> Item:
     """The item with its recipe and, where the data are here, its cells."""
-    if item.source is None:
+    source = item.source
+    if source is None:
         return item
     try:
         budget = Budget() if method.budgets == ("all",) else item.budget
-        found = resolve(method, item.source, budget, recipe=recipe)
+        found = resolve(method, source, budget, recipe=recipe)
         if item.network is not None:
-            item = replace(item, network=canonical(item.network, side=item.source.side))
+            item = replace(item, network=canonical(item.network, side=source.side))
         if item.why is not None:
             return replace(item, recipe=found)
-        check_budget(found, item.source)
+        check_budget(found, source)
         protocol = find_protocol(item.protocol)
         if not protocol.shipped:
-            protocol.student(item.source, item.network)
+            protocol.student(source, item.network)
     except UsageError as error:
         return replace(item, why=item.why or str(error))
     data = choice.named(item.dataset)
@@ -270,7 +271,9 @@ def reduced_items(
         source, why = _source(entry.dataset, budget, paper, choice)
         figure = full_figure(figures, method.name, entry.dataset, budget)
         for protocol in choice.protocols:
-            item = Item(figure, method.name, entry.dataset, budget, protocol, None, source=source, why=why, reduced=True)
+            item = Item(
+                figure, method.name, entry.dataset, budget, protocol, None, source=source, why=why, reduced=True
+            )
             items.append(_planned(item, method, entry.name, choice))
     return items
 
@@ -319,8 +322,7 @@ def _compared(item: Item, row: "pd.Series[Any] | Any") -> Compared:
         return Compared(item, "failed" if row.status == "failed" else "n/a", row.reason, setting=setting)
     low, high = (None if value != value else float(value) for value in (row.ci_low, row.ci_high))
     verdict, why = _judged(item, low, high)
-    numbers = {"mean": float(row.top1), "low": low, "high": high, "n": int(row.n), "draws": int(row.draws)}
-    return Compared(item, verdict, why, setting=setting, **numbers)
+    return Compared(item, verdict, why, float(row.top1), low, high, int(row.n), int(row.draws), setting)
 
 
 def _judged(item: Item, low: float | None, high: float | None) -> tuple[Verdict, str | None]:

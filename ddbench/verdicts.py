@@ -10,12 +10,14 @@ from typing import Any
 import pandas as pd
 
 from ddbench.errors import unknown
+from ddbench.protocol import find_protocol
 from ddbench.reproduce import RULE, Compared
 from ddbench.table_forms import DASH, WRITERS, Grid, Shown
 from ddbench.tables import FORMATS
 
-FULL = ("data set", "budget", "student", "protocol", "paper %", "ours %", "difference", "n", "95 % interval", "verdict")
-REDUCED = ("data set", "budget", "recipe", "protocol", "full setting's figure %", "ours %", "n", "95 % interval", "status")
+FULL = ("cell", "student", "paper %", "ours %", "difference", "n", "95 % interval", "verdict")
+REDUCED = ("cell", "recipe", "full setting's figure %", "ours %", "n", "95 % interval", "status")
+SHORT = 40  # characters of a reason that stand in the table
 
 
 def grids(title: str, compared: Sequence[Compared]) -> list[Grid]:
@@ -24,10 +26,10 @@ def grids(title: str, compared: Sequence[Compared]) -> list[Grid]:
     small = [each for each in compared if each.item.reduced]
     found = []
     if full:
-        rows = [(each.item.method, _full(each)) for each in full]
+        rows = [(_label(each), _full(each)) for each in full]
         found.append(Grid(title, "method", [(head,) for head in FULL], rows, _notes(full)))
     if small:
-        rows = [(each.item.method, _reduced(each)) for each in small]
+        rows = [(_label(each), _reduced(each)) for each in small]
         what = f"{title}: REDUCED recipes, on other data or cheaper than the paper's"
         found.append(Grid(what, "method", [(head,) for head in REDUCED], rows, _reduced_notes(small)))
     return found
@@ -91,21 +93,45 @@ def _dataset(each: Compared) -> str:
     return item.source.id if item.source is not None and item.cells else item.dataset
 
 
+def _label(each: Compared) -> str:
+    """The method, and the protocol where that is not the paper's own post-evaluation."""
+    shipped = find_protocol(each.item.protocol).shipped
+    return each.item.method if shipped else f"{each.item.method}, {each.item.protocol}"
+
+
+def _cell(each: Compared) -> str:
+    return f"{_dataset(each)} {each.item.budget}"
+
+
 def _full(each: Compared) -> list[Shown]:
     item = each.item
     gap = DASH if each.difference is None else f"{100 * each.difference:+.1f}"
     paper = item.figure.words() if item.figure else DASH
-    verdict = each.verdict + (f": {each.why}" if each.why else "")
-    place = [_dataset(each), str(item.budget), item.network or DASH, item.protocol]
-    return [Shown(text) for text in [*place, paper, _percent(each.mean), gap, str(each.n), _interval(each), verdict]]
+    words = [_cell(each), item.network or DASH, paper, _percent(each.mean), gap, str(each.n), _interval(each)]
+    return [Shown(text) for text in [*words, _status(each.verdict, each)]]
 
 
 def _reduced(each: Compared) -> list[Shown]:
     item = each.item
-    paper = f"{item.figure.words()} (on {item.figure.dataset})" if item.figure else DASH
-    status = "run" if each.verdict == "no verdict" else each.verdict + (f": {each.why}" if each.why else "")
-    place = [_dataset(each), str(item.budget), item.recipe.name if item.recipe else DASH, item.protocol]
-    return [Shown(text) for text in [*place, paper, _percent(each.mean), str(each.n), _interval(each), status]]
+    paper = f"{item.figure.words()} ({item.figure.dataset}, full setting)" if item.figure else DASH
+    status = "run" if each.verdict == "no verdict" else _status(each.verdict, each)
+    words = [_cell(each), item.recipe.name if item.recipe else DASH, paper, _percent(each.mean), str(each.n)]
+    return [Shown(text) for text in [*words, _interval(each), status]]
+
+
+def _status(word: str, each: Compared) -> str:
+    """The verdict with the first words of its reason; `_notes` has the whole of it."""
+    short = (each.why or "").partition(":")[0]
+    return f"{word}: {short}" if short and len(short) <= SHORT else word
+
+
+def _reasons(compared: Sequence[Compared]) -> list[str]:
+    """Why cells were not run or failed, where the table has no room for it, once each."""
+    whole = [each for each in compared if each.why and _status("", each) != f": {each.why}"]
+    found: dict[tuple[str, str], list[str]] = {}
+    for each in whole:
+        found.setdefault((each.verdict, each.why or ""), []).append(_cell(each))
+    return [f"{verdict}, {', '.join(dict.fromkeys(cells))}: {why}." for (verdict, why), cells in found.items()]
 
 
 def _percent(value: float | None) -> str:
@@ -126,10 +152,10 @@ def _notes(compared: Sequence[Compared]) -> list[str]:
         lines.append(f"Read in: {source[0]}{' (quoted there)' if source[1] else ''}.")
     lines += [f"Note: {note}." for note in dict.fromkeys(figure.note for figure in figures) if note]
     settings = dict.fromkeys(each.setting for each in compared if each.setting)
-    return lines + [f"Ours: {setting}." for setting in settings]
+    return lines + _reasons(compared) + [f"Ours: {setting}." for setting in settings]
 
 
 def _reduced_notes(compared: Sequence[Compared]) -> list[str]:
     lines = ["Reduced recipes are not the paper's setting: its figure stands beside them, and there is no verdict."]
     settings = dict.fromkeys(each.setting for each in compared if each.setting)
-    return lines + [f"Ours: {setting}." for setting in settings]
+    return lines + _reasons(compared) + [f"Ours: {setting}." for setting in settings]

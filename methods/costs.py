@@ -146,9 +146,7 @@ def _patches(task: Task, fields: Any, network: str) -> list[Work]:
     return [Work("patches", "forward", looked_at / 256, 256, network)]
 
 
-def _recovery(
-    task: Task, fields: Any, names: Sequence[str], problems: int, block: int, share: float
-) -> list[Work]:
+def _recovery(task: Task, fields: Any, names: Sequence[str], problems: int, block: int, share: float) -> list[Work]:
     """Steps on stacks of problems of `block` images, by each of the networks in `share` of them."""
     pixels = CPU_PIXELS if task.device.type == "cpu" else CUDA_PIXELS
     stack = max(1, min(problems, pixels // (block * task.dataset.side**2)))

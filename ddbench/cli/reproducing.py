@@ -1,16 +1,17 @@
 """A paper's table: what it would cost, running what is missing, and what the records say of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ddbench.cli import options as o
 from ddbench.cli.options import examples
-from ddbench.cli.output import console, duration, print_json, print_prose, print_table, progress, say, size
+from ddbench.cli.output import duration, print_json, print_prose, print_table, progress, say, size
 from ddbench.errors import UsageError, unknown
+
+DASH = "—"
 
 if TYPE_CHECKING:
     from ddbench.estimate import Foreseen
@@ -35,7 +36,9 @@ def reproduce(
     paper: Annotated[str, typer.Argument(metavar="PAPER", help="A method's name, a paper's key, or its arXiv id.")],
     cells: Annotated[
         str | None,
-        typer.Option("--cells", "--cell", metavar="NAMES", help="Only these, as cifar10/10,cifar100 (comma-separated)."),
+        typer.Option(
+            "--cells", "--cell", metavar="NAMES", help="Only these, as cifar10/10,cifar100 (comma-separated)."
+        ),
     ] = None,
     methods: Annotated[
         str | None,
@@ -92,7 +95,9 @@ def reproduce(
         setting=api.setting(device, threads),
         data=data_folders(data or []),
     )
-    wanted = _Wanted(key, _methods(key, own, methods), _words(cells, "--cells"), _words(networks, "--networks"), reduced)
+    wanted = _Wanted(
+        key, _methods(key, own, methods), _words(cells, "--cells"), _words(networks, "--networks"), reduced
+    )
     store, items = RecordStore(results or results_dir()), wanted.items(choice)
     if dry_run:
         print_dry_run(items, choice, store, retry_failed=retry_failed, as_json=form == "json", quiet=quiet)
@@ -121,7 +126,9 @@ class _Wanted:
         if not self.reduced:
             figures = chosen_figures(self.key, paper, self.methods, self.cells, self.networks)
             if not figures:
-                raise UsageError(f"{self.key}: no figure is left by what --methods, --networks and --cells choose together")
+                raise UsageError(
+                    f"{self.key}: no figure is left by what --methods, --networks and --cells choose together"
+                )
             return items_of(figures, paper, choice)
         if self.networks:
             raise UsageError("--networks chooses among the paper's figures; --reduced runs each set's own student")
@@ -189,7 +196,6 @@ def _run(items: "Sequence[Item]", store: "RecordStore", workers: int, *, retry_f
 
 def _print_table(title: str, items: "Sequence[Item]", store: "RecordStore", form: str) -> None:
     from ddbench.reproduce import compare
-    from ddbench.table_forms import rich_table
     from ddbench.verdicts import grids, render
 
     compared = compare(items, store)
@@ -197,7 +203,9 @@ def _print_table(title: str, items: "Sequence[Item]", store: "RecordStore", form
         print(render(title, compared, form), end="")
         return
     for grid in grids(title, compared):
-        console().print(rich_table(replace(grid, notes=[]), []))
+        heads = [grid.corner, *(head[0] for head in grid.headers)]
+        rows = [[f"{label}, {cells[0].text}", *(cell.text for cell in cells[1:])] for label, cells in grid.rows]
+        print_table([f"{heads[0]}, {heads[1]}", *heads[2:]], rows, title=grid.title, right=heads[3:-1])
         for note in grid.notes:
             print_prose(note)
 
@@ -274,8 +282,8 @@ def print_dry_run(
     if as_json:
         print_json([line.plain() for line in lines])
         return
-    columns = ("method", "cell", "student", "protocol", "recipe", "cached", "to do", "hours", "memory", "")
-    print_table(columns, [_shown(line) for line in lines], right=("hours", "memory"))
+    columns = ("cell", "student", "recipe", "cached", "to do", "hours", "memory", "")
+    print_table(columns, [_shown(line) for line in lines], right=("hours", "memory"), title=_title(lines))
     known = [seconds for line in lines if (seconds := line.seconds()) is not None]
     blind = sum(line.seconds() is None and not line.excluded for line in lines)
     here = [line for line in lines if line.item.cells]
@@ -327,7 +335,6 @@ def _probed(item: "Item", choice: "Choice", tell: Callable[[str], None]) -> "For
     """For a method that says no costs: the probes of `--dry-run`, where the data are here."""
     from ddbench.errors import JobFailed, NotDefined
     from ddbench.estimate import Estimate, Foreseen, estimate_distill, estimate_student
-    from ddbench.protocol import find_protocol
 
     if not item.cells or item.cells[0].made is None or item.source is None or item.recipe is None:
         return None
@@ -344,22 +351,27 @@ def _probed(item: "Item", choice: "Choice", tell: Callable[[str], None]) -> "For
     return Foreseen(distill, student)
 
 
+def _title(lines: Sequence[_Line]) -> str:
+    reduced = ", REDUCED recipes" if any(line.item.reduced for line in lines) else ""
+    return f"{len(lines)} cells{reduced}; to do: sets + trainings; hours and memory by the cost model"
+
+
 def _shown(line: _Line) -> list[str]:
     item = line.item
-    recipe = DASH if item.recipe is None else f"{item.recipe.name} {item.recipe.hash[:12] if item.cells else ''}".strip()
+    recipe = (
+        DASH if item.recipe is None else f"{item.recipe.name} {item.recipe.hash[:12] if item.cells else ''}".strip()
+    )
     cached = [f"{line.cached} of {line.draws} sets"] if item.cells else []
     cached += [f"{name} {'+'.join(map(str, have))} entries" for name, have in line.stages.items()]
-    left = "n/a" if line.excluded else f"{line.sets} sets, {line.missing} trainings"
+    left = "n/a" if line.excluded else f"{line.sets} + {line.missing}"
     seconds = line.seconds()
-    why = "" if item.why is None else "not run: no data" if item.why.startswith("no data") else "not run"
+    why = "" if item.why is None else "no data" if item.why.startswith("no data") else "not run"
     if line.excluded and line.foreseen:
         why = line.foreseen.distill.basis if line.foreseen.distill.excluded else line.foreseen.student.basis
     dataset = item.source.id if item.source is not None and item.cells else item.dataset
     return [
-        item.method,
-        f"{dataset} {item.budget}",
+        f"{item.method}, {dataset} {item.budget}" + ("" if _own(item) else f", {item.protocol}"),
         item.network or "the set's",
-        item.protocol,
         recipe,
         ", ".join(cached) or DASH,
         left,
@@ -369,7 +381,10 @@ def _shown(line: _Line) -> list[str]:
     ]
 
 
-DASH = "—"
+def _own(item: "Item") -> bool:
+    from ddbench.protocol import find_protocol
+
+    return find_protocol(item.protocol).shipped
 
 
 def _hours(seconds: float) -> str:

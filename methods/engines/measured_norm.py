@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.errors import UsageError
-from ddbench.task import Task
-
 from ddbench.kept import kept_bytes
+from ddbench.task import Task
 
 FIRST_BN = 10.0
 NO_NORMS = "recovering images needs a teacher with batch normalisation: choose resnet18, convnet-bn, ..."
