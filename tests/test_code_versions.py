@@ -40,12 +40,11 @@ EXPERT_FILES = (
     "randomness.py",
 )
 EXPERT_ENGINES = ("expert_step.py", "experts.py", "flat.py")
-EXPERTS = {1: "09c78a8b1580b23f2d7d49bc607decf2bfcad7ff35ef601010848085a4b80a10"}
+EXPERTS = {1: "4b629b007247725a50f476cf41a4cbcb62c60e05eb96201b7316c68945680263"}
 """By `experts.CODE_VERSION`: SHA-256 of the files above, whose change may change what an expert becomes."""
 PRIOR_ENGINES = (
     "codecs.py",
     "decoupled.py",
-    "kept.py",
     "measured_norm.py",
     "patches.py",
     "priors.py",
@@ -55,7 +54,7 @@ PRIOR_ENGINES = (
     "students.py",
     "windows.py",
 )
-PRIORS = {1: "2bbfeb26110402d6a1a43bb468bf8c1184bcfdbedbae9d4b329ab8461a69c476"}
+PRIORS = {1: "5040aa0ea4bb470304af268f809ec2225c0cfeeb5d2ba39d738f509c3e9d24f7"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
 DYNAMICS = {1: "7f80bb2821abb19ad8ebe0446a6aabce54e0ba417d83ed3093053d220cb214bc"}
 """By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""
@@ -64,7 +63,7 @@ BINS = {1: "2ba9e0ea8230376512fe875bfe174f398a1c1606cc3c1c6dc43e3aa83f63131c"}
 SOURCES = {
     student: (STUDENT, STUDENT_FILES, ()),
     experts: (EXPERTS, EXPERT_FILES, EXPERT_ENGINES),
-    priors: (PRIORS, (), PRIOR_ENGINES),
+    priors: (PRIORS, ("kept.py",), PRIOR_ENGINES),
     dynamics: (DYNAMICS, (), ("dynamics.py",)),
     bins: (BINS, (), ("bins.py", "graph_cut.py")),
 }

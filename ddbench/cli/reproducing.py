@@ -1,6 +1,7 @@
 """A paper's table: what it would cost, running what is missing, and what the records say of it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -324,10 +325,8 @@ def stages_of(item: "Item", choice: "Choice") -> dict[str, list[int]]:
     assert item.recipe is not None and item.source is not None
     device = torch.device(choice.setting.device)
     peek = Peek(item.source, item.recipe.budget, item.recipe.network, choice.synthesis_seeds[0], device)
-    try:
+    with suppress(Enough, Exception):  # what a method does without its stages' content is its own affair
         item.recipe.method.distill(peek, item.recipe.hyper)
-    except (Enough, Exception):  # what a method does without its stages' content is its own affair
-        pass
     return peek.stages
 
 
