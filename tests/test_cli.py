@@ -81,7 +81,7 @@ def commands():
 
 
 def test_all_commands_are_there_and_say_what_they_do():
-    expected = "demo methods datasets protocols networks distill evaluate run sweep table plot show import export tune"
+    expected = "demo methods datasets protocols networks distill evaluate run sweep reproduce table plot show import export tune"
     assert set(commands()) == {*expected.split(), "doctor"}
     top = done(ddbench("--help")).stdout
     for name, command in commands().items():
