@@ -24,8 +24,8 @@ from ddbench.method import find_method
 from ddbench.recipes import resolve
 
 CELLS = (
-    "mtt:digits:1,tesla:digits:1,ftd:digits:1,datm:digits:1,dm:digits:3,datadam:digits:1,sre2l:digits:3,rded:digits:3,"
-    "cvdd:digits:1,infer:digits:3,prune:digits:3,pca:digits:3"
+    "rded:digits:3,prune:digits:3,dm:digits:1,tesla:digits:1,sre2l:digits:1,pca:digits:1,datadam:digits:1,"
+    "infer:digits:3,cvdd:digits:1,ftd:digits:1,datm:digits:1"
 )
 
 

@@ -228,7 +228,7 @@ def _planned(item: Item, method: Method, recipe: str | None, choice: Choice) -> 
         if not protocol.shipped:
             protocol.student(source, item.network)
     except UsageError as error:
-        return replace(item, why=item.why or str(error))
+        return replace(item, why=f"{item.why}; {error}" if item.why else str(error))
     data = choice.named(item.dataset)
     cells = tuple(
         Cell(
