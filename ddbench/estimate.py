@@ -1,17 +1,19 @@
 """How long a job will take and how much memory it needs, from a short probe of the job itself, for `--dry-run`.
 
 A probe runs some iterations here and now and multiplies; it writes nothing. It holds for this machine as it is, busy or
-idle. What a probe cannot know it says in `basis`.
+idle. What a probe cannot know it says in `basis`. For many cells at once, or data that are not here, `foresee` reads the
+steps from the recipes instead and multiplies them by what a network's step costs (`ddbench.cost_model`).
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from ddbench import networks
 from ddbench.augment import Augmentation
+from ddbench.cost_model import CostModel, Plan, Work, plan_of, student_work
 from ddbench.data import Dataset, Split
 from ddbench.errors import NotDefined, UsageError
 from ddbench.evaluation import Setting
@@ -21,6 +23,7 @@ from ddbench.meter import Meter
 from ddbench.probe import PROBE_STEPS, Enough, Probe, brief
 from ddbench.protocol import find_protocol
 from ddbench.randomness import rng
+from ddbench.recipes import Resolved
 from ddbench.student import Batch, Labeller, Stream, predict, train
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet
@@ -131,6 +134,86 @@ def estimate_student(
         basis += "; without what teachers in the set take to label"
     memory = None if meter.peak_memory is None else meter.peak_memory + probe.missing_bytes()
     return Estimate(steps * each + testing, memory, basis)
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What a cell is expected to cost by the cost model: making its set, and training and testing one student."""
+
+    distill: Estimate
+    student: Estimate
+
+
+def foresee(
+    recipe: Resolved,
+    dataset: Dataset,
+    protocol: str,
+    network: str | None,
+    setting: Setting,
+    *,
+    cached: Mapping[str, Sequence[int]] | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Foreseen | None:
+    """Estimate a cell from its recipe's steps; None where the method does not say them.
+
+    Args:
+        recipe: resolved.
+        dataset: the data set, or a stand-in of its size (`ddbench.cost_model.stand_in`).
+        protocol: its name.
+        network: student network; None: the protocol's default.
+        setting: how to compute.
+        cached: entries in the stages that a run would open, by stage name, in order: that share is not counted again.
+        tell: is told what is being timed.
+
+    Raises:
+        UsageError: an unknown name, or a protocol that does not cover the data set.
+    """
+    try:
+        plan = plan_of(recipe, dataset, setting)
+    except NotDefined as reason:
+        nothing = Estimate(None, None, str(reason), excluded=True)
+        return Foreseen(nothing, nothing)
+    if plan is None:
+        return None
+    model = CostModel.of(dataset, setting, tell)
+    held = len(dataset.train) * dataset.channels * dataset.side**2 * 4 if dataset.train.resident else 0
+    works = list(_still_to_do(plan.works, cached or {}))
+    made = _summed(model, works, held, [*plan.left_out])
+    return Foreseen(made, _student(model, plan, dataset, protocol, network, held))
+
+
+def _still_to_do(works: Sequence[Work], cached: Mapping[str, Sequence[int]]) -> Iterator[Work]:
+    """The works, those of stages without the share that is in the cache."""
+    left = {name: list(entries) for name, entries in cached.items()}
+    for work in works:
+        have = left.get(work.stage or "", [])
+        share = max(0.0, 1 - have.pop(0) / work.entries) if have else 1.0
+        yield replace(work, steps=work.steps * share)
+
+
+def _student(model: CostModel, plan: Plan, dataset: Dataset, protocol: str, network: str | None, held: int) -> Estimate:
+    found = find_protocol(protocol)
+    recipe = plan.student if found.shipped else found.student(dataset, network)
+    if recipe is None:
+        return Estimate(None, None, f"the set ships no student recipe, so {protocol} does not score it", excluded=True)
+    name = networks.canonical(network or recipe.network, side=dataset.side)
+    reference = found.reference(dataset)
+    labellers = [reference.network] if reference else [] if recipe.labels == "classes" else list(plan.labellers)
+    works = student_work(recipe, name, plan.images, labellers)
+    works.append(Work("test", "forward", len(dataset.test) / 200, 200, name))
+    left_out = ["the reference teacher's own training"] if reference else []
+    return _summed(model, works, min(held, plan.images * dataset.channels * dataset.side**2 * 4), left_out)
+
+
+def _summed(model: CostModel, works: Sequence[Work], held: int, left_out: Sequence[str]) -> Estimate:
+    """Seconds of all works; memory of the largest, and of what is held throughout."""
+    each = [(work, model.seconds(work)) for work in works if work.steps]
+    memory = held + max((model.memory(work) for work, _ in each), default=0.0)
+    words = [f"{work.label} {brief(seconds)}" for work, seconds in each]
+    basis = ", ".join(words) or "no training"
+    if left_out:
+        basis += f"; without {', '.join(left_out)}"
+    return Estimate(sum(seconds for _, seconds in each), round(memory), basis)
 
 
 @dataclass(frozen=True, eq=False)

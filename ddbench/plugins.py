@@ -21,6 +21,7 @@ KINDS = {
     "ddbench.augmentations": "augmentation",
     "ddbench.mixes": "mix",
     "ddbench.views": "view kind",
+    "ddbench.costs": "cost description",
 }
 
 

@@ -154,6 +154,34 @@ class Probe(Task):
         return f"{where}what follows is left out"
 
 
+class Peek(Probe):
+    """A task that only looks which stages a method opens, and what they hold: it ends at the first loop.
+
+    `stages`: number of cached entries by name, in the order in which stages were opened.
+    """
+
+    def __init__(self, dataset: Dataset, budget: Budget, network: str, seed: int, device: torch.device) -> None:
+        """Like a task."""
+        super().__init__(dataset, budget, network, seed, device, seconds=0.0)
+        self.stages: dict[str, list[int]] = {}
+
+    def loop(self, start: int, total: int, label: str) -> Iterator[int]:
+        """End the method where it begins to work.
+
+        Raises:
+            Enough: there is something to loop over.
+        """
+        if start < total:
+            raise Enough
+        yield from ()
+
+    def open_stage(self, name: str, key: Mapping[str, Any]) -> Stage:
+        """A stage that saves nothing; its entries are counted."""
+        stage = super().open_stage(name, key)
+        self.stages.setdefault(name, []).append(len(stage.entries()))
+        return stage
+
+
 class _Stopwatch:
     """Times the iterations of one loop by the probe's clock; how many is decided by the time that really passes."""
 

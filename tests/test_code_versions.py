@@ -40,12 +40,11 @@ EXPERT_FILES = (
     "randomness.py",
 )
 EXPERT_ENGINES = ("expert_step.py", "experts.py", "flat.py")
-EXPERTS = {1: "09c78a8b1580b23f2d7d49bc607decf2bfcad7ff35ef601010848085a4b80a10"}
+EXPERTS = {1: "4b629b007247725a50f476cf41a4cbcb62c60e05eb96201b7316c68945680263"}
 """By `experts.CODE_VERSION`: SHA-256 of the files above, whose change may change what an expert becomes."""
 PRIOR_ENGINES = (
     "codecs.py",
     "decoupled.py",
-    "kept.py",
     "measured_norm.py",
     "patches.py",
     "priors.py",
@@ -55,7 +54,7 @@ PRIOR_ENGINES = (
     "students.py",
     "windows.py",
 )
-PRIORS = {1: "4b5623ce557b463de6abec360ffe0cc3bfb8c5bd4683b8e5c2c4c76fc5efab32"}
+PRIORS = {1: "49217a292fde98578ad52c4b86e12938892c8c37ee8f952b1ff3ddcc78c1e72b"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
 DYNAMICS = {1: "7f80bb2821abb19ad8ebe0446a6aabce54e0ba417d83ed3093053d220cb214bc"}
 """By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""
@@ -71,7 +70,7 @@ PROJECTORS = {1: "a0912ff1c6df2aea21cbcdc62e51e6884f0e137ec0222a418b28fffa7fb9ca
 SOURCES = {
     student: (STUDENT, STUDENT_FILES, ()),
     experts: (EXPERTS, EXPERT_FILES, EXPERT_ENGINES),
-    priors: (PRIORS, (), PRIOR_ENGINES),
+    priors: (PRIORS, ("kept.py",), PRIOR_ENGINES),
     dynamics: (DYNAMICS, (), ("dynamics.py",)),
     bins: (BINS, (), ("bins.py", "graph_cut.py")),
     encoders: (ENCODERS, ENCODER_FILES, ("encoders.py",)),

@@ -12,7 +12,6 @@ from ddbench.methods.engines import expert_step, experts
 from ddbench.methods.engines.expert_step import Batch, gradient_penalty, gradients, step
 from ddbench.methods.engines.experts import ExpertRecipe, Experts, entry, pieces
 from ddbench.methods.engines.flat import FlatNetwork, flatten
-from ddbench.methods.engines.kept import kept_bytes
 from pydantic import ValidationError
 
 from ddbench import estimate, jobs, networks, plugins, stages
@@ -24,6 +23,7 @@ from ddbench.errors import JobFailed, UsageError
 from ddbench.estimate import estimate_distill
 from ddbench.evaluation import Setting
 from ddbench.jobs import DataName, DistillJob, distill_job
+from ddbench.kept import kept_bytes
 from ddbench.method import Hyper, Method
 from ddbench.progress import Reporter
 from ddbench.randomness import rng

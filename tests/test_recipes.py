@@ -240,4 +240,5 @@ def test_a_resolved_recipe_reads_back_as_it_was_written(toy):
 
 
 def test_the_toys_file_is_what_is_published(toy):
-    assert [entry.name for entry in published(toy).recipe] == ["paper", "cheap-reduced", "code", "other", "pets"]
+    names = ["paper", "cheap-reduced", "code", "other", "pets", "shipping", "shipping-reduced", "broken"]
+    assert [entry.name for entry in published(toy).recipe] == names

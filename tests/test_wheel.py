@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy of the tracked files, so that nothing is left in the clone."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for folder in ("ddbench", "methods", "evaluators"):
+    for folder in ("ddbench", "methods", "evaluators", "results/reported"):
         for file in sorted((ROOT / folder).rglob("*")):
             if file.is_file() and "__pycache__" not in file.parts:
                 copy = source / file.relative_to(ROOT)

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ddbench.cli import demo, doctor, listing, packing, running, scoring, transfer, tune, viewing
+from ddbench.cli import demo, doctor, listing, packing, reproducing, running, scoring, transfer, tune, viewing
 from ddbench.errors import DDBenchError, UsageError
 
 CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # typer brings its own click, or uses the installed one
 SECTIONS = {
     "Start": ("demo", "doctor"),
     "See what there is": ("methods", "datasets", "protocols", "networks"),
-    "Run": ("distill", "pack-labels", "evaluate", "run", "sweep", "tune"),
+    "Run": ("distill", "pack-labels", "evaluate", "run", "sweep", "reproduce", "tune"),
     "Results": ("table", "scores", "compare", "plot", "show"),
     "Sets from and to elsewhere": ("import", "export"),
 }
@@ -142,7 +142,7 @@ def _top(
     """Distil data sets, score the sets under fixed protocols, and make tables and plots of the records."""
 
 
-for group in (demo, doctor, listing, running, packing, tune, viewing, scoring, transfer):
+for group in (demo, doctor, listing, running, packing, reproducing, tune, viewing, scoring, transfer):
     group.register(app)
 
 

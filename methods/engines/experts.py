@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ddbench.augment import DSA
 from ddbench.canonical import digest
 from ddbench.errors import JobFailed, UsageError
+from ddbench.kept import kept_bytes
 from ddbench.randomness import Key, forked, rng
 from ddbench.space import Space
 from ddbench.task import Task
@@ -29,7 +30,6 @@ from ddbench.teachers import Teacher
 from .expert_step import Batch, step
 from .expert_step import ExpertRecipe as ExpertRecipe
 from .flat import FlatNetwork, flatten
-from .kept import kept_bytes
 from .matching import dsa_ops, reader
 
 CODE_VERSION = 1  # raise when a change here or in what it calls changes the experts; a test pins the source

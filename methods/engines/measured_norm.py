@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.errors import UsageError
+from ddbench.kept import kept_bytes
 from ddbench.task import Task
-
-from .kept import kept_bytes
 
 FIRST_BN = 10.0
 NO_NORMS = "recovering images needs a teacher with batch normalisation: choose resnet18, convnet-bn, ..."

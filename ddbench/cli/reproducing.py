@@ -1,0 +1,390 @@
+"""A paper's table: what it would cost, running what is missing, and what the records say of it."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddbench.cli import options as o
+from ddbench.cli.options import examples
+from ddbench.cli.output import duration, print_json, print_prose, print_table, progress, say, size
+from ddbench.errors import UsageError, unknown
+
+DASH = "—"
+
+if TYPE_CHECKING:
+    from ddbench.estimate import Foreseen
+    from ddbench.jobs import DataName
+    from ddbench.reproduce import Choice, Item
+    from ddbench.store import RecordStore
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's command."""
+    app.command(
+        "reproduce",
+        epilog=examples(
+            "ddbench reproduce mtt --dry-run",
+            "ddbench reproduce 2110.04181 --cells cifar10/1,cifar10/10 --workers 2",
+            "ddbench reproduce dm --reduced --data cifar10-jpeg=folder:PATH",
+        ),
+    )(reproduce)
+
+
+def reproduce(
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="A method's name, a paper's key, or its arXiv id.")],
+    cells: Annotated[
+        str | None,
+        typer.Option(
+            "--cells", "--cell", metavar="NAMES", help="Only these, as cifar10/10,cifar100 (comma-separated)."
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", "--method", metavar="NAMES", help="Methods of its table, or all (default: its own)."),
+    ] = None,
+    networks: Annotated[
+        str | None, typer.Option("--networks", "--network", metavar="NAMES", help="Only these student networks.")
+    ] = None,
+    protocols: o.Protocols = "shipped-v1",
+    reduced: Annotated[
+        bool, typer.Option("--reduced", help="The recipes named as reduced instead; a table apart, without verdicts.")
+    ] = False,
+    recorded: Annotated[
+        bool, typer.Option("--recorded", help="Run nothing: the table of what is recorded already.")
+    ] = False,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", metavar="NAME=folder:PATH", help="Where a folder data set lies; may be repeated."),
+    ] = None,
+    seeds: o.Seeds = "5",
+    synthesis_seeds: o.SynthesisSeeds = "1",
+    results: o.Results = None,
+    retry_failed: o.RetryFailed = False,
+    workers: o.Workers = None,
+    threads: o.Threads = None,
+    device: o.Device = None,
+    form: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="terminal, markdown, csv, latex or json.")
+    ] = "terminal",
+    dry_run: o.DryRun = False,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Run the cells of a paper's table and compare.
+
+    What is cached or recorded is reused; after a stop the same command goes on. A cell whose data are not on this machine
+    is not run, and says so; the dry run estimates it all the same.
+    """
+    from ddbench import api, tables
+    from ddbench.reported import find_paper, papers
+    from ddbench.reproduce import Choice
+    from ddbench.settings import default_workers, results_dir
+    from ddbench.store import RecordStore
+
+    form = "json" if as_json else form
+    if form not in tables.FORMATS:
+        raise unknown("table format", form, tables.FORMATS)
+    known = papers()
+    key, own = find_paper(paper, known)
+    choice = Choice(
+        protocols=tuple(o.words(protocols, "--protocols")),
+        seeds=o.seeds(seeds),
+        synthesis_seeds=o.seeds(synthesis_seeds, "--synthesis-seeds"),
+        setting=api.setting(device, threads),
+        data=data_folders(data or []),
+    )
+    wanted = _Wanted(
+        key, _methods(key, own, methods), _words(cells, "--cells"), _words(networks, "--networks"), reduced
+    )
+    store, items = RecordStore(results or results_dir()), wanted.items(choice)
+    if dry_run:
+        print_dry_run(items, choice, store, retry_failed=retry_failed, as_json=form == "json", quiet=quiet)
+        return
+    code = 0 if recorded else _run(items, store, workers or default_workers(), retry_failed=retry_failed, quiet=quiet)
+    _print_table(known[key].title, items, store, form)
+    raise typer.Exit(code)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What of which paper."""
+
+    key: str
+    methods: Sequence[str]
+    cells: Sequence[str]
+    networks: Sequence[str]
+    reduced: bool
+
+    def items(self, choice: "Choice") -> "list[Item]":
+        """Every line of the table; UsageError where there is none."""
+        from ddbench.reported import papers
+        from ddbench.reproduce import chosen_figures, items_of, reduced_items
+
+        paper = papers()[self.key]
+        if not self.reduced:
+            figures = chosen_figures(self.key, paper, self.methods, self.cells, self.networks)
+            if not figures:
+                raise UsageError(
+                    f"{self.key}: no figure is left by what --methods, --networks and --cells choose together"
+                )
+            return items_of(figures, paper, choice)
+        if self.networks:
+            raise UsageError("--networks chooses among the paper's figures; --reduced runs each set's own student")
+        figures = chosen_figures(self.key, paper, self.methods)
+        found = reduced_items(figures, paper, self.methods, choice, self.cells)
+        if not found:
+            raise UsageError(f"{', '.join(self.methods)}: no recipe is named as reduced")
+        return found
+
+
+def _words(text: str | None, flag: str) -> list[str]:
+    return [] if text is None else o.words(text, flag)
+
+
+def _methods(key: str, own: Sequence[str], text: str | None) -> list[str]:
+    """The methods that are meant: the paper's own that have figures, those that are named, or all."""
+    from ddbench.reported import figures_of, papers
+
+    have = list(dict.fromkeys(figure.method for figure in figures_of(key, papers()[key])))
+    if text == "all":
+        return have
+    found = o.words(text, "--methods") if text is not None else [name for name in own if name in have]
+    if not found:
+        raise UsageError(f"{key} lists other papers' methods only: choose with --methods {','.join(have)}, or all")
+    return found
+
+
+def data_folders(words: Sequence[str]) -> "dict[str, DataName]":
+    """Read `NAME=folder:PATH` words.
+
+    Raises:
+        UsageError: not of that form, or a name that is one of the suite's own data sets: a folder never stands for it.
+    """
+    from ddbench.data import dataset_names
+    from ddbench.jobs import DataName
+
+    found = {}
+    for word in words:
+        name, _, place = word.partition("=")
+        if not name or not place.startswith("folder:"):
+            raise UsageError(f"--data {word}: NAME=folder:PATH is needed")
+        if name in dataset_names():
+            raise UsageError(f"--data {word}: {name} is a data set of its own, which no folder stands for")
+        found[name] = DataName(place, name)
+    return found
+
+
+def _run(items: "Sequence[Item]", store: "RecordStore", workers: int, *, retry_failed: bool, quiet: bool) -> int:
+    """Run what is missing; the exit code."""
+    from ddbench.cli.planning import Steady, missing_work
+    from ddbench.cli.running import tell
+    from ddbench.files import check_writable
+    from ddbench.grid import run_cells
+
+    cells = list(dict.fromkeys(cell for item in items for cell in item.cells))
+    if not cells:
+        return 0
+    check_writable(store.root / "record")
+    with progress(quiet) as reporter:
+        steady = Steady(reporter, missing_work(cells, store, retry_failed=retry_failed))
+        report = run_cells(cells, store, workers=workers, retry_failed=retry_failed, reporter=steady)
+    tell(report, quiet=quiet)
+    return report.exit_code()
+
+
+def _print_table(title: str, items: "Sequence[Item]", store: "RecordStore", form: str) -> None:
+    from ddbench.reproduce import compare
+    from ddbench.verdicts import grids, render
+
+    compared = compare(items, store)
+    if form != "terminal":
+        print(render(title, compared, form), end="")
+        return
+    for grid in grids(title, compared):
+        heads = [grid.corner, *(head[0] for head in grid.headers)]
+        rows = [[f"{label}, {cells[0].text}", *(cell.text for cell in cells[1:])] for label, cells in grid.rows]
+        print_table([f"{heads[0]}, {heads[1]}", *heads[2:]], rows, title=grid.title, right=heads[3:-1])
+        for note in grid.notes:
+            print_prose(note)
+
+
+@dataclass
+class _Line:
+    """What the dry run says of one item."""
+
+    item: "Item"
+    cached: int = 0
+    stages: dict[str, list[int]] = field(default_factory=dict)
+    missing: int = 0
+    foreseen: "Foreseen | None" = None
+    draws: int = 1
+
+    def seconds(self) -> float | None:
+        """Of what is still to do: the sets that are missing, and the students; None without estimate."""
+        if self.foreseen is None or self.excluded:
+            return None
+        distill, student = self.foreseen.distill.seconds, self.foreseen.student.seconds
+        if distill is None or student is None:
+            return None
+        return self.sets * distill + self.missing * student
+
+    @property
+    def sets(self) -> int:
+        """How many sets are still to be made."""
+        return self.draws - self.cached if self.missing else 0
+
+    @property
+    def excluded(self) -> bool:
+        """Whether a definition excludes the cell."""
+        found = self.foreseen
+        return found is not None and (found.distill.excluded or found.student.excluded)
+
+    def memory(self) -> int:
+        """Bytes of the larger of the two."""
+        if self.foreseen is None:
+            return 0
+        return max(self.foreseen.distill.peak_memory or 0, self.foreseen.student.peak_memory or 0)
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data."""
+        item, found = self.item, self.foreseen
+        return {
+            "method": item.method,
+            "dataset": item.source.id if item.source is not None and item.cells else item.dataset,
+            "budget": str(item.budget),
+            "student": item.network,
+            "protocol": item.protocol,
+            "reduced": item.reduced,
+            "recipe": item.recipe and item.recipe.name,
+            "recipe_hash": item.recipe.hash if item.recipe and item.cells else None,
+            "not_run": item.why,
+            "sets_cached": self.cached,
+            "sets": self.draws,
+            "stages": self.stages,
+            "trainings_missing": self.missing,
+            "seconds": self.seconds(),
+            "seconds_distill": found and found.distill.seconds,
+            "seconds_student": found and found.student.seconds,
+            "memory": self.memory() or None,
+            "basis": found and {"distill": found.distill.basis, "student": found.student.basis},
+        }
+
+
+def print_dry_run(
+    items: "Sequence[Item]", choice: "Choice", store: "RecordStore", *, retry_failed: bool, as_json: bool, quiet: bool
+) -> None:
+    """Every cell once: recipe, hash, what is cached, device hours and memory; nothing is run."""
+    distinct = {item.key(): item for item in items}.values()
+    tell: Callable[[str], None] = lambda text: say(text, quiet=quiet)  # noqa: E731 - one line, used here only
+    lines = [_line(item, choice, store, retry_failed, tell) for item in distinct]
+    if as_json:
+        print_json([line.plain() for line in lines])
+        return
+    columns = ("cell", "student", "recipe", "cached", "to do", "hours", "memory", "")
+    print_table(columns, [_shown(line) for line in lines], right=("hours", "memory"), title=_title(lines))
+    known = [seconds for line in lines if (seconds := line.seconds()) is not None]
+    blind = sum(line.seconds() is None and not line.excluded for line in lines)
+    here = [line for line in lines if line.item.cells]
+    more = f", {blind} cells without estimate" if blind else ""
+    print(f"All cells: {_hours(sum(known))} device hours at one job at a time{more}. Nothing was run.")
+    runnable = sum(line.seconds() or 0 for line in here)
+    print(f"On this machine: {len(here)} of {len(lines)} cells can be run, about {duration(runnable)}.")
+    for line in dict.fromkeys(line.item.why for line in lines if line.item.why):
+        print_prose(f"not run: {line}")
+
+
+def _line(
+    item: "Item", choice: "Choice", store: "RecordStore", retry_failed: bool, tell: Callable[[str], None]
+) -> _Line:
+    from ddbench.cli.planning import plan
+    from ddbench.estimate import foresee
+    from ddbench.jobs import finished
+
+    line = _Line(item, draws=len(choice.synthesis_seeds), missing=len(choice.seeds) * len(choice.synthesis_seeds))
+    if item.recipe is None or item.source is None:
+        return line
+    if item.cells:
+        line.cached = sum(cell.made is not None and finished(cell.made) is not None for cell in item.cells)
+        line.missing = sum(len(plan(cell, store, retry_failed=retry_failed).missing) for cell in item.cells)
+        line.stages = stages_of(item, choice) if line.sets else {}
+    line.foreseen = foresee(
+        item.recipe, item.source, item.protocol, item.network, choice.setting, cached=line.stages, tell=tell
+    ) or _probed(item, choice, tell)
+    return line
+
+
+def stages_of(item: "Item", choice: "Choice") -> dict[str, list[int]]:
+    """Cached entries of the stages that the first distillation would open, by name; a method that fails early has none."""
+    import torch
+
+    from ddbench.probe import Enough, Peek
+
+    assert item.recipe is not None and item.source is not None
+    device = torch.device(choice.setting.device)
+    peek = Peek(item.source, item.recipe.budget, item.recipe.network, choice.synthesis_seeds[0], device)
+    with suppress(Enough, Exception):  # what a method does without its stages' content is its own affair
+        item.recipe.method.distill(peek, item.recipe.hyper)
+    return peek.stages
+
+
+def _probed(item: "Item", choice: "Choice", tell: Callable[[str], None]) -> "Foreseen | None":
+    """For a method that says no costs: the probes of `--dry-run`, where the data are here."""
+    from ddbench.errors import JobFailed, NotDefined
+    from ddbench.estimate import Estimate, Foreseen, estimate_distill, estimate_student
+
+    if not item.cells or item.cells[0].made is None or item.source is None or item.recipe is None:
+        return None
+    tell(f"timing {item.words()}")
+    budget, dataset = item.recipe.budget, item.source
+    images = (budget.ipc or 0) * len(dataset.class_names) or max(1, round((budget.fraction or 1) * len(dataset.train)))
+    try:
+        distill = estimate_distill(item.cells[0].made)
+        student = estimate_student(item.cells[0].data, item.protocol, item.network, images, choice.setting)
+    except NotDefined as reason:
+        distill = student = Estimate(None, None, str(reason), excluded=True)
+    except JobFailed as failure:
+        distill = student = Estimate(None, None, str(failure))
+    return Foreseen(distill, student)
+
+
+def _title(lines: Sequence[_Line]) -> str:
+    reduced = ", REDUCED recipes" if any(line.item.reduced for line in lines) else ""
+    return f"{len(lines)} cells{reduced}; to do: sets + trainings; hours and memory by the cost model"
+
+
+def _shown(line: _Line) -> list[str]:
+    item = line.item
+    recipe = (
+        DASH if item.recipe is None else f"{item.recipe.name} {item.recipe.hash[:12] if item.cells else ''}".strip()
+    )
+    cached = [f"{line.cached} of {line.draws} sets"] if item.cells else []
+    cached += [f"{name} {'+'.join(map(str, have))} entries" for name, have in line.stages.items()]
+    left = "n/a" if line.excluded else f"{line.sets} + {line.missing}"
+    seconds = line.seconds()
+    why = "" if item.why is None else "no data" if item.why.startswith("no data") else "not run"
+    if line.excluded and line.foreseen:
+        why = line.foreseen.distill.basis if line.foreseen.distill.excluded else line.foreseen.student.basis
+    dataset = item.source.id if item.source is not None and item.cells else item.dataset
+    return [
+        f"{item.method}, {dataset} {item.budget}" + ("" if _own(item) else f", {item.protocol}"),
+        item.network or "the set's",
+        recipe,
+        ", ".join(cached) or DASH,
+        left,
+        DASH if seconds is None else _hours(seconds),
+        size(line.memory()) if line.memory() else DASH,
+        why,
+    ]
+
+
+def _own(item: "Item") -> bool:
+    from ddbench.protocol import find_protocol
+
+    return find_protocol(item.protocol).shipped
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f}" if seconds < 36_000 else f"{seconds / 3600:,.0f}"

@@ -1,0 +1,1 @@
+"""Figures that papers report, one file each; `ddbench.reported` reads them."""
