@@ -26,7 +26,7 @@ _COLUMNS = (
     "method recipe reduced borrowed imported dataset budget ipc fraction protocol protocol_family protocol_version student "
     "distill_network student_recipe status reason n draws failed over top1 std ci_low ci_high top5 best tied "
     "space codec images bytes distill_seconds peak_memory train_seconds teacher teacher_network teacher_accuracy "
-    "teacher_flag device precision compiled stacked threads build synset recipe_hash superseded group samples"
+    "teacher_flag device precision compiled stacked threads build synset recipe_hash superseded group lender samples snapshots"
 )
 NUMBERS, COLUMNS = _NUMBERS.split(), _COLUMNS.split()
 
@@ -47,8 +47,8 @@ def cells(
         reference: accuracy kept for the reference teacher by (data set, protocol label), fractions; a teacher more
             than a point off it has `teacher_flag`.
 
-    `samples` holds the accuracies by (synthesis seed, evaluation seed); the other columns are plain values, None or
-    NaN where there is none. UsageError where two versions or two digests of a protocol would stand side by side.
+    `samples` holds the accuracies by (synthesis seed, evaluation seed), `snapshots` those on the way of the distillation
+    by the same, each {step: accuracy}; the other columns are plain values, None or NaN where there is none. UsageError where two versions or two digests of a protocol would stand side by side.
     """
     chosen = _united(record for record in records if _wanted(record, protocols))
     replaced = {record.supersedes for record in chosen.values()} - {None}
@@ -151,6 +151,8 @@ def _row(group: str, entries: list[Entry], replaced: Collection[str | None]) -> 
         row["student_recipe"] = None  # learned in part: every draw has its own
     row |= _status_columns(entries) | _set_columns(entries) | _teacher_columns(entries)
     row["samples"] = {(record.synthesis_seed, run.seed): run.top1 for record, run in good}
+    curves = ((record.synthesis_seed, run.seed, run.snapshots) for record, run in good if run.snapshots)
+    row["snapshots"] = {(synthesis, seed): {each.step: each.top1 for each in curve} for synthesis, seed, curve in curves}
     if good:
         summary = summarize(row["samples"])
         row |= {"top1": summary.mean, "std": summary.std, "ci_low": summary.low, "ci_high": summary.high}
@@ -167,6 +169,7 @@ def _identity_columns(record: Record) -> dict[str, Any]:
         "reduced": record.reduced,
         "recipe_hash": None if record.imported else record.recipe_hash[:12],
         "borrowed": record.borrowed,
+        "lender": record.lender and record.lender[:12],
         "imported": record.imported and record.imported[:12],
         "dataset": record.dataset,
         "budget": budget_label(record.budget),

@@ -226,6 +226,7 @@ def _joined(first: Report, second: Report) -> Report:
     return Report(
         reused=first.reused + second.reused,
         done=first.done + second.done,
+        snapshots=first.snapshots + second.snapshots,
         failed=first.failed + second.failed,
         skipped=first.skipped + second.skipped,
         problems=first.problems + second.problems,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddbench.errors import UsageError
 from ddbench.space import Space
+from ddbench.synset import SynSet
 from ddbench.task import Task
 from ddbench.teachers import Teacher
 
@@ -33,7 +34,11 @@ class DecoupledHyper(SqueezeFields, PatchFields, RecoverFields, RelabelFields):
 
 
 def recovered(
-    task: Task, hyper: DecoupledHyper, teachers: Mapping[str, Teacher], votes: Sequence[Votes]
+    task: Task,
+    hyper: DecoupledHyper,
+    teachers: Mapping[str, Teacher],
+    votes: Sequence[Votes],
+    made: Callable[[Tensor, Tensor], SynSet] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Images [IPC * K, C, H, W] as the codec stores them, and their classes: IPC index by IPC index, in class order.
 
@@ -42,6 +47,7 @@ def recovered(
         hyper: how.
         teachers: by name.
         votes: for each IPC index, the voters with their weights.
+        made: gives the set of such images and classes, for snapshots.
     """
     space, ipc = space_of(teachers), equal_shares(task)[0]
     used = {name for ballot in votes for name in ballot}
@@ -54,8 +60,10 @@ def recovered(
     ]
     black, white = (bound.to(task.device) for bound in pixel_bounds(space, task.dataset.channels))
     recovery = Recovery(task, hyper, voters, (black, white))
-    images = recovery.run(problems, lambda learned: stored(learned, space, hyper.codec))
-    return torch.cat(images), torch.cat([problem.labels for problem in problems])
+    labels = torch.cat([problem.labels for problem in problems])
+    shown = None if made is None else lambda parts: made(torch.cat(parts), labels)
+    images = recovery.run(problems, lambda learned: stored(learned, space, hyper.codec), shown)
+    return torch.cat(images), labels
 
 
 def require_recoverable(task: Task, hyper: DecoupledHyper, names: Sequence[str]) -> None:
