@@ -152,7 +152,9 @@ def _row(group: str, entries: list[Entry], replaced: Collection[str | None]) -> 
     row |= _status_columns(entries) | _set_columns(entries) | _teacher_columns(entries)
     row["samples"] = {(record.synthesis_seed, run.seed): run.top1 for record, run in good}
     curves = ((record.synthesis_seed, run.seed, run.snapshots) for record, run in good if run.snapshots)
-    row["snapshots"] = {(synthesis, seed): {each.step: each.top1 for each in curve} for synthesis, seed, curve in curves}
+    row["snapshots"] = {
+        (synthesis, seed): {each.step: each.top1 for each in curve} for synthesis, seed, curve in curves
+    }
     if good:
         summary = summarize(row["samples"])
         row |= {"top1": summary.mean, "std": summary.std, "ci_low": summary.low, "ci_high": summary.high}
