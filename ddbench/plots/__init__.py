@@ -6,6 +6,7 @@ from ddbench.plots.costs import accuracy_against_bytes as accuracy_against_bytes
 from ddbench.plots.costs import accuracy_against_seconds as accuracy_against_seconds
 from ddbench.plots.costs import front_cells as front_cells
 from ddbench.plots.curves import learning_curves as learning_curves
+from ddbench.plots.every import comparisons as comparisons
 from ddbench.plots.every import figures as figures
 from ddbench.plots.every import plot_all as plot_all
 from ddbench.plots.images import images_side_by_side as images_side_by_side

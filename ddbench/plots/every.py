@@ -47,10 +47,11 @@ def figures(frame: pd.DataFrame) -> "Iterator[tuple[str, Figure]]":
             yield f"curves_{name}_{budget}", learning_curves(frame, dataset, protocol, student, budget)
     for (dataset, budget), part in good[good["budget"] != "all"].groupby(["dataset", "budget"]):
         yield f"bars_{dataset}_{budget}", bars(frame, dataset, budget)
-        yield from _comparisons(frame, part, dataset, budget)
+        yield from comparisons(frame, part, dataset, budget)
 
 
-def _comparisons(frame: pd.DataFrame, part: pd.DataFrame, dataset: str, budget: str) -> "Iterator[tuple[str, Figure]]":
+def comparisons(frame: pd.DataFrame, part: pd.DataFrame, dataset: str, budget: str) -> "Iterator[tuple[str, Figure]]":
+    """What compares methods at one budget beside the bars; `part` are its cells with an accuracy."""
     for protocol, cells in part.groupby("protocol"):
         if cells["student"].nunique() > 1:
             name = f"students_{dataset}_{budget}_{protocol}"

@@ -17,7 +17,7 @@ MOST_SETS = 40
 def images_side_by_side(
     sets: "Mapping[str, tuple[torch.Tensor, torch.Tensor]]", class_names: Sequence[str], title: str = ""
 ) -> "Figure":
-    """The first image of every class in every set, a dash-free gap where a set has none of the class.
+    """The first image of every class in every set; white where a set has none of the class.
 
     Args:
         sets: by name, in the order of the rows: images float [n, C, S, S] with C 1 or 3, clamped to [0, 1]; classes

@@ -32,7 +32,7 @@ def hard_and_soft(
     sides = {name: _by_student(labelled(frame), dataset, budget, name) for name in (hard, soft)}
     (one, ones), (two, others) = sides[hard], sides[soft]
     rows = sorted(ones.keys() & others.keys(), key=lambda label: ones[label].top1)
-    if not rows:
+    if all(ones[label].budget == "all" for label in rows):
         raise UsageError(f"no method with {hard} and {soft} for {dataset} at {budget}")
     with settings():
         from matplotlib.figure import Figure

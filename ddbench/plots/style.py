@@ -166,7 +166,24 @@ def add_legend(figure: "Figure", title: str = "") -> None:
 
 def settle(figure: "Figure") -> None:
     """Lay the figure out once, and not again for every format; with an engine left, each file is drawn twice."""
-    engine = figure.get_layout_engine()
-    if engine is not None:
+    if len(figure.axes) == 1:
+        _settle_one(figure, figure.axes[0])
+    else:
+        engine = figure.get_layout_engine()
+        assert engine is not None
         engine.execute(figure)
     figure.set_layout_engine(None)
+
+
+def _settle_one(figure: "Figure", axes: "Axes") -> None:
+    """One axes above the legend, in one pass: what stands around it takes what it needs, whatever the axes' size."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    pad, page = 0.04 * figure.dpi, figure.bbox
+    inner, outer = axes.get_window_extent(renderer), axes.get_tightbbox(renderer, bbox_extra_artists=axes.texts)
+    assert outer is not None
+    below = sum(legend.get_window_extent(renderer).height + pad for legend in figure.legends)
+    left, right = pad + inner.x0 - outer.x0, page.width - pad - (outer.x1 - inner.x1)
+    low, high = pad + below + inner.y0 - outer.y0, page.height - pad - (outer.y1 - inner.y1)
+    axes.set_position((left / page.width, low / page.height, (right - left) / page.width, (high - low) / page.height))
