@@ -297,12 +297,11 @@ def test_no_text_is_cut_off_or_too_small(frame):
 
 def _drawn(text):
     """Tick labels beyond the limits of an axis exist but are not drawn."""
-    axes = text.axes
-    if axes is None or text not in {*axes.get_xticklabels(), *axes.get_yticklabels()}:
-        return True
-    x, y = text.get_position()
-    low, high = sorted(axes.get_xlim() if text in axes.get_xticklabels() else axes.get_ylim())
-    return low <= (x if text in axes.get_xticklabels() else y) <= high
+    for axes in text.figure.axes:
+        for axis, place, limits in ((axes.xaxis, 0, axes.get_xlim()), (axes.yaxis, 1, axes.get_ylim())):
+            if any(text in (tick.label1, tick.label2) for tick in axis.majorTicks):
+                return min(limits) <= text.get_position()[place] <= max(limits)
+    return True
 
 
 @pytest.fixture
