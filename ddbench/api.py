@@ -288,6 +288,8 @@ def sweep(
     """Distil, evaluate and record a grid; whatever the store has is not run again. See `Grid` and `run_cells`."""
     store = RecordStore(Path(results) if results is not None else results_dir())
     check_writable(store.root / "record")
-    return run_cells(
+    report = run_cells(
         grid.cells(), store, workers=workers, retry_failed=retry_failed, reporter=reporter, observe=observe
     )
+    report.skipped += grid.without_snapshots()
+    return report

@@ -44,8 +44,8 @@ def cells(
         reference: accuracy kept for the reference teacher by (data set, protocol label), fractions; a teacher more
             than a point off it has `teacher_flag`.
 
-    `samples` holds the accuracies by (synthesis seed, evaluation seed); the other columns are plain values, None or
-    NaN where there is none. UsageError where two versions or two digests of a protocol would stand side by side.
+    `samples` holds the accuracies by (synthesis seed, evaluation seed), `snapshots` those on the way of the distillation
+    by the same, each {step: accuracy}; the other columns are plain values, None or NaN where there is none. UsageError where two versions or two digests of a protocol would stand side by side.
     """
     chosen = _united(record for record in records if _wanted(record, protocols))
     replaced = {record.supersedes for record in chosen.values()} - {None}
@@ -163,6 +163,10 @@ def _row(group: str, entries: list[Entry], replaced: Collection[str | None]) -> 
         row["student_recipe"] = None  # learned in part: every draw has its own
     row |= _status_columns(entries) | _set_columns(entries) | _teacher_columns(entries)
     row["samples"] = {(record.synthesis_seed, run.seed): run.top1 for record, run in good}
+    curves = ((record.synthesis_seed, run.seed, run.snapshots) for record, run in good if run.snapshots)
+    row["snapshots"] = {
+        (synthesis, seed): {each.step: each.top1 for each in curve} for synthesis, seed, curve in curves
+    }
     if good:
         summary = summarize(row["samples"])
         row |= {"top1": summary.mean, "std": summary.std, "ci_low": summary.low, "ci_high": summary.high}

@@ -67,6 +67,7 @@ CELL = {
     "superseded": "whether a newer record supersedes it",
     "group": "hash that names the cell",
     "samples": "json only: [synthesis seed, evaluation seed, top-1] of every run",
+    "snapshots": "json only: [synthesis seed, evaluation seed, step, top-1] on the way of the distillation",
 }
 VARIANCE = {
     "std_total": "standard deviation of one run of a fresh synthesis: root of the sum of the two variances below",

@@ -226,6 +226,7 @@ def _joined(first: Report, second: Report) -> Report:
     return Report(
         reused=first.reused + second.reused,
         done=first.done + second.done,
+        snapshots=first.snapshots + second.snapshots,
         failed=first.failed + second.failed,
         skipped=first.skipped + second.skipped,
         problems=first.problems + second.problems,
@@ -243,23 +244,31 @@ def _write_table(frame: "pd.DataFrame", out: Path) -> list[Path]:
 
 
 def _write_plots(frame: "pd.DataFrame", out: Path) -> list[Path]:
-    """Accuracy against IPC and bytes where there are several IPCs, and bars of every IPC, a panel per protocol."""
+    """Accuracy against IPC, bytes and seconds where there are several IPCs; bars and comparisons of every IPC."""
     from ddbench import plots
 
+    frame = plots.labelled(frame)
     good = frame[frame["status"] == "ok"]
     figures = {}
     for (dataset, protocol, student), part in good.groupby(["dataset", "protocol", "student"]):
         if part["ipc"].nunique() > 1:
             figures[f"accuracy-ipc_{protocol}"] = plots.accuracy_against_ipc(frame, dataset, protocol, student)
             figures[f"accuracy-bytes_{protocol}"] = plots.accuracy_against_bytes(frame, dataset, protocol, student)
-    for dataset, budget in good[good["budget"] != "all"].groupby(["dataset", "budget"]).groups:
+            if (part["distill_seconds"] > 0).any():
+                seconds = plots.accuracy_against_seconds(frame, dataset, protocol, student)
+                figures[f"accuracy-seconds_{protocol}"] = seconds
+    for (dataset, budget), part in good[good["budget"] != "all"].groupby(["dataset", "budget"]):
         figures[f"bars_{budget.replace(' ', '')}"] = plots.bars(frame, dataset, budget)
+        more = plots.comparisons(frame, part, dataset, budget)
+        figures |= {name.replace(f"_{dataset}", "").replace(" ", ""): figure for name, figure in more}
     return [plots.save(figure, out / "plots" / f"{name}.png") for name, figure in figures.items()]
 
 
 def _write_sets(chosen: Chosen, out: Path) -> list[Path]:
-    """Every method's set that could be made, and its picture."""
-    written = []
+    """Every method's set that could be made, its picture, and all of them side by side."""
+    from ddbench import plots
+
+    written, rows = [], {}
     for name, job in chosen.shown.items():
         synset = finished(job)
         if synset is None:
@@ -268,6 +277,11 @@ def _write_sets(chosen: Chosen, out: Path) -> list[Path]:
         save(synset, out / "sets" / f"{stem}.safetensors")
         picture = draw_set(synset, job.data.load(), out / "pictures" / f"{stem}.png")
         written += [out / "sets" / f"{stem}.safetensors", picture]
+        rows[name] = shown(synset, job.data.load())[:2]
+    if rows:
+        dataset = next(iter(chosen.shown.values())).data.load()
+        figure = plots.images_side_by_side(rows, dataset.class_names, f"{dataset.id}, the first image of each class")
+        written.append(plots.save(figure, out / "plots" / "images.png"))
     return written
 
 

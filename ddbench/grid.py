@@ -6,8 +6,8 @@ not run again.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ddbench.borrowing import lender_of
@@ -31,11 +31,13 @@ from ddbench.pool import Outcome, Work, run_all
 from ddbench.progress import Reporter
 from ddbench.protocol import find_protocol
 from ddbench.recipes import parse_overrides, resolve
-from ddbench.records import Record, Run, now
+from ddbench.records import Record, Run, Snapshot, now
+from ddbench.snapshots import checked_shares, kept, steps_at
 from ddbench.store import RecordStore
 from ddbench.synset import SynSet, load
 
 log = logging.getLogger("ddbench")
+NO_SNAPSHOTS = "it does not learn its images step by step"
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Report:
     Attributes:
         reused: runs that were in the store already.
         done: runs made now, the failed among them.
+        snapshots: students on snapshots, trained now.
         failed: runs that failed now, as (what, reason).
         skipped: what a definition excludes (a protocol's, or a method's, which the store shows as n/a), as lines.
         problems: bad input met on the way, as lines.
@@ -104,6 +107,7 @@ class Report:
 
     reused: int = 0
     done: int = 0
+    snapshots: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -128,6 +132,7 @@ class Grid:
         overrides: `KEY=VALUE` words.
         distill_network: instead of the recipe's network.
         setting: how to compute.
+        snapshots: shares of the distillation at which the set is scored as well, by methods that have such sets.
     """
 
     methods: Sequence[str]
@@ -141,6 +146,7 @@ class Grid:
     overrides: Sequence[str] = ()
     distill_network: str | None = None
     setting: Setting = field(default_factory=Setting)
+    snapshots: Sequence[float] = ()
 
     def cells(self) -> list[Cell]:
         """Every cell, all names and budgets checked, before anything runs.
@@ -186,7 +192,12 @@ class Grid:
             overrides=parse_overrides(method, self.overrides),
         )
         check_budget(resolved, dataset)
-        return DistillJob.of(data, resolved, seed, self.setting)
+        return DistillJob.of(data, resolved, seed, self.setting, checked_shares(self.snapshots))
+
+    def without_snapshots(self) -> list[str]:
+        """Why methods have no snapshots, if they are asked for, as lines."""
+        asked = self.methods if self.snapshots else ()
+        return [f"{name} has no snapshots: {NO_SNAPSHOTS}" for name in asked if not find_method(name).snapshots]
 
     def _covered(self, data: DataName, protocol: str, network: str | None) -> bool:
         found = find_protocol(protocol)
@@ -245,7 +256,7 @@ class _Driver:
     def _begin(self, cell: Cell) -> list[Work]:
         """The work that a cell needs now: its missing sets, or, where they are there, its missing students."""
         record = planned(cell) or without_set(cell)
-        if record is not None and not missing_seeds(cell, record, self.store, self.retry_failed):
+        if record is not None and self._complete(cell, record):
             self._reuse(record, len(cell.seeds))
             if reason := excluded(cell, record, self.store):
                 self.report.skipped.append(f"{cell.what()}: {reason}")
@@ -259,6 +270,10 @@ class _Driver:
                 work.append(Work(distill_job, job, tag=job))
             self._waiting.setdefault(job.path, []).append(cell)
         return work
+
+    def _complete(self, cell: Cell, record: Record) -> bool:
+        seeds = missing_seeds(cell, record, self.store, self.retry_failed)
+        return not seeds and not missing_snapshots(cell, record, self.store)
 
     def _reuse(self, record: Record, runs: int) -> None:
         if runs:
@@ -282,27 +297,49 @@ class _Driver:
             return []
         seeds = missing_seeds(cell, record, self.store, self.retry_failed)
         self._reuse(record, len(cell.seeds) - len(seeds))
-        jobs = [
-            EvaluateJob(
-                data=cell.data,
-                synset=cell.set_path(),
-                protocol=cell.protocol,
-                network=cell.network,
-                seed=seed,
-                setting=cell.setting,
-                lender=cell.lender_path(),
-                label=cell.label,
-            )
-            for seed in seeds
-        ]
-        return [Work(evaluate_job, job, tag=(cell, record)) for job in jobs]
+        work = [Work(evaluate_job, _student(cell, cell.set_path(), seed), tag=(cell, record)) for seed in seeds]
+        return work + self._on_the_way(cell, record, set(cell.seeds) - set(seeds))
+
+    def _on_the_way(self, cell: Cell, record: Record, seeds: Collection[int]) -> list[Work]:
+        """One piece of work for each student on a snapshot that is missing in the stored runs of these seeds."""
+        synset = finished(cell.made) if cell.made and cell.made.snapshots else None
+        if cell.made is None or synset is None:
+            return []
+        work = []
+        for run in _stored(cell, record, self.store):
+            if run.seed not in seeds or run.status != "ok":
+                continue
+            if run.synset != synset.hash:
+                self.report.skipped.append(f"{cell.what()}, seed {run.seed}: the snapshots are of another set")
+                continue
+            have = {each.step for each in run.snapshots or ()}
+            files = {step: path for step, path in cell.made.kept_snapshots().items() if step not in have}
+            jobs = [replace(_student(cell, path, run.seed), step=step) for step, path in files.items()]
+            work += [Work(evaluate_job, job, tag=(cell, record, run)) for job in jobs]
+        return work
+
+    def _scored(self, cell: Cell, record: Record, run: Run, job: EvaluateJob, outcome: Outcome) -> None:
+        """Add the accuracy at a snapshot, and the run's own at the last step, to the stored run."""
+        found = outcome.value.runs[0] if outcome.value is not None else None
+        if cell.made is None or job.step is None or found is None or found.top1 is None:
+            reason = outcome.usage or outcome.failure or (found and found.reason) or ""
+            self.report.failed.append((f"{cell.what()}, step {job.step}, seed {job.seed}", reason))
+            return
+        _, total = kept(cell.made.snapshot_folder)
+        points = {job.step: found.top1} | ({total: run.top1} if total else {})
+        snapshots = [Snapshot(step=step, top1=top1) for step, top1 in points.items()]
+        self.store.add(record.model_copy(update={"runs": [run.model_copy(update={"snapshots": snapshots})]}))
+        self.report.snapshots += 1
 
     def _done(self, work: Work, outcome: Outcome) -> list[Work]:
         if isinstance(work.job, DistillJob):
             return self._distilled(work.job, outcome)
-        cell, record = work.tag
-        if outcome.value is not None:
+        cell, record, *stored = work.tag
+        if stored:
+            self._scored(cell, record, stored[0], work.job, outcome)
+        elif outcome.value is not None:
             self._store(outcome.value)
+            return self._on_the_way(cell, record, {work.job.seed})
         elif outcome.usage is not None:
             self.report.problems.append(f"{work.job.protocol}, seed {work.job.seed}: {outcome.usage}")
         elif outcome.failure is not None:
@@ -333,7 +370,10 @@ class _Driver:
         if outcome.skipped is not None:
             self.report.skipped.append(f"{cell.what()}: {outcome.skipped}")
         record = planned(cell) or _record_before(cell)
-        for seed in missing_seeds(cell, record, self.store, self.retry_failed):
+        seeds = missing_seeds(cell, record, self.store, self.retry_failed)
+        if not seeds and outcome.failure is not None:  # only the snapshots of what is recorded were missing
+            self.report.failed.append((f"{cell.what()}, its snapshots", outcome.failure))
+        for seed in seeds:
             self._store(_without_result(record, cell, seed, outcome))
 
     def _store(self, record: Record) -> None:
@@ -355,11 +395,36 @@ def record_of(cell: Cell, synset: SynSet) -> Record:
     return base_record(synset, protocol, recipe, label=cell.label, lender=lender_of(load(path)) if path else None)
 
 
+def _student(cell: Cell, synset: Path, seed: int) -> EvaluateJob:
+    return EvaluateJob(
+        data=cell.data,
+        synset=synset,
+        protocol=cell.protocol,
+        network=cell.network,
+        seed=seed,
+        setting=cell.setting,
+        lender=cell.lender_path(),
+        label=cell.label,
+    )
+
+
 def missing_seeds(cell: Cell, record: Record, store: RecordStore, retry_failed: bool = False) -> tuple[int, ...]:
     """Evaluation seeds of a cell without a run of its setting in the store; failed runs count unless retried."""
     stored = _stored(cell, record, store)
     have = {run.seed for run in stored if not (retry_failed and run.status == "failed")}
     return tuple(seed for seed in cell.seeds if seed not in have)
+
+
+def missing_snapshots(cell: Cell, record: Record, store: RecordStore) -> int:
+    """How many accuracies at snapshots the stored runs of a cell lack."""
+    shares = cell.made.snapshots if cell.made else ()
+    return sum(_lacking(run, shares) for run in _stored(cell, record, store) if run.status == "ok")
+
+
+def _lacking(run: Run, shares: Sequence[float]) -> int:
+    """A run with snapshots has its own accuracy as the last of them, which tells how many steps there were."""
+    have = {each.step for each in run.snapshots or ()}
+    return len(set(steps_at(shares, max(have))) - have) if have else len(shares)
 
 
 def excluded(cell: Cell, record: Record, store: RecordStore) -> str | None:

@@ -26,6 +26,7 @@ from ddbench.protocol import find_protocol
 from ddbench.recipes import Resolved, restore
 from ddbench.records import Record
 from ddbench.settings import cache_dir
+from ddbench.snapshots import Snapshots, kept_at
 from ddbench.student import CODE_VERSION
 from ddbench.synset import SynSet, load, save
 from ddbench.task import Task
@@ -56,6 +57,7 @@ class DistillJob:
         source: where the recipe comes from.
         seed: synthesis seed.
         setting: how to compute.
+        snapshots: shares of the distillation at which the set is kept as well; no part of the key.
     """
 
     data: DataName
@@ -63,11 +65,15 @@ class DistillJob:
     source: str
     seed: int
     setting: Setting
+    snapshots: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, data: DataName, recipe: Resolved, seed: int, setting: Setting) -> "DistillJob":
-        """The job that makes a set by a resolved recipe."""
-        return cls(data, canonical_json(recipe.to_json()), recipe.source, seed, setting)
+    def of(
+        cls, data: DataName, recipe: Resolved, seed: int, setting: Setting, snapshots: tuple[float, ...] = ()
+    ) -> "DistillJob":
+        """The job that makes a set by a resolved recipe; without snapshots where its method has none."""
+        shares = snapshots if recipe.method.snapshots else ()
+        return cls(data, canonical_json(recipe.to_json()), recipe.source, seed, setting, shares)
 
     def resolved(self) -> Resolved:
         """The recipe, read back."""
@@ -84,6 +90,15 @@ class DistillJob:
     def path(self) -> Path:
         """Where the finished set is kept."""
         return cache_dir() / "synsets" / f"{self.key}.safetensors"
+
+    @property
+    def snapshot_folder(self) -> Path:
+        """Where its snapshots are kept."""
+        return self.path.with_suffix(".snapshots")
+
+    def kept_snapshots(self) -> dict[int, Path]:
+        """The files of the snapshots that are asked for, by step; none before all are there."""
+        return kept_at(self.snapshot_folder, self.snapshots) or {} if self.snapshots else {}
 
     def label(self) -> str:
         """For people: "dm on digits, IPC 1, seed 0"."""
@@ -107,7 +122,15 @@ def source_digest(method: Method) -> str:
 
 
 def finished(job: DistillJob) -> SynSet | None:
-    """The cached set of a job, or None. A damaged one is logged, removed, and counts as absent."""
+    """The cached set of a job, or None: also where snapshots are asked for that are not there.
+
+    A damaged one is logged, removed, and counts as absent.
+    """
+    return None if job.snapshots and not job.kept_snapshots() else cached_set(job)
+
+
+def cached_set(job: DistillJob) -> SynSet | None:
+    """The cached set of a job, with or without snapshots, or None."""
     if not job.path.exists():
         return None
     try:
@@ -134,20 +157,44 @@ def distill_job(job: DistillJob, reporter: Reporter | None = None) -> SynSet:
     with locked(job.path):
         found = finished(job)
         if found is None:
-            found = _distill(job, reporter or Reporter())
-            save(found, job.path)
+            found = _kept(job, _distill(job, reporter or Reporter()))
             _checkpoint(job).clear()
     return found
 
 
+def _kept(job: DistillJob, made: SynSet) -> SynSet:
+    """Write a set. One that was made before, and again for its snapshots, stays as it is, with what it cost then."""
+    before = cached_set(job)
+    if before is not None and before.hash == made.hash:
+        return before
+    if before is not None:
+        log.warning("%s: made again for its snapshots, another set came out; it takes the old one's place", job.label())
+    save(made, job.path)
+    return made
+
+
 def _checkpoint(job: DistillJob) -> Checkpoint:
-    return Checkpoint(cache_dir() / "checkpoints" / f"{job.key}.safetensors")
+    """Where a job's state is kept; one with snapshots does not go on from where some of them were missed."""
+    watched = f"-{digest(list(job.snapshots))[:12]}" if job.snapshots else ""
+    return Checkpoint(cache_dir() / "checkpoints" / f"{job.key}{watched}.safetensors")
 
 
 def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
     recipe, device = job.resolved(), job.setting.apply()
     dataset = job.data.load()
     check_budget(recipe, dataset)
+    about: dict[str, Any] = {
+        "method": recipe.method.name,
+        "recipe": recipe.to_json(),
+        "recipe_hash": recipe.hash,
+        "seed": job.seed,
+        "environment": {**environment(), "device": job.setting.device, "precision": job.setting.precision},
+    }
+
+    def on_the_way(synset: SynSet, step: int, total: int) -> SynSet:
+        return synset.with_provenance(**about, note=f"after {step} of {total} steps")
+
+    snapshots = Snapshots(job.snapshot_folder, job.snapshots, on_the_way) if job.snapshots else None
     task = Task(
         dataset,
         recipe.budget,
@@ -156,6 +203,7 @@ def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
         device,
         reporter=reporter,
         checkpoint=_checkpoint(job),
+        snapshots=snapshots,
     )
     with Meter(device) as meter:
         synset = recipe.method.distill(task, recipe.hyper)
@@ -164,14 +212,12 @@ def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
     teachers = {key: task.teachers.get(key, {}) | measured.get(key, {}) for key in {**task.teachers, **measured}}
     for role, words in roles(teachers):
         reporter.line(f"{role}: {words}")
+    if snapshots is not None and not job.kept_snapshots():
+        raise JobFailed(f"{recipe.method.name} says that it has snapshots, but did not offer those asked for")
     return synset.with_provenance(
-        method=recipe.method.name,
-        recipe=recipe.to_json(),
-        recipe_hash=recipe.hash,
-        seed=job.seed,
-        seconds=round(meter.seconds, 3),
+        **about,
+        seconds=round(meter.seconds - (snapshots.seconds if snapshots else 0.0), 3),
         peak_memory=meter.peak_memory,
-        environment={**environment(), "device": job.setting.device, "precision": job.setting.precision},
         teachers=teachers,
         note=recipe.source,
     )
@@ -222,6 +268,7 @@ class EvaluateJob:
         setting: how to compute.
         lender: file of the set whose student recipe a baseline borrows.
         label: method name of an imported set.
+        step: of the distillation, where the set is a snapshot.
     """
 
     data: DataName
@@ -232,6 +279,7 @@ class EvaluateJob:
     setting: Setting
     lender: Path | None = None
     label: str | None = None
+    step: int | None = None
 
 
 def borrowed_set(
@@ -248,7 +296,8 @@ def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:
     """Train and test the student of a job; see `ddbench.evaluation.evaluate_once` for what it raises."""
     dataset, show = job.data.load(), reporter or Reporter()
     synset, lender = borrowed_set(load(job.synset), job.lender, dataset, job.setting)
-    label = f"{synset.provenance.method}, {job.protocol}, seed {job.seed}"
+    at = "" if job.step is None else f" at step {job.step}"
+    label = f"{synset.provenance.method}{at}, {job.protocol}, seed {job.seed}"
     return evaluate_once(
         synset,
         dataset,

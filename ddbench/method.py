@@ -41,6 +41,7 @@ class Method:
         network: distillation network where no recipe names one; a method may need batch normalisation.
         toy: hyper-parameters that make it fast on digits at IPC `toy_ipc`, for the conformance test.
         toy_ipc: the smallest IPC on digits that its definition allows.
+        snapshots: it learns its set step by step, and offers it on the way (`Task.snapshot`).
     """
 
     name: str
@@ -55,6 +56,7 @@ class Method:
     network: str = "convnet"
     toy: Mapping[str, object] = field(default_factory=dict)
     toy_ipc: int = 1
+    snapshots: bool = False
 
 
 def method_names() -> tuple[str, ...]:

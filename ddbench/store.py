@@ -5,14 +5,14 @@ temporary files) are no records.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ddbench.canonical import digest
 from ddbench.errors import UsageError
 from ddbench.files import locked, write_atomic
-from ddbench.records import Record, Run
+from ddbench.records import Record, Run, Snapshot
 
 
 class RecordStore:
@@ -76,8 +76,8 @@ def read_record(path: Path) -> Record:
 def merge(stored: Record, new: Record, *, retry_failed: bool = False, where: str = "record") -> Record:
     """The stored record with the new one's runs added.
 
-    Equal identity: the stored run stays, unless it failed and `retry_failed`; then a run that failed before it had a
-    set also gives way to any new run of its seed and setting. Facts on sets and teachers are
+    Equal identity: the stored run stays, with the snapshots of both, unless it failed and `retry_failed`; then a run that
+    failed before it had a set also gives way to any new run of its seed and setting. Facts on sets and teachers are
     united, the stored ones first. UsageError where keys or protocol digests differ.
     """
     _check_key(stored, new.key(), where)
@@ -90,6 +90,8 @@ def merge(stored: Record, new: Record, *, retry_failed: bool = False, where: str
         old = runs.get(run.identity())
         if old is None or (retry_failed and old.status == "failed"):
             runs[run.identity()] = run
+        elif old.status == run.status == "ok" and run.snapshots:
+            runs[run.identity()] = _with_snapshots(old, run.snapshots)
     changes = {
         "runs": list(runs.values()),
         "synsets": new.synsets | stored.synsets,
@@ -105,6 +107,12 @@ def budget_label(budget: Mapping[str, Any]) -> str:
     if "all" in budget:
         return "all"
     return f"ipc {budget['ipc']}" if "ipc" in budget else f"frac {budget['fraction']:g}"
+
+
+def _with_snapshots(run: Run, more: Sequence[Snapshot]) -> Run:
+    """A run with further accuracies on the way; of two at one step the stored one counts."""
+    found = {each.step: each for each in (*more, *(run.snapshots or ()))}
+    return run.model_copy(update={"snapshots": [found[step] for step in sorted(found)]})
 
 
 def _never_began(run: Run) -> bool:

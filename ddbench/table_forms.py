@@ -59,17 +59,23 @@ def latex(table: Grid) -> str:
 
 
 def data_csv(frame: pd.DataFrame) -> str:
-    """Every column but the samples, one line per row, fractions."""
-    return frame.drop(columns="samples", errors="ignore").to_csv(index=False, lineterminator="\n")
+    """Every column but samples and snapshots, one line per row, fractions."""
+    return frame.drop(columns=["samples", "snapshots"], errors="ignore").to_csv(index=False, lineterminator="\n")
 
 
 def data_json(frame: pd.DataFrame) -> str:
-    """Every column, a list with one object per row, fractions; samples as [synthesis seed, evaluation seed, top-1]."""
+    """Every column, a list with one object per row, fractions.
+
+    Samples as [synthesis seed, evaluation seed, top-1], snapshots as [synthesis seed, evaluation seed, step, top-1].
+    """
     rows = []
     for row in frame.to_dict("records"):
         row = {str(name): None if isinstance(value, float) and value != value else value for name, value in row.items()}
         if "samples" in row:
             row["samples"] = [[*seeds, top1] for seeds, top1 in row["samples"].items()]
+        if "snapshots" in row:
+            curves = row["snapshots"].items()
+            row["snapshots"] = [[*seeds, step, top1] for seeds, curve in curves for step, top1 in sorted(curve.items())]
         rows.append(row)
     return json.dumps(rows, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 

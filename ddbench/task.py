@@ -16,6 +16,7 @@ from ddbench.errors import JobFailed, UsageError
 from ddbench.label_budget import Packing, packed_targets
 from ddbench.progress import Reporter
 from ddbench.randomness import Key, forked, rng
+from ddbench.snapshots import Snapshots
 from ddbench.space import Space, make_space, transform_for
 from ddbench.stages import Product, Stage
 from ddbench.streams import Images, Labeller
@@ -110,6 +111,7 @@ class Task:
         *,
         reporter: Reporter | None = None,
         checkpoint: Checkpoint | None = None,
+        snapshots: Snapshots | None = None,
         stage_seed: int = 0,
     ) -> None:
         """Made by the runner; `network` is canonical, `seed` the synthesis seed."""
@@ -119,6 +121,7 @@ class Task:
         self._cached: dict[Space, torch.Tensor] = {}
         self._reporter = reporter or Reporter()
         self._checkpoint = checkpoint or Checkpoint(None)
+        self._snapshots = snapshots
         self.budget, self.network, self.seed, self.device = budget, network, seed, device
         self.ipc, self.fraction, self.stage_seed = budget.ipc, budget.fraction, stage_seed
         self.dataset = self._describe(dataset.train.labels)
@@ -304,15 +307,15 @@ class Task:
     def apart(self, ipc: int, checkpoint: Checkpoint) -> Iterator[None]:
         """Within the block the task is one of `ipc` images a class and of the stage seed, with a checkpoint of its own.
 
-        For stages that are made by distilling, CV-DD's priors say: all synthesis seeds share them.
+        For stages that are made by distilling, CV-DD's priors say: all synthesis seeds share them. No snapshots are kept.
         """
-        own = self.budget, self.ipc, self.fraction, self.seed, self._checkpoint
+        own = self.budget, self.ipc, self.fraction, self.seed, self._checkpoint, self._snapshots
         self.budget, self.ipc, self.fraction = Budget(ipc=ipc), ipc, None
-        self.seed, self._checkpoint = self.stage_seed, checkpoint
+        self.seed, self._checkpoint, self._snapshots = self.stage_seed, checkpoint, None
         try:
             yield
         finally:
-            self.budget, self.ipc, self.fraction, self.seed, self._checkpoint = own
+            self.budget, self.ipc, self.fraction, self.seed, self._checkpoint, self._snapshots = own
 
     def resume(self) -> Any:
         """The state of the last checkpoint, or None: nested dicts and lists of tensors and plain values."""
@@ -321,6 +324,19 @@ class Task:
     def checkpoint(self, state: Callable[[], Any]) -> None:
         """Offer a state; it is computed and saved when a minute has passed since the last one."""
         self._checkpoint.save_when_due(state)
+
+    def snapshot(self, step: int, total: int, make: Callable[[], SynSet]) -> None:
+        """Offer the set as it is after `step` of the `total` steps, 0 <= step < total.
+
+        It is made, by `make`, only where somebody asks for it, and written before this returns. A method that goes on from
+        a checkpoint offers again what it offered since.
+        """
+        if self._snapshots is not None:
+            self._snapshots.offer(step, total, make)
+
+    def snapshot_steps(self, total: int) -> tuple[int, ...]:
+        """After which of `total` steps `snapshot` makes a set, for who has to gather its parts; usually none."""
+        return () if self._snapshots is None else self._snapshots.steps(total)
 
     def loop(self, start: int, total: int, label: str) -> Iterator[int]:
         """Count from `start` to `total` - 1, with progress and an estimate."""

@@ -94,18 +94,22 @@ def distill(task: Task, hyper: ASTHyper) -> SynSet:
     if learned is None:
         images = representative_images(task, hyper, experts) if representative else real_images(task, space)
         learned = Learned(images, one_hot(task), hyper.lr_teacher)
-    for iteration in outer_iterations(task, hyper, learned):
+
+    def made() -> SynSet:
+        student = student_of(
+            task,
+            learned.syn_lr,
+            epochs=hyper.student_epochs,
+            optimizer={"name": "sgd", "lr": learned.syn_lr, "momentum": 0.9, "weight_decay": 1e-3},
+            schedule={"name": "step", "at": 0.5, "factor": 0.5},
+        )
+        return task.synset(space=space, images=learned.images, classes=classes_of(task), student_recipe=student)
+
+    for iteration in outer_iterations(task, hyper, learned, made):
         rollout = engine.roll(segment_at(task, hyper, experts, iteration), learned.synthetic())
         learned.descend(rollout.gradient(), hyper)
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-    student = student_of(
-        task,
-        learned.syn_lr,
-        epochs=hyper.student_epochs,
-        optimizer={"name": "sgd", "lr": learned.syn_lr, "momentum": 0.9, "weight_decay": 1e-3},
-        schedule={"name": "step", "at": 0.5, "factor": 0.5},
-    )
-    return task.synset(space=space, images=learned.images, classes=classes_of(task), student_recipe=student)
+    return made()
 
 
 def smooth(hyper: ASTHyper) -> ExpertRecipe:
@@ -196,6 +200,7 @@ METHOD = Method(
     paper="Shen et al. 2023",
     arxiv="2310.10541",
     differences=DIFFERENCES,
+    snapshots=True,
     toy={
         "iterations": 5,
         "syn_steps": 4,

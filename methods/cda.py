@@ -37,6 +37,7 @@ METHOD = Method(
     paper="Yin and Shen 2024",
     arxiv="2311.18838",
     differences=DIFFERENCES,
+    snapshots=True,
     network="convnet-bn",
     toy=TOY,
 )

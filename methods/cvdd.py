@@ -18,6 +18,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from ddbench.errors import UsageError
 from ddbench.method import Method
@@ -87,9 +88,12 @@ def distill(task: Task, hyper: CVDDHyper) -> SynSet:
         dict(zip(pair, weights([priors[names.index(n)] for n in pair], hyper.vote_temperature), strict=True))
         for pair in chosen
     ]
-    images, classes = recovered(task, hyper, teachers, votes)
     labellers = list(zip(teachers.values(), weights(priors, hyper.label_temperature), strict=True))
-    return relabelled(task, hyper, space_of(teachers), labellers, classes=classes, images=images)
+
+    def made(images: Tensor, classes: Tensor) -> SynSet:
+        return relabelled(task, hyper, space_of(teachers), labellers, classes=classes, images=images)
+
+    return made(*recovered(task, hyper, teachers, votes, made))
 
 
 def weights(priors: Sequence[float], temperature: float) -> list[float]:
@@ -122,6 +126,7 @@ METHOD = Method(
     paper="Cui et al. 2025",
     arxiv="2501.07575",
     differences=DIFFERENCES,
+    snapshots=True,
     network="convnet-bn",
     toy={**SRE2LPP_METHOD.toy, "committee": ["convnet-d2-w32-bn", "convnet-d1-w32-bn"], "prior": [60.0, 55.0]},
 )

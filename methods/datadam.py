@@ -74,7 +74,12 @@ def distill(task: Task, hyper: DataDAMHyper) -> SynSet:
     state = task.resume() or start(task, space, pairs, hyper.init)
     images, velocity = (state[name].to(task.device) for name in ("images", "velocity"))
     attention, embedding = hyper.scale, hyper.scale * hyper.task_balance
+
+    def made() -> SynSet:
+        return task.synset(space=space, images=images, classes=classes_of(task), student_recipe=_student(task, hyper))
+
     for step in task.loop(state["step"], hyper.iterations, "matching attention"):
+        task.snapshot(step, hyper.iterations, made)
         network = task.create_network("network", step).requires_grad_(False)
         with task.forked("dropout", step), AttentionMaps(network, hyper.power) as features:
             weights = (attention, embedding)
@@ -83,7 +88,7 @@ def distill(task: Task, hyper: DataDAMHyper) -> SynSet:
         descend(images, velocity, gradient, hyper.lr_img, hyper.momentum)
         task.report(step, loss=loss)
         task.checkpoint(partial(state_at, step + 1, images, velocity))
-    return task.synset(space=space, images=images, classes=classes_of(task), student_recipe=_student(task, hyper))
+    return made()
 
 
 def _student(task: Task, hyper: DataDAMHyper) -> StudentRecipe:
@@ -102,5 +107,6 @@ METHOD = Method(
     paper="Sajedi et al. 2023",
     arxiv="2310.00093",
     differences=DIFFERENCES,
+    snapshots=True,
     toy={"iterations": 40, "batch_real": 32},
 )

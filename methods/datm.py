@@ -88,19 +88,23 @@ def distill(task: Task, hyper: DATMHyper) -> SynSet:
     experts = open_experts(task, hyper, recipe, hyper.final_epoch, labelling)
     engine = TrajectoryEngine(experts.network, dsa_of(task), hyper.gradient)
     learned = Learned.resume(task) or begin(task, hyper, experts)
-    for iteration in outer_iterations(task, hyper, learned):
+
+    def made() -> SynSet:
+        return task.synset(
+            space=task.space(hyper.space),
+            images=learned.images,
+            classes=classes_of(task),
+            student_recipe=soft_student(student_of(task, learned.syn_lr, batch=128)),
+            targets=soft_targets(learned.labels),
+        )
+
+    for iteration in outer_iterations(task, hyper, learned, made):
         start = draw_start(task, hyper.min_start_epoch, window_end(hyper, iteration), iteration)
         rollout = engine.roll(segment_of(task, hyper, experts, iteration, start), learned.synthetic())
         if rollout.loss <= hyper.threshold:
             learned.descend(rollout.gradient(), hyper, hyper.lr_y, hyper.momentum_y)
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-    return task.synset(
-        space=task.space(hyper.space),
-        images=learned.images,
-        classes=classes_of(task),
-        student_recipe=soft_student(student_of(task, learned.syn_lr, batch=128)),
-        targets=soft_targets(learned.labels),
-    )
+    return made()
 
 
 def window_end(hyper: DATMHyper, iteration: int) -> int:
@@ -177,6 +181,7 @@ METHOD = Method(
     paper="Guo et al. 2024",
     arxiv="2310.05773",
     differences=DIFFERENCES,
+    snapshots=True,
     toy={
         "iterations": 5,
         "syn_steps": 4,

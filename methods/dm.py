@@ -61,7 +61,13 @@ def distill(task: Task, hyper: DMHyper) -> SynSet:
     pairs = make_pairs(task, space, hyper.batch_real)
     state = task.resume() or start(task, space, pairs, hyper.init)
     images, velocity = (state[name].to(task.device) for name in ("images", "velocity"))
+
+    def made() -> SynSet:
+        student = dsa_student(task, epochs=1000, batch=256, schedule={"name": "step", "at": 0.5, "factor": 0.1})
+        return task.synset(space=space, images=images, classes=classes_of(task), student_recipe=student)
+
     for step in task.loop(state["step"], hyper.iterations, "matching distributions"):
+        task.snapshot(step, hyper.iterations, made)
         network = task.create_network("network", step).requires_grad_(False)
         with task.forked("dropout", step):
             loss, gradient = matching_gradient(network, embeddings(network), (1.0,), images, pairs, step)
@@ -69,8 +75,7 @@ def distill(task: Task, hyper: DMHyper) -> SynSet:
         descend(images, velocity, gradient, hyper.lr_img, hyper.momentum)
         task.report(step, loss=loss)
         task.checkpoint(partial(state_at, step + 1, images, velocity))
-    student = dsa_student(task, epochs=1000, batch=256, schedule={"name": "step", "at": 0.5, "factor": 0.1})
-    return task.synset(space=space, images=images, classes=classes_of(task), student_recipe=student)
+    return made()
 
 
 METHOD = Method(
@@ -81,5 +86,6 @@ METHOD = Method(
     paper="Zhao and Bilen 2023",
     arxiv="2110.04181",
     differences=DIFFERENCES,
+    snapshots=True,
     toy={"iterations": 40, "batch_real": 32},
 )

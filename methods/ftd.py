@@ -55,14 +55,18 @@ def distill(task: Task, hyper: FTDHyper) -> SynSet:
     space = task.space(hyper.space)
     learned = Learned.resume(task) or Learned(real_images(task, space), one_hot(task), hyper.lr_teacher)
     average = learned.extra.setdefault("average", learned.images.clone())
-    for iteration in outer_iterations(task, hyper, learned):
+
+    def made() -> SynSet:
+        student = student_of(task, learned.syn_lr)
+        return task.synset(space=space, images=average, classes=classes_of(task), student_recipe=student)
+
+    for iteration in outer_iterations(task, hyper, learned, made):
         start = draw_start(task, 0, hyper.max_start_epoch, iteration)
         rollout = engine.roll(segment_of(task, hyper, experts, iteration, start), learned.synthetic())
         learned.descend(rollout.gradient(), hyper)
         average.mul_(hyper.ema_decay).add_(learned.images, alpha=1 - hyper.ema_decay)
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-    student = student_of(task, learned.syn_lr)
-    return task.synset(space=space, images=average, classes=classes_of(task), student_recipe=student)
+    return made()
 
 
 METHOD = Method(
@@ -73,5 +77,6 @@ METHOD = Method(
     paper="Du et al. 2023",
     arxiv="2211.11004",
     differences=DIFFERENCES,
+    snapshots=True,
     toy={"iterations": 5, "syn_steps": 4, "expert_epochs": 1, "max_start_epoch": 1, "experts": 1},
 )

@@ -16,7 +16,7 @@ IPC counts stored tensors: K C images and M K compensators are at most IPC * C. 
 Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/decoupled.md`, and the records of `results/measured`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -73,18 +73,21 @@ def distill(task: Task, hyper: InferHyper) -> SynSet:
     teachers = squeeze(task, hyper, names)
     space = space_of(teachers)
     places = torch.stack(random_choice(task, [count] * len(task.dataset.class_names)), dim=1)  # [slots, classes]
-    compensators = compensate(task, hyper, teachers, places)
     slots = torch.arange(count).repeat_interleave(places.shape[1])
-    views = Views("compensators", {"quantise": hyper.codec != "float"}, {"compensators": compensators, "slots": slots})
     labels = [(teacher, 1 / len(teachers)) for teacher in teachers.values()]
-    more: dict[str, Any] = {
-        "indices": places.flatten(),
-        "classes": task.dataset.labels[places.flatten()],
-        "views": views,
-    }
-    if hyper.label_kind == "static":
-        more["targets"] = static_labels(task, list(teachers.values()), task.synset(space=space, **more))
-    return relabelled(task, hyper, space, labels, **more)
+
+    def made(compensators: Tensor) -> SynSet:
+        stored = {"compensators": compensators, "slots": slots}
+        more: dict[str, Any] = {
+            "indices": places.flatten(),
+            "classes": task.dataset.labels[places.flatten()],
+            "views": Views("compensators", {"quantise": hyper.codec != "float"}, stored),
+        }
+        if hyper.label_kind == "static":
+            more["targets"] = static_labels(task, list(teachers.values()), task.synset(space=space, **more))
+        return relabelled(task, hyper, space, labels, **more)
+
+    return made(compensate(task, hyper, teachers, places, made))
 
 
 def natural_images(ipc: int, members: int, classes: int) -> int:
@@ -95,8 +98,17 @@ def natural_images(ipc: int, members: int, classes: int) -> int:
     return count
 
 
-def compensate(task: Task, hyper: InferHyper, teachers: Mapping[str, Teacher], places: Tensor) -> Tensor:
-    """The compensators [M, K, C, H, W] of all networks and slots; `places` [K, classes] are the slots' images."""
+def compensate(
+    task: Task,
+    hyper: InferHyper,
+    teachers: Mapping[str, Teacher],
+    places: Tensor,
+    made: Callable[[Tensor], SynSet] | None = None,
+) -> Tensor:
+    """The compensators [M, K, C, H, W] of all networks and slots; `places` [K, classes] are the slots' images.
+
+    `made` gives the set of compensators, for snapshots.
+    """
     space = space_of(teachers)
     voters = {name: Voter(teacher.module(task.device), _skipped(name, hyper)) for name, teacher in teachers.items()}
     problems = [
@@ -104,8 +116,12 @@ def compensate(task: Task, hyper: InferHyper, teachers: Mapping[str, Teacher], p
         for name in teachers
         for k, slot in enumerate(places)
     ]
-    learned = Recovery(task, hyper, voters, None, compensate=True).run(problems)
-    return torch.cat(learned).unflatten(0, (len(teachers), -1)).cpu()
+
+    def laid(learned: list[Tensor]) -> Tensor:
+        return torch.cat(learned).unflatten(0, (len(teachers), -1)).cpu()
+
+    shown = None if made is None else lambda learned: made(laid(learned))
+    return laid(Recovery(task, hyper, voters, None, compensate=True).run(problems, made=shown))
 
 
 def _skipped(name: str, hyper: InferHyper) -> tuple[int, ...]:
@@ -128,6 +144,7 @@ METHOD = Method(
     paper="Zhang et al. 2025",
     arxiv="2408.06927",
     differences=DIFFERENCES,
+    snapshots=True,
     network="convnet-bn",
     balanced=False,
     toy_ipc=2,

@@ -53,13 +53,17 @@ def distill(task: Task, hyper: MTTHyper) -> SynSet:
     engine = TrajectoryEngine(experts.network, dsa_of(task), hyper.gradient)
     space = task.space(hyper.space)
     learned = Learned.resume(task) or Learned(real_images(task, space), one_hot(task), hyper.lr_teacher)
-    for iteration in outer_iterations(task, hyper, learned):
+
+    def made() -> SynSet:
+        student = student_of(task, learned.syn_lr)
+        return task.synset(space=space, images=learned.images, classes=classes_of(task), student_recipe=student)
+
+    for iteration in outer_iterations(task, hyper, learned, made):
         start = draw_start(task, 0, hyper.max_start_epoch, iteration)
         rollout = engine.roll(segment_of(task, hyper, experts, iteration, start), learned.synthetic())
         learned.descend(rollout.gradient(), hyper)
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-    student = student_of(task, learned.syn_lr)
-    return task.synset(space=space, images=learned.images, classes=classes_of(task), student_recipe=student)
+    return made()
 
 
 METHOD = Method(
@@ -70,5 +74,6 @@ METHOD = Method(
     paper="Cazenavette et al. 2022",
     arxiv="2203.11932",
     differences=DIFFERENCES,
+    snapshots=True,
     toy={"iterations": 5, "syn_steps": 4, "expert_epochs": 1, "max_start_epoch": 1, "experts": 1},
 )

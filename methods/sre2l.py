@@ -12,6 +12,8 @@
 Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/decoupled.md`, and the records of `results/measured`.
 """
 
+from torch import Tensor
+
 from ddbench.method import Method
 from ddbench.synset import SynSet
 from ddbench.task import Task
@@ -36,9 +38,12 @@ def distill(task: Task, hyper: DecoupledHyper) -> SynSet:
     ipc = equal_shares(task)[0]
     require_recoverable(task, hyper, [task.network])
     teachers = squeeze(task, hyper, [task.network])
-    images, classes = recovered(task, hyper, teachers, [{task.network: 1.0}] * ipc)
     own = [(teachers[task.network], 1.0)]
-    return relabelled(task, hyper, space_of(teachers), own, classes=classes, images=images)
+
+    def made(images: Tensor, classes: Tensor) -> SynSet:
+        return relabelled(task, hyper, space_of(teachers), own, classes=classes, images=images)
+
+    return made(*recovered(task, hyper, teachers, [{task.network: 1.0}] * ipc, made))
 
 
 TOY = {
@@ -59,6 +64,7 @@ METHOD = Method(
     paper="Yin et al. 2023",
     arxiv="2306.13092",
     differences=DIFFERENCES,
+    snapshots=True,
     network="convnet-bn",
     toy=TOY,
 )

@@ -40,6 +40,7 @@ METHOD = Method(
     paper="Cui et al. 2025",
     arxiv="2501.07575",
     differences=DIFFERENCES,
+    snapshots=True,
     network="convnet-bn",
     toy={**TOY, "pool": 20},
 )

@@ -67,19 +67,23 @@ def distill(task: Task, hyper: TESLAHyper) -> SynSet:
     engine = TrajectoryEngine(experts.network, dsa_of(task), hyper.gradient)
     space = task.space(hyper.space)
     learned = Learned.resume(task) or Learned(real_images(task, space), one_hot(task), hyper.lr_teacher)
-    for iteration in outer_iterations(task, hyper, learned):
+
+    def made() -> SynSet:
+        student, targets = student_of(task, learned.syn_lr), None
+        if hyper.soft_labels:
+            logits = target_logits(task, hyper, experts, max(0, learned.iteration - 1), learned.images)
+            student, targets = soft_student(student), soft_targets(logits)
+        classes = classes_of(task)
+        return task.synset(space=space, images=learned.images, classes=classes, student_recipe=student, targets=targets)
+
+    for iteration in outer_iterations(task, hyper, learned, made):
         start = draw_start(task, 0, hyper.max_start_epoch, iteration)
         if hyper.soft_labels:
             learned.labels = target_logits(task, hyper, experts, iteration, learned.images).softmax(1)
         rollout = engine.roll(segment_of(task, hyper, experts, iteration, start), learned.synthetic())
         learned.descend(rollout.gradient(), hyper)
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-    student, targets = student_of(task, learned.syn_lr), None
-    if hyper.soft_labels:
-        logits = target_logits(task, hyper, experts, hyper.iterations - 1, learned.images)
-        student, targets = soft_student(student), soft_targets(logits)
-    classes = classes_of(task)
-    return task.synset(space=space, images=learned.images, classes=classes, student_recipe=student, targets=targets)
+    return made()
 
 
 def target_logits(task: Task, hyper: TESLAHyper, experts: Experts, iteration: int, images: Tensor) -> Tensor:
@@ -97,5 +101,6 @@ METHOD = Method(
     paper="Cui et al. 2023",
     arxiv="2211.10586",
     differences=DIFFERENCES,
+    snapshots=True,
     toy={"iterations": 5, "syn_steps": 4, "expert_epochs": 1, "max_start_epoch": 1, "experts": 1},
 )

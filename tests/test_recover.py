@@ -18,18 +18,20 @@ from ddbench.data import memory_split
 from ddbench.data.dataset import Dataset
 from ddbench.errors import JobFailed
 from ddbench.progress import Reporter
+from ddbench.snapshots import Snapshots
 from ddbench.task import Task
 
 SEED, F64 = 5, torch.float64
 BOUNDS = (torch.tensor([-2.0, -1.0, -1.5])[:, None, None], torch.tensor([1.0, 2.0, 1.5])[:, None, None])
 
 
-def a_task(checkpoint=None, reporter=None, flip=True, side=8):
+def a_task(checkpoint=None, reporter=None, flip=True, side=8, snapshots=None):
     pixels = torch.zeros(6, 3, side, side, dtype=torch.uint8)
     split = memory_split(pixels, torch.arange(6))
     data = Dataset("toy", tuple("abcdef"), 3, side, flip, (0.5,) * 3, (0.25,) * 3, split, split)
     device = torch.device("cpu")
-    return Task(data, Budget(ipc=1), "convnet-d1-w4-bn", SEED, device, checkpoint=checkpoint, reporter=reporter)
+    about = {"checkpoint": checkpoint, "reporter": reporter, "snapshots": snapshots}
+    return Task(data, Budget(ipc=1), "convnet-d1-w4-bn", SEED, device, **about)
 
 
 def fields_of(**changes):
@@ -91,12 +93,12 @@ def statistics_distance(network, run):
     return logits, total
 
 
-def by_hand(problem, fields, teachers, *, bounded=True, compensate=False, flip=True):
-    """One problem alone: torch's Adam, cosine by step t / T, clamp, un-squared norms, last iterate."""
+def by_hand(problem, fields, teachers, *, bounded=True, compensate=False, flip=True, steps=None):
+    """One problem alone: torch's Adam, cosine by step t / T, clamp, un-squared norms, last iterate, or that of a step."""
     draws_of = Recovery(a_task(flip=flip), fields, {}, None)
     x = (torch.zeros_like(problem.start[:1]) if compensate else problem.start.clone()).requires_grad_()
     optimiser = torch.optim.Adam([x], lr=1.0, betas=(0.5, 0.9), eps=1e-8)
-    for t in range(fields.iterations):
+    for t in range(fields.iterations if steps is None else steps):
         optimiser.param_groups[0]["lr"] = fields.recover_lr * 0.5 * (1 + math.cos(math.pi * t / fields.iterations))
         draws, at = draws_of.draws(problem, t // 100), t % 100
         seen = problem.start + x if compensate else x
@@ -275,6 +277,58 @@ def test_a_roll_that_falls_is_refused():
     with pytest.raises(ValidationError, match="smallest roll"):
         fields_of(roll=(3, 1))
     assert fields_of(roll=(-4, -4)).roll == (-4, -4)
+
+
+# snapshots
+
+
+class Noted(Snapshots):
+    """Keeps what is offered and wanted, as it is."""
+
+    def __init__(self, *shares):
+        super().__init__(None, shares, None)
+        self.parts = {}
+
+    def offer(self, step, total, make):
+        if step in self.steps(total):
+            assert step not in self.parts
+            self.parts[step] = make()
+
+
+def watched(problems, fields, snapshots, checkpoint=None, reporter=None, **options):
+    task = a_task(checkpoint, reporter, snapshots=snapshots)
+    engine = Recovery(task, fields, {"one": Voter(a_network())}, bounds_of(), **options)
+    return engine.run(problems, made=lambda parts: [part.clone() for part in parts])
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_a_snapshot_is_of_all_problems_after_as_many_steps_of_their_own(at_once):
+    """Whatever stacks they were in, and whatever order those were solved in."""
+    problems = [a_problem(k, images=3 - k % 2, seed=k) for k in range(5)]
+    fields, snapshots = fields_of(), Noted(0.0, 0.3, 0.95)
+    found = watched(problems, fields, snapshots, at_once=at_once)
+    assert sorted(snapshots.parts) == [0, 6, 19]
+    for step, parts in snapshots.parts.items():
+        for problem, images in zip(problems, parts, strict=True):
+            wanted = by_hand(problem, fields, {"one": a_network()}, steps=step)
+            assert off(images, wanted, problem.start) < 1e-9 if step else torch.equal(images, problem.start)
+    plain = watched(problems, fields, None, at_once=at_once)
+    assert all(torch.equal(one, two) for one, two in zip(plain, found, strict=True))
+
+
+@pytest.mark.parametrize("last", [1, 3, 5, 6, 8, 14, 17])
+def test_a_stopped_run_has_the_same_snapshots(last, tmp_path):
+    """Three stacks of 6 steps: stopped before, at and after a mark, in every stack; parts of those done are kept."""
+    problems, fields = [a_problem(k, seed=k) for k in range(5)], fields_of(iterations=6)
+    whole, first, second = Noted(0.0, 0.5), Noted(0.0, 0.5), Noted(0.0, 0.5)
+    watched(problems, fields, whole, at_once=2)
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(Stopped):
+        watched(problems, fields, first, Checkpoint(path, interval=0), StopAt(last), at_once=2)
+    watched(problems, fields, second, Checkpoint(path), at_once=2)
+    found = first.parts | second.parts
+    assert found.keys() == whole.parts.keys() == {0, 3}
+    assert all(torch.equal(a, b) for step in found for a, b in zip(found[step], whole.parts[step], strict=True))
 
 
 # stopped, and gone on with

@@ -74,6 +74,15 @@ Borrow = Annotated[
     Path | None, O("--borrow", metavar="FILE", help="Train by the student recipe that this set ships (shipped-v1).")
 ]
 RetryFailed = Annotated[bool, O("--retry-failed", help="Run failed runs again and replace them.")]
+Snapshots = Annotated[
+    str | None,
+    O(
+        "--snapshots",
+        metavar="N|SHARE,..",
+        help="Also score the set on the way of its distillation: at N even shares from the start on (4: 0, 0.25, 0.5, "
+        "0.75), or at these (0.1,0.5; 0.5, is one).",
+    ),
+]
 DryRun = Annotated[
     bool, O("--dry-run", help="Show recipes, what is cached, what would run and an estimate; run nothing.")
 ]
@@ -123,6 +132,20 @@ def byte_count(text: str, flag: str) -> int:
     if found is None or found[2] not in UNITS:
         raise UsageError(f"{flag} {text}: a number of bytes is needed, such as 2000, 500kB, 2MB or 1.5MiB")
     return int(Exact(found[1]) * UNITS[found[2]])
+
+
+def shares(text: str | None, flag: str = "--snapshots") -> tuple[float, ...]:
+    """Read snapshots: "4" is four even shares from 0 on; with a comma or a point, "0.1,0.5" or "0.5", the shares."""
+    from ddbench.snapshots import checked_shares, even_shares
+
+    if text is None:
+        return ()
+    if "," not in text and "." not in text:
+        return even_shares(integers(text, flag)[0])
+    try:
+        return checked_shares(float(word) for word in words(text, flag))
+    except ValueError as error:
+        raise UsageError(f"{flag} {text}: shares of the distillation are needed, such as 0.1,0.5") from error
 
 
 def one_budget(ipc: int | None, fraction: float | None) -> "Budget":

@@ -26,6 +26,7 @@ class Planned:
         cell: the cell.
         student: student network; None if only the set can tell (`shipped-v1` before the set is made).
         missing: evaluation seeds without a run.
+        snapshots: students on snapshots that are left, as far as can be told before the set is made.
         excluded: why the protocol does not apply or the method is not defined, if so.
     """
 
@@ -33,19 +34,20 @@ class Planned:
     student: str | None
     missing: tuple[int, ...]
     excluded: str | None = None
+    snapshots: int = 0
 
     def sets(self) -> "list[DistillJob]":
         """The sets that have to be made for this cell: none if nothing is missing."""
         from ddbench.jobs import DistillJob, finished
 
-        jobs = (self.cell.made, self.cell.lender) if self.missing else ()
+        jobs = (self.cell.made, self.cell.lender) if self.missing or self.snapshots else ()
         return [job for job in jobs if isinstance(job, DistillJob) and finished(job) is None]
 
 
 def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False) -> Planned:
     """What a cell needs, as the store and the cache are now; writes nothing."""
     from ddbench.evaluation import NotScored
-    from ddbench.grid import excluded, missing_seeds, planned, record_of, without_set
+    from ddbench.grid import excluded, missing_seeds, missing_snapshots, planned, record_of, without_set
 
     try:
         record = planned(cell)
@@ -56,16 +58,20 @@ def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False) -> P
         return Planned(cell, None, (), str(reason))
     student = record.student_network if record else cell.network
     record = record or without_set(cell)
+    each = len(cell.made.snapshots) if cell.made else 0
     if record is None:
-        return Planned(cell, student, cell.seeds)
+        return Planned(cell, student, cell.seeds, snapshots=each * len(cell.seeds))
     missing = missing_seeds(cell, record, store, retry_failed)
-    return Planned(cell, student, missing, None if missing else excluded(cell, record, store))
+    left = each * len(missing) + missing_snapshots(cell, record, store)
+    return Planned(cell, student, missing, None if missing else excluded(cell, record, store), left)
 
 
 def missing_work(cells: "Iterable[Cell]", store: "RecordStore", *, retry_failed: bool = False) -> int:
     """How many jobs a grid still has: sets to make and students to train."""
     left = [plan(cell, store, retry_failed=retry_failed) for cell in cells]
-    return len({job.path for each in left for job in each.sets()}) + sum(len(each.missing) for each in left)
+    return len({job.path for each in left for job in each.sets()}) + sum(
+        len(each.missing) + each.snapshots for each in left
+    )
 
 
 class Steady(Reporter):
@@ -175,7 +181,7 @@ def print_plan(
 def _defined(each: Planned, estimator: Estimator) -> Planned:
     """A plan without trainings where its method turns out to exclude the cell."""
     reason = next((cost.basis for cost in map(estimator.distilling, each.sets()) if cost.excluded), None)
-    return each if reason is None else replace(each, missing=(), excluded=reason)
+    return each if reason is None else replace(each, missing=(), excluded=reason, snapshots=0)
 
 
 def _print_recipes(jobs: "Iterable[DistillJob]") -> None:
@@ -190,13 +196,13 @@ def _print_recipes(jobs: "Iterable[DistillJob]") -> None:
 
 
 def _print_job(job: "DistillJob", estimator: Estimator) -> None:
-    from ddbench.jobs import finished
+    from ddbench.jobs import cached_set, finished
 
     if finished(job) is not None:
-        print(f"{job.label()}: set is cached")
+        print(f"{job.label()}: set is cached{' with its snapshots' if job.snapshots else ''}")
         return
-    cost = estimator.distilling(job)
-    print(f"{job.label()}: {f'n/a, {cost.basis}' if cost.excluded else f'set is to be made, {_cost(cost)}'}")
+    cost, again = estimator.distilling(job), "again for its snapshots, " if cached_set(job) is not None else ""
+    print(f"{job.label()}: {f'n/a, {cost.basis}' if cost.excluded else f'set is to be made, {again}{_cost(cost)}'}")
 
 
 def _training(each: Planned, estimator: Estimator) -> str:
@@ -204,17 +210,20 @@ def _training(each: Planned, estimator: Estimator) -> str:
     head = f"{each.cell.protocol}, {each.student or 'student of the set'}:"
     if each.excluded:
         return f"{each.cell.protocol}: n/a, {each.excluded}"
-    if not each.missing:
+    if not each.missing and not each.snapshots:
         return f"{head} all {count} trainings are recorded"
-    seeds = ", ".join(map(str, each.missing))
-    cost = _cost(estimator.studying(each))
-    return f"{head} {len(each.missing)} of {count} trainings missing (seed {seeds}), each {cost}"
+    parts = []
+    if each.missing:
+        parts.append(f"{len(each.missing)} of {count} trainings missing (seed {', '.join(map(str, each.missing))})")
+    if each.snapshots:
+        parts.append(f"{each.snapshots} trainings on snapshots")
+    return f"{head} {' and '.join(parts)}, each {_cost(estimator.studying(each))}"
 
 
 def _print_sums(plans: "Sequence[Planned]", workers: int, estimator: Estimator) -> None:
     sets = {job.path: job for each in plans for job in each.sets()}.values()
     costs = [estimator.distilling(job) for job in sets]
-    costs += [estimator.studying(each) for each in plans for _ in each.missing]
+    costs += [estimator.studying(each) for each in plans for _ in range(len(each.missing) + each.snapshots)]
     trainings = len(costs) - len(sets)
     print(f"\nTo do: {len(sets)} sets, {trainings} trainings. Nothing was run or written.")
     if costs:

@@ -43,6 +43,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "ddbench run random --dataset digits --ipc 3",
             "ddbench run dm --ipc 3 --protocol hard-v1,soft-v1 --seeds 3 --dry-run",
+            "ddbench run dm --ipc 3 --seeds 3 --snapshots 5",
         ),
     )(run)
     app.command(
@@ -186,6 +187,7 @@ def run(
     networks: o.Networks = None,
     seeds: o.Seeds = "5",
     borrow: o.Borrow = None,
+    snapshots: o.Snapshots = None,
     results: o.Results = None,
     retry_failed: o.RetryFailed = False,
     wandb: o.Wandb = False,
@@ -217,6 +219,7 @@ def run(
         overrides=change or [],
         distill_network=distill_network,
         setting=api.setting(device, threads),
+        snapshots=o.shares(snapshots),
     )
     _go(grid, borrow, results, workers, retry_failed=retry_failed, wandb=wandb, dry_run=dry_run, quiet=quiet)
 
@@ -237,6 +240,7 @@ def sweep(
     protocols: o.Protocols = "hard-v1",
     networks: o.Networks = None,
     seeds: o.Seeds = "5",
+    snapshots: o.Snapshots = None,
     results: o.Results = None,
     retry_failed: o.RetryFailed = False,
     wandb: o.Wandb = False,
@@ -268,6 +272,7 @@ def sweep(
         overrides=change or [],
         distill_network=distill_network,
         setting=api.setting(device, threads),
+        snapshots=o.shares(snapshots),
     )
     _go(grid, None, results, workers, retry_failed=retry_failed, wandb=wandb, dry_run=dry_run, quiet=quiet)
 
@@ -299,12 +304,15 @@ def _go(
     cells = with_lender(grid.cells(), borrow)
     if dry_run:
         print_plan(cells, store, retry_failed=retry_failed, workers=count, quiet=quiet)
+        for line in grid.without_snapshots():
+            print(line)
         return
     check_writable(store.root / "record")
     group = f"{now()} {store.root.name}" if len(cells) > 1 else None
     with progress(quiet) as shown, logged(wandb, shown, group) as (reporter, observe):
         steady = Steady(reporter, missing_work(cells, store, retry_failed=retry_failed))
         report = run_cells(cells, store, workers=count, retry_failed=retry_failed, reporter=steady, observe=observe)
+    report.skipped += grid.without_snapshots()
     tell(report, quiet=quiet)
     if report.records:
         from ddbench.store import read_record
@@ -336,8 +344,10 @@ def with_lender(cells: "Sequence[Cell]", borrow: Path | None) -> "list[Cell]":
 def tell(report: "Report", *, quiet: bool = False) -> None:
     """Say on stderr what was reused, made and left out; failures and bad input with their reasons, also when quiet."""
     parts = [f"{report.reused} runs reused", f"{report.done} made"]
+    if report.snapshots:
+        parts.append(f"{report.snapshots} snapshots scored")
     if report.failed:
-        parts.append(f"{len(report.failed)} of them failed")
+        parts.append(f"{len(report.failed)} failed" if report.snapshots else f"{len(report.failed)} of them failed")
     say(", ".join(parts), quiet=quiet)
     for line in dict.fromkeys(report.skipped):
         say(f"n/a: {line}", quiet=quiet)

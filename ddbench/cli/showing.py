@@ -1,7 +1,7 @@
 """A set or a record, readably."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +172,16 @@ def reproduce(record: "Record") -> Iterator[str]:
     for runs in _by_setting(record).values():
         found, device, threads = sorted({run.seed for run in runs}), runs[0].device, runs[0].threads
         seeds = ",".join(map(str, found)) + ("," if len(found) == 1 else "")
-        yield shlex.join([*head, "--seeds", seeds, "--device", device, "--threads", str(threads)])
+        words = ["--seeds", seeds, "--device", device, "--threads", str(threads)]
+        yield shlex.join([*head, *words, *_snapshot_words(runs)])
+
+
+def _snapshot_words(runs: "Sequence[Run]") -> list[str]:
+    """The shares of the distillation at which runs were scored on the way; the last step is the run's own."""
+    steps = {each.step for run in runs for each in run.snapshots or ()}
+    last = max(steps, default=0)
+    shares = ",".join(f"{step / last:.9g}" for step in sorted(steps - {last}))
+    return ["--snapshots", f"{shares}," if "," not in shares else shares] if shares else []
 
 
 def _needed(record: "Record") -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Results: tables and plots of records, and what is in a file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
     from ddbench.records import Record
 
-KINDS = ("ipc", "bytes", "labels", "bars")
+KINDS = {
+    "ipc": "what does more IPC buy?",
+    "bytes": "what does a byte buy?",
+    "seconds": "what does a second of distillation buy?",
+    "bars": "who is best at one budget?",
+    "students": "does it transfer across networks?",
+    "labels": "how far are hard and soft labels apart?",
+    "label-bytes": "what does a byte of labels buy?",
+    "weights": "does the ranking survive another LRS weight?",
+    "curves": "when is a distillation done?",
+    "images": "what do the images look like?",
+}
+"""Every kind of plot and the question that it answers."""
 
 
 def register(app: typer.Typer) -> None:
@@ -35,6 +47,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "ddbench plot --results ddbench-demo/records --out plots",
             "ddbench plot --kind ipc --dataset digits --protocol hard-v1 --out figure.pdf",
+            "ddbench plot --kind images --sets ddbench-demo/sets --out images.png",
         ),
     )(plot)
     app.command(
@@ -203,21 +216,31 @@ def plot(
     kind: Annotated[
         str | None,
         typer.Option(
-            "--kind", metavar="NAME", help="ipc, bytes, labels (accuracy against them) or bars; for a single file."
+            "--kind",
+            metavar="NAME",
+            help="What a single file answers. " + " ".join(f"{kind}: {asks}" for kind, asks in KINDS.items()),
         ),
     ] = None,
     dataset: Shown = None,
     protocol: ShownProtocols = None,
     methods: ShownMethods = None,
     network: ShownNetworks = None,
-    ipc: Annotated[int | None, typer.Option("--ipc", metavar="N", help="Budget of the bars.")] = None,
-    fraction: Annotated[float | None, typer.Option("--fraction", metavar="F", help="Budget of the bars.")] = None,
+    ipc: Annotated[int | None, typer.Option("--ipc", metavar="N", help="Budget, for what is drawn of one.")] = None,
+    fraction: Annotated[
+        float | None, typer.Option("--fraction", metavar="F", help="Budget, for what is drawn of one.")
+    ] = None,
+    sets: Annotated[
+        str | None,
+        typer.Option(
+            "--sets", metavar="FILES|DIR", help="Sets of --kind images, comma-separated, or a folder of them."
+        ),
+    ] = None,
     out: Annotated[
         Path,
         typer.Option("--out", metavar="FILE|DIR", help="FILE.png, .svg or .pdf; or a folder for all plots, as PNG."),
     ] = Path("plots"),
 ) -> None:
-    """Plot records: against IPC, bytes or bytes of labels, or as bars.
+    """Plot records, or sets: each kind of plot answers a question.
 
     A folder gets every plot that the records allow; a file gets the one that --kind and the other flags choose.
     """
@@ -231,6 +254,13 @@ def plot(
         raise UsageError(f"--kind {kind} makes one plot: --out FILE with one of {', '.join(plots.SUFFIXES)} is needed")
     if not single and out.suffix and not out.is_dir():
         raise UsageError(f"--out {out}: a plot is written as one of {', '.join(plots.SUFFIXES)}, or give a folder")
+    if (kind == "images") != (sets is not None):
+        raise UsageError("--kind images draws the sets that --sets FILES|DIR names, and no other kind does")
+    if sets is not None:
+        figure = _images_of(sets, dataset)
+        check_writable(out)
+        print(plots.save(figure, out))
+        return
     frame = read_cells(results, dataset, protocol, methods, network)
     check_writable(out if single else out / "plot")
     if single:
@@ -246,23 +276,73 @@ def plot(
 def _one_plot(frame: "pd.DataFrame", kind: str | None, ipc: int | None, fraction: float | None) -> "Figure":
     """The plot that the flags choose; UsageError where they leave several."""
     from ddbench import plots
-    from ddbench.store import budget_label
 
     good = frame[frame["status"] == "ok"]
     kind = kind or ("ipc" if good["ipc"].nunique() > 1 else "bars")
     dataset = _single(good, "dataset", "--dataset")
     if kind == "bars":
-        sizes = good[good["budget"] != "all"]
-        chosen: dict[str, float] | None = {"ipc": ipc} if ipc else {"fraction": fraction} if fraction else None
-        return plots.bars(frame, dataset, budget_label(chosen) if chosen else _single(sizes, "budget", "--ipc"))
+        return plots.bars(frame, dataset, _budget(good, ipc, fraction))
+    if kind in ("labels", "weights"):
+        return _of_labels(frame, kind, dataset, _budget(good, ipc, fraction))
     protocol = _single(good, "protocol", "--protocol")
+    if kind == "students":
+        return plots.accuracy_by_student(frame, dataset, protocol, _budget(good, ipc, fraction))
     student = _single(good, "student", "--network")
-    draw = {
+    if kind == "curves":
+        watched = good[good["snapshots"].map(bool)]
+        budget = _budget(watched if len(watched) else good, ipc, fraction)
+        return plots.learning_curves(frame, dataset, protocol, student, budget)
+    against: dict[str, Callable[[pd.DataFrame, str, str, str], Figure]] = {
         "ipc": plots.accuracy_against_ipc,
         "bytes": plots.accuracy_against_bytes,
-        "labels": plots.accuracy_against_label_bytes,
-    }[kind]
-    return draw(frame, dataset, protocol, student)
+        "seconds": plots.accuracy_against_seconds,
+        "label-bytes": plots.accuracy_against_label_bytes,
+    }
+    return against[kind](frame, dataset, protocol, student)
+
+
+def _of_labels(frame: "pd.DataFrame", kind: str, dataset: str, budget: str) -> "Figure":
+    """The plots that read several protocols: those of the one hard family among the records."""
+    from ddbench import plots
+    from ddbench.cells import protocol_family
+
+    known = {protocol_family(name): name for name in frame.loc[frame["status"] == "ok", "protocol"]}
+    hard = sorted(name for name in known if name.split("-")[0] == "hard")
+    if len(hard) != 1:
+        raise UsageError(f"one plot reads one hard protocol: choose with --protocol among {', '.join(hard) or 'none'}")
+    if kind == "weights":
+        return plots.lrs_against_weight(frame, dataset, budget, known[hard[0]], known.get("shipped", ""))
+    soft = hard[0].replace("hard", "soft", 1)
+    return plots.hard_and_soft(frame, dataset, budget, known[hard[0]], known.get(soft, soft))
+
+
+def _budget(cells: "pd.DataFrame", ipc: int | None, fraction: float | None) -> str:
+    """The budget that the flags name, or the only one that there is."""
+    from ddbench.store import budget_label
+
+    if ipc is not None or fraction is not None:
+        return budget_label({"ipc": ipc} if ipc is not None else {"fraction": fraction})
+    return _single(cells[cells["budget"] != "all"], "budget", "--ipc")
+
+
+def _images_of(text: str, dataset: str | None) -> "Figure":
+    """Sets of one data set side by side, named by their methods, or by their files where those are not enough."""
+    from ddbench import plots
+    from ddbench.data import load_dataset
+    from ddbench.demo import shown
+    from ddbench.synset import load
+
+    given = [Path(word) for word in o.words(text, "--sets")]
+    files = [file for path in given for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]
+    sets = {file: load(file) for file in files}
+    names = {synset.dataset for synset in sets.values()}
+    if len(names) != 1:
+        raise UsageError(f"--sets: sets of one data set are needed, these are of {', '.join(sorted(names)) or 'none'}")
+    data = load_dataset(dataset or names.pop())
+    methods = [synset.provenance.method for synset in sets.values()]
+    alike = len(set(methods)) < len(methods)
+    rows = {file.stem if alike else synset.provenance.method: shown(synset, data)[:2] for file, synset in sets.items()}
+    return plots.images_side_by_side(rows, data.class_names, data.id)
 
 
 def _single(frame: "pd.DataFrame", column: str, flag: str) -> str:

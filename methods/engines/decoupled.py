@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddbench.errors import UsageError
 from ddbench.space import Space
+from ddbench.synset import SynSet
 from ddbench.task import Task
 from ddbench.teachers import Teacher
 
@@ -37,6 +38,7 @@ def recovered(
     hyper: DecoupledHyper,
     teachers: Mapping[str, Teacher],
     votes: Sequence[Votes],
+    made: Callable[[Tensor, Tensor], SynSet] | None = None,
     *,
     start: "Start | None" = None,
     refine: Refinement | None = None,
@@ -48,6 +50,7 @@ def recovered(
         hyper: how.
         teachers: by name.
         votes: for each IPC index, the voters with their weights.
+        made: gives the set of such images and classes, for snapshots.
         start: where images begin; None: as `hyper.init` says.
         refine: see `Recovery`.
     """
@@ -65,7 +68,8 @@ def recovered(
     voters = {name: Voter(teachers[name].module(task.device)) for name in sorted(used)}
     black, white = (bound.to(task.device) for bound in pixel_bounds(space, task.dataset.channels))
     recovery = Recovery(task, hyper, voters, (black, white), refine=refine)
-    return torch.cat(recovery.run(problems, keep)), labels
+    shown = None if made is None else lambda parts: made(torch.cat(parts), labels)
+    return torch.cat(recovery.run(problems, keep, shown)), labels
 
 
 def require_recoverable(task: Task, hyper: DecoupledHyper, names: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 Every draw is keyed by synthesis seed and outer iteration. The released codes seed torch from the clock in each.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from ddbench.errors import JobFailed
 from ddbench.method import Hyper
 from ddbench.space import Space
 from ddbench.student_recipe import StudentRecipe
-from ddbench.synset import Targets
+from ddbench.synset import SynSet, Targets
 from ddbench.task import Task
 
 from .experts import ExpertRecipe, Experts
@@ -185,9 +185,16 @@ def _to(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, Tensor) else value
 
 
-def outer_iterations(task: Task, hyper: TrajectoryHyper, learned: Learned) -> Iterator[int]:
-    """The iterations still to be made, each counted and offered as a checkpoint once it is done."""
+def outer_iterations(
+    task: Task, hyper: TrajectoryHyper, learned: Learned, made: Callable[[], SynSet] | None = None
+) -> Iterator[int]:
+    """The iterations still to be made, each counted and offered as a checkpoint once it is done.
+
+    `made` gives the set of what is learned so far, for snapshots.
+    """
     for iteration in task.loop(learned.iteration, hyper.iterations, "matching trajectories"):
+        if made is not None:
+            task.snapshot(iteration, hyper.iterations, made)
         yield iteration
         learned.iteration = iteration + 1
         task.checkpoint(learned.state)

@@ -9,9 +9,10 @@ over images and positions, m_l and v_l the running ones:
 
 A(x): RandomResizedCrop with area in (c(t), 1), horizontal flip, then roll; each drawn once a step for the whole problem.
 x <- Adam(betas 0.5 and 0.9), step size lr (1 + cos(pi t / T)) / 2, t = 0 .. T - 1, then clamped to the pixel range. The
-last iterate counts. With `compensate`, what is learned is one image u, 0 at first, that is added to all B images, which
-stay (INFER); nothing clamps u. With a `Refinement` every pixel has a share M of its step (NRR-DD): x <- x - M eta grad L,
-or x + M (Adam's x - x), eta falling like lr or staying; M is looked up anew every so many steps, and 0 is no step at all.
+last iterate counts. A snapshot at step t is of every problem after its own t steps, whenever those were. With
+`compensate`, what is learned is one image u, 0 at first, that is added to all B images, which stay (INFER); nothing
+clamps u. With a `Refinement` every pixel has a share M of its step (NRR-DD): x <- x - M eta grad L, or x + M (Adam's x -
+x), eta falling like lr or staying; M is looked up anew every so many steps, and 0 is no step at all.
 
 Problems do not know of each other, so several are stacked: each has batch statistics, crop, flip and roll of its own,
 and the sum of their losses is descended (Adam works element by element, so that is the same as one after another).
@@ -34,6 +35,7 @@ from torch import Tensor
 from ddbench.errors import JobFailed
 from ddbench.method import Hyper
 from ddbench.randomness import Key
+from ddbench.synset import SynSet
 from ddbench.task import Task
 
 from .measured_norm import Voter, saved_bytes
@@ -148,10 +150,16 @@ class Recovery:
         self.task, self.fields, self.voters, self.bounds = task, fields, voters, bounds
         self.compensate, self.at_once, self.refine = compensate, at_once, refine
 
-    def run(self, problems: Sequence[Problem], kept: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
+    def run(
+        self,
+        problems: Sequence[Problem],
+        kept: Callable[[Tensor], Tensor] | None = None,
+        made: Callable[[list[Tensor]], SynSet] | None = None,
+    ) -> list[Tensor]:
         """What was learned for each problem: [B, C, H, W], or [1, C, H, W] where it is a compensator; on the CPU.
 
-        `kept` says what is kept of it as soon as it is there, 8-bit pixels say; None: all.
+        `kept` says what is kept of it as soon as it is there, 8-bit pixels say; None: all. `made` gives the set of what is
+        kept of all problems, for snapshots.
 
         Raises:
             JobFailed: something is not finite; the last good checkpoint stays.
@@ -161,19 +169,26 @@ class Recovery:
         state = self.task.resume() or {"step": 0, "found": [], "stacks": list(self._stacks(problems))}
         stacks: list[list[int]] = state["stacks"]  # a run goes on with those that it began with, on any machine
         found: dict[int, Tensor] = {int(i): tensor for i, tensor in state["found"]}
+        marks = self.task.snapshot_steps(steps) if made else ()
+        passed = {(int(t), int(i)): tensor for t, i, tensor in state.get("passed", [])}
         current: _Stack | None = None
         for step in self.task.loop(state["step"], steps * len(stacks), "recovering images"):
             number, t = divmod(step, steps)
             if current is None or t == 0:
                 members = stacks[number]
                 current = _Stack(self, [problems[i] for i in members], state if t else None)
+            if made and t in marks:
+                passed.update({(t, i): keep(part) for i, part in zip(stacks[number], current.parts(), strict=True)})
+                if number == len(stacks) - 1:
+                    parts = [passed.pop((t, i)) for i in range(len(problems))]
+                    self.task.snapshot(t, steps, partial(made, parts))
             loss = current.step(t)
             if t == steps - 1:
                 found.update(zip(stacks[number], map(keep, current.parts()), strict=True))
             if t % WINDOW == 0 or t == steps - 1:
                 _require_finite(step, loss, current.values)
                 self.task.report(step, loss=float(loss) / len(stacks[number]))
-            self.task.checkpoint(partial(self._state, step + 1, stacks, found, current))
+            self.task.checkpoint(partial(self._state, step + 1, stacks, found, passed, current))
         # a dry run does not come to all: of those that are left, one start of each size stands for the others
         left = {len(problem.labels): problem for i, problem in enumerate(problems) if i not in found}
         blank = {size: keep(self.first(problem.begin(self.task.device))) for size, problem in left.items()}
@@ -184,7 +199,12 @@ class Recovery:
         return torch.zeros_like(start[:1]) if self.compensate else start
 
     def _state(
-        self, done: int, stacks: list[list[int]], found: Mapping[int, Tensor], stack: "_Stack"
+        self,
+        done: int,
+        stacks: list[list[int]],
+        found: Mapping[int, Tensor],
+        passed: Mapping[tuple[int, int], Tensor],
+        stack: "_Stack",
     ) -> dict[str, Any]:
         _require_finite(done - 1, stack.values)  # so that what is kept can be gone on from
         over = [i for members in stacks[: done // self.fields.iterations] for i in members]
@@ -192,6 +212,7 @@ class Recovery:
             "step": done,
             "stacks": stacks,
             "found": [[i, found[i]] for i in over],
+            "passed": [[t, i, tensor] for (t, i), tensor in passed.items()],
             "stack": stack.values.detach(),
             "adam": stack.optimizer.state_dict(),
             **({} if stack.shares is None else {"shares": stack.shares}),

@@ -85,7 +85,14 @@ def distill(task: Task, hyper: ToyHyper) -> SynSet:
     start = real[torch.cat(chosen)]
     state = task.resume() or {"step": 0, "images": start, "buffers": {0: [torch.zeros_like(start)]}}
     images, velocity = state["images"], state["buffers"][0][0]
+    classes = task.dataset.labels[torch.cat(chosen)]
+
+    def made() -> SynSet:
+        note("set")
+        return task.synset(space=space, images=images, classes=classes, **shipped(hyper, classes))
+
     for step in task.loop(state["step"], hyper.steps, "drifting"):
+        task.snapshot(step, hyper.steps, made)
         note("step")
         noise = torch.randn(images.shape, generator=task.rng("noise", step))
         velocity = 0.5 * velocity + images - mean + 0.1 * noise
@@ -94,8 +101,7 @@ def distill(task: Task, hyper: ToyHyper) -> SynSet:
         task.checkpoint(lambda at=step + 1, x=images, v=velocity: {"step": at, "images": x, "buffers": {0: [v]}})
         if step >= hyper.steps // 2:
             break_down(hyper)
-    classes = task.dataset.labels[torch.cat(chosen)]
-    return task.synset(space=space, images=images, classes=classes, **shipped(hyper, classes))
+    return made()
 
 
 def break_down(hyper: ToyHyper) -> None:
@@ -188,4 +194,4 @@ def sweep_apart(environment: dict[str, str], overrides: list[str], workers: int 
     raise SystemExit(ddbench.sweep(grid, workers=workers).exit_code())
 
 
-METHOD = Method(name="toy", hyper=ToyHyper, distill=distill, title="Toy")
+METHOD = Method(name="toy", hyper=ToyHyper, distill=distill, title="Toy", snapshots=True)

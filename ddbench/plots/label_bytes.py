@@ -1,0 +1,64 @@
+"""What does a byte of labels buy: accuracy against the bytes of the labels alone, packed and as a method gives them."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ddbench.errors import UsageError
+from ddbench.plots.costs import bytes_axis
+from ddbench.plots.style import COLOURS, LINES, MARKERS, Style, chosen, draw_intervals, figure_for, finish, settings
+from ddbench.table_forms import DAGGER
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HELD = ("online", "stored")  # labels as a method gives them, not packed
+
+
+def accuracy_against_label_bytes(frame: pd.DataFrame, dataset: str, protocol: str, student: str) -> "Figure":
+    """Accuracy against the bytes of the labels alone, a line per method and form: its label batches, fewer and fewer.
+
+    Colour, line and filling tell methods apart, markers the forms: teachers that label online (their weights are the
+    bytes), fp16, int8, the k largest logits. UsageError where no cell has both.
+    """
+    part = _families(chosen(frame, dataset, protocol, student))
+    if part.empty:
+        raise UsageError(f"no bytes of labels for {dataset}, {protocol}, {student}")
+    families, forms = sorted(set(part["family"])), sorted(set(part["labels"]), key=_form_order)
+    with settings():
+        figure, axes = figure_for(part.groupby(["family", "labels"]).ngroups)
+        for (family, form), cells in part.groupby(["family", "labels"]):
+            place = families.index(family)
+            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[forms.index(form) % len(MARKERS)]
+            style = Style(colour, marker, LINES[place % len(LINES)])
+            face = {"markerfacecolor": "white" if place % 2 else colour, "markeredgecolor": colour}
+            point = {**style.point, "markeredgewidth": 1.0, **face}
+            top1, name = 100 * cells["top1"], f"{family}, {form}"
+            axes.plot(cells["label_bytes"], top1, linestyle=style.line, label=name, zorder=3, **point)
+            draw_intervals(axes, cells["label_bytes"], cells, style)
+        axes.set_xscale("log", base=2)
+        bytes_axis(axes, "Bytes of the labels")
+        finish(figure, axes, part, f"{dataset}, {protocol}\n{student} students")
+    return figure
+
+
+def some_packed(part: pd.DataFrame) -> bool:
+    """Whether some cells' labels are packed: then the plot says something."""
+    return not part.loc[part["label_bytes"] > 0, "labels"].isin(HELD).all()
+
+
+def _families(part: pd.DataFrame) -> pd.DataFrame:
+    """The cells with labels, in the order of their bytes, and whose they are: the method, the recipe too if it has several."""
+    part = part[part["label_bytes"] > 0].sort_values("label_bytes")
+    pairs = zip(part["recipe"], part["labels"], strict=True)
+    part = part.assign(base=[name if form in HELD else name.rpartition("+")[0] for name, form in pairs])
+    several = part.groupby("method")["base"].transform("nunique") > 1
+    named = zip(part["method"], part["base"], several, part["reduced"], strict=True)
+    return part.assign(
+        family=[method + f" ({base})" * many + DAGGER * reduced for method, base, many, reduced in named]
+    )
+
+
+def _form_order(form: str) -> tuple[int, str]:
+    first = (*HELD, "fp16", "int8")
+    return (first.index(form) if form in first else len(first), form)

@@ -1,0 +1,180 @@
+"""How far are hard and soft labels apart, and does the ranking survive another weight of LRS."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ddbench import scores
+from ddbench.errors import UsageError
+from ddbench.plots.style import ACCURACY, COLUMN, GREY, add_legend, figure_for, labelled, settings, settle, styles_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WHOLE, RANDOM = "whole", "random"
+"""The baselines of HLR and IOR."""
+PUBLISHED = 0.5
+"""LRS's published weight."""
+
+
+def hard_and_soft(
+    frame: pd.DataFrame, dataset: str, budget: str, hard: str = "hard-v1", soft: str = "soft-v1"
+) -> "Figure":
+    """A dumbbell per method: its accuracy with hard and with soft labels, and how far they are apart, in points.
+
+    Each protocol by the student that most methods have. Sorted by the hard accuracy, so that a soft column out of order
+    is another ranking. UsageError where no method has both.
+    """
+    sides = {name: _by_student(labelled(frame), dataset, budget, name) for name in (hard, soft)}
+    (one, ones), (two, others) = sides[hard], sides[soft]
+    rows = sorted(ones.keys() & others.keys(), key=lambda label: ones[label].top1)
+    if all(ones[label].budget == "all" for label in rows):
+        raise UsageError(f"no method with {hard} and {soft} for {dataset} at {budget}")
+    with settings():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(COLUMN, 1.2 + 0.2 * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        left, right = ([100 * side[label].top1 for label in rows] for side in (ones, others))
+        places = range(len(rows))
+        axes.hlines(places, left, right, color="#BBBBBB", linewidth=2.5, zorder=1)
+        _draw_side(axes, [ones[label] for label in rows], f"{hard}, {one}", "o", "white")
+        _draw_side(axes, [others[label] for label in rows], f"{soft}, {two}", "s", "#0072B2")
+        for place, low, high in zip(places, left, right, strict=True):
+            text = f"{high - low:+.1f}".replace("-", "\N{MINUS SIGN}")
+            axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center")
+        axes.set_yticks(places, rows)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(f"{ACCURACY}, 95 % interval")
+        axes.set_title(f"{dataset}, {budget.replace('ipc', 'IPC')}: what soft labels add")
+        figure.legend(loc="outside lower center", ncols=1, handlelength=1.2)
+        settle(figure)
+    return figure
+
+
+def _by_student(frame: pd.DataFrame, dataset: str, budget: str, protocol: str) -> tuple[str, dict[str, Any]]:
+    """The student of a protocol that most methods have, and its cells by label; all the data among them."""
+    here = (frame["dataset"] == dataset) & (frame["protocol"] == protocol) & (frame["status"] == "ok")
+    part = frame[here & frame["budget"].isin((budget, "all"))]
+    counts = part["student"].value_counts()
+    student = min(counts[counts == counts.max()].index, default="")
+    return str(student), {row.label: row for row in part[part["student"] == student].itertuples()}
+
+
+def _draw_side(axes: "Axes", cells: Sequence[Any], label: str, marker: str, face: str) -> None:
+    places = range(len(cells))
+    known = [(place, row) for place, row in enumerate(cells) if row.ci_low == row.ci_low]
+    low, high = ([100 * getattr(row, name) for _, row in known] for name in ("ci_low", "ci_high"))
+    axes.hlines([place for place, _ in known], low, high, color="black", linewidth=0.7, zorder=2)
+    look: Any = {"markerfacecolor": face, "markeredgecolor": "black", "markeredgewidth": 0.8, "markersize": 5}
+    axes.plot([100 * row.top1 for row in cells], places, marker, label=label, zorder=3, **look)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What LRS is made of: differences of fractions; `shipped` says that IOR is of the shipped student recipe."""
+
+    hlr: float
+    ior: float
+    shipped: bool
+
+    def lrs(self, weight: float) -> float:
+        """The score at a weight of IOR; see `ddbench.scores.lrs`."""
+        return scores.lrs(self.hlr, self.ior, weight)
+
+
+def lrs_parts(
+    frame: pd.DataFrame, dataset: str, budget: str, protocol: str = "hard-v1", shipped: str = "shipped-v1"
+) -> dict[str, Parts]:
+    """HLR and IOR of every method that has both, by its label, at one budget; by the student that most methods have.
+
+    IOR is of the shipped recipe where the set ships one and random borrowed it, else of the hard protocol; random in the
+    set's own space where there is one.
+    """
+    student, hard = _by_student(labelled(frame), dataset, budget, protocol)
+    whole = next((row for row in hard.values() if row.method == WHOLE and row.budget == "all"), None)
+    here = (frame["dataset"] == dataset) & (frame["budget"] == budget) & (frame["status"] == "ok")
+    if whole is None:
+        return {}
+    lent = list(labelled(frame)[here & (frame["protocol"] == shipped)].itertuples())
+    found = {}
+    for label, row in hard.items():
+        if row.method in (WHOLE, RANDOM) or row.budget == "all":
+            continue
+        pair, by_recipe = _shipped_pair(row, lent, student), True
+        if pair is None:
+            pair, by_recipe = _hard_pair(row, hard.values()), False
+        if pair is not None:
+            found[label] = Parts(scores.hlr(whole.top1, row.top1), scores.ior(*pair), by_recipe)
+    return found
+
+
+def _made_by(row: Any) -> str:
+    return str(row.imported or row.recipe_hash)
+
+
+def _shipped_pair(row: Any, lent: Sequence[Any], student: str) -> tuple[float, float] | None:
+    """Accuracies of the set and of random, both by the set's own recipe and on one student; that of `row` if it is there."""
+    own = [each for each in lent if each.method == row.method and not each.borrowed and _made_by(each) == _made_by(row)]
+    random = [each for each in lent if each.method == RANDOM and each.lender == _made_by(row)]
+    pairs = [(a, b) for a in own for b in random if a.student == b.student]
+    pairs.sort(key=lambda pair: (pair[0].student != student, pair[1].space != row.space))
+    return (pairs[0][0].top1, pairs[0][1].top1) if pairs else None
+
+
+def _hard_pair(row: Any, hard: Any) -> tuple[float, float] | None:
+    random = [each for each in hard if each.method == RANDOM and each.budget == row.budget]
+    random.sort(key=lambda each: each.space != row.space)
+    return (row.top1, random[0].top1) if random else None
+
+
+def crossings(parts: Mapping[str, Parts]) -> list[tuple[float, str, str]]:
+    """The weights inside (0, 1) at which two methods change places, with their labels, sorted.
+
+    LRS rises with a = w IOR - (1 - w) HLR, which is linear in w: the places change where w (IOR_1 - IOR_2 + HLR_1 - HLR_2)
+    = HLR_1 - HLR_2.
+    """
+    found = []
+    for (first, one), (second, two) in combinations(sorted(parts.items()), 2):
+        gap, slope = one.hlr - two.hlr, one.hlr - two.hlr + one.ior - two.ior
+        if slope and 0 < gap / slope < 1:
+            found.append((gap / slope, first, second))
+    return sorted(found)
+
+
+def lrs_against_weight(
+    frame: pd.DataFrame, dataset: str, budget: str, protocol: str = "hard-v1", shipped: str = "shipped-v1"
+) -> "Figure":
+    """LRS of each method over the weight of IOR from 0 to 1, a cross where two methods change places.
+
+    UsageError where fewer than two methods have HLR and IOR.
+    """
+    parts, styles = lrs_parts(frame, dataset, budget, protocol, shipped), styles_of(frame)
+    if len(parts) < 2:
+        raise UsageError(
+            f"no two methods with HLR and IOR for {dataset}, {protocol} at {budget}: whole and random are needed"
+        )
+    weights = [i / 20 for i in range(21)]
+    with settings():
+        figure, axes = figure_for(len(parts) + 1)
+        for label, each in sorted(parts.items(), key=lambda item: -item[1].lrs(PUBLISHED)):
+            style, note = styles[label], "" if each.shipped else " (both hard)"
+            values = [each.lrs(weight) for weight in weights]
+            axes.plot(weights, values, linestyle=style.line, label=label + note, markevery=5, zorder=3, **style.point)
+        points = [(weight, parts[first].lrs(weight)) for weight, first, _ in crossings(parts)]
+        if points:
+            look: Any = {"markeredgecolor": "black", "markersize": 5, "markeredgewidth": 1.0}
+            axes.plot(*zip(*points, strict=True), "x", color="black", label="places change", zorder=4, **look)
+        axes.axvline(PUBLISHED, color=GREY, linestyle=":", linewidth=0.9, zorder=1)
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("Weight of IOR; the rest is HLR's (dotted: published)")
+        axes.set_ylabel("Label-robust score (LRS)")
+        axes.set_title(f"{dataset}, {budget.replace('ipc', 'IPC')}, {protocol}")
+        add_legend(figure)
+        settle(figure)
+    return figure
