@@ -72,9 +72,9 @@ def as_imported(synset: SynSet, note: str) -> SynSet:
 def rows(frame: pd.DataFrame) -> Iterator[str]:
     """A line per cell, by data set and IPC."""
     for (dataset, ipc), group in frame.groupby(["dataset", "ipc"]):
-        found = {cell["method"]: cell for _, cell in group.iterrows()}
+        found = {cell["method"]: cell for _, cell in group.fillna({"label_bytes": 0}).iterrows()}
         full = found.get(FULL)
-        for name in sorted(found, key=lambda name: -(found[name]["label_bytes"] or 0)):
+        for name in sorted(found, key=lambda name: -found[name]["label_bytes"]):
             cell, own = found[name], summarize(found[name]["samples"])
             against, ratio = "—", "—"
             if full is not None and name != FULL:
@@ -83,7 +83,7 @@ def rows(frame: pd.DataFrame) -> Iterator[str]:
                 if gap.low is not None and gap.high is not None:
                     against += f" ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
             interval = "—" if own.low is None or own.high is None else f"{100 * own.low:.1f} to {100 * own.high:.1f}"
-            stored, total = cell["stored"], cell["label_bytes"] or 0
+            stored, total = cell["stored"], cell["label_bytes"]
             if full is not None and stored:
                 ratio = f"{full['stored'] / stored:.1f}"
             yield (
