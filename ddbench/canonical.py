@@ -23,6 +23,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def is_digest(value: Any) -> bool:
+    """Whether a value is a SHA-256 as `digest` writes it: what files are named by, so nothing else may pass for one."""
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
 def tensors_digest(tensors: Mapping[str, "torch.Tensor"], header: Any = None) -> str:
     """SHA-256 over named tensors (name, dtype, shape, bytes; in the order of their names) and a plain header."""
     import torch

@@ -87,7 +87,7 @@ def label_form(record: Record, lines: Mapping[str, int]) -> str | None:
     if isinstance(packed, dict):
         more = [str(packed[key]) for key in ("keep", "draw") if packed.get(key) not in (None, "first", "uniform")]
         return " ".join([f"{packed.get('encoding')}{packed.get('topk') or ''}", *more])
-    return "stored" if "targets" in lines else "online" if "external" in lines else None
+    return "online" if "external" in lines else "stored" if "targets" in lines else None
 
 
 def _wanted(record: Record, protocols: Collection[str] | None) -> bool:

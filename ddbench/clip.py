@@ -20,6 +20,7 @@ from ddbench.errors import UsageError, unknown
 from ddbench.randomness import forked
 
 TEXTS_AT_ONCE = 256
+MAX_BYTES = 4 * 2**30  # of a model's weights: a set from a stranger may name any
 _WNID = re.compile(r"n[0-9]{8}")
 
 
@@ -58,17 +59,21 @@ def load_clip(model: str, tag: str | None, seed: int) -> nn.Module:
         seed: what drawn weights are drawn from.
 
     Raises:
-        UsageError: the library is missing, a name is unknown, or the weights cannot be had (what to do).
+        UsageError: the library is missing, a name is unknown, the model is too large, or the weights cannot be had (what
+            to do).
     """
     require_model(model, tag)
     library = open_clip()
     found = library.get_pretrained_cfg(model, tag) if tag else {}
     with forked(seed, "open-clip", model), _quiet(), patience():
         try:
+            _require_size(library, model)
             # the activation goes with the weights
             made: nn.Module = library.create_model(
                 model, pretrained=tag, force_quick_gelu=bool(found.get("quick_gelu", False))
             )
+        except UsageError:
+            raise
         except Exception as error:  # whatever the library, its server or a damaged file comes up with
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             source = found.get("hf_hub") or found.get("url")
@@ -77,6 +82,17 @@ def load_clip(model: str, tag: str | None, seed: int) -> nn.Module:
                 f"{source}; 'open_clip:{model}' runs the pipeline without them"
             ) from error
     return made.float().eval().requires_grad_(False)
+
+
+def _require_size(library: Any, model: str) -> None:
+    """UsageError where a model's weights are too large; they are not made for that."""
+    with torch.device("meta"):
+        made = library.create_model(model, device="meta")
+    size = sum(tensor.nbytes for tensor in made.state_dict().values())
+    if size > MAX_BYTES:
+        raise UsageError(
+            f"open_clip model {model!r} takes {size / 2**30:.1f} GiB, allowed are {MAX_BYTES / 2**30:.0f}: choose a smaller one"
+        )
 
 
 @contextmanager

@@ -25,10 +25,10 @@ from ddbench.randomness import rng
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import Provenance, SynSet, Targets
 from ddbench.targets import targets_of
-from ddbench.targets.encodings import ENCODINGS, encoding_of
+from ddbench.targets.encodings import ENCODINGS, encoding_of, stored_encoding
 from ddbench.targets.recording import DRAWS, STEP_BYTES, Draw, Loop, drawn_by
-from ddbench.targets.replay import record_replay, require_room, rewritten, stored_encoding
-from ddbench.targets.soft import packed, packed_encoding
+from ddbench.targets.replay import record_replay, require_room, rewritten
+from ddbench.targets.soft import packed
 from ddbench.teachers import Teacher
 from ddbench.views import training_count
 
@@ -243,7 +243,7 @@ def _rewritten(synset: SynSet, places: torch.Tensor, packing: Packing, draw: Dra
 def _soft(synset: SynSet, targets: Targets, packing: Packing) -> Targets:
     classes = len(synset.class_names)
     wanted = encoding_of(packing.encoding, packing.topk, classes)
-    if "encoding" in targets.params and not packed_encoding(targets, classes).suffices(wanted):
+    if "encoding" in targets.params and not stored_encoding(targets, classes).suffices(wanted):
         raise UsageError(f"labels that are stored in {targets.params['encoding']} do not suffice for {packing.words()}")
     made = packed(targets, packing.encoding, packing.topk, classes)
     size, limit = sum(tensor.nbytes for tensor in made.tensors.values()), packing.limit(full_size(synset))

@@ -42,6 +42,7 @@ class Encoder:
         params: what names it in a set, plain data.
         stored: bytes of its weights, without a head.
         hash: of its weights.
+        texts: bytes of what else is needed to make columns of texts: CLIP's text tower, else 0.
     """
 
     module: nn.Module
@@ -53,6 +54,7 @@ class Encoder:
     params: dict[str, Any]
     stored: int
     hash: str
+    texts: int = 0
 
     def read(self, images: Tensor) -> Tensor:
         """Images [b, C, H, W] of its space at its side."""
@@ -95,7 +97,7 @@ def teacher_encoder(teacher: Teacher) -> Encoder:
 
 
 def clip_encoder(model: str, tag: str | None, seed: int) -> Encoder:
-    """The image tower of an open_clip model; see `clip.load_clip`. Its bytes are the model's: texts are read, too."""
+    """The image tower of an open_clip model; see `clip.load_clip`."""
     whole = clip.load_clip(model, tag, seed)
     tower: Any = whole.visual
     size = tower.image_size
@@ -113,7 +115,8 @@ def clip_encoder(model: str, tag: str | None, seed: int) -> Encoder:
         width=features.shape[1],
         name=f"open_clip:{model}" + (f":{tag}" if tag else ""),
         params={"kind": "open_clip", "model": model, "tag": tag, "weights": weights, **drawn},
-        stored=_nbytes(whole),
+        stored=_nbytes(tower),
+        texts=_nbytes(whole) - _nbytes(tower),
         hash=weights,
     )
 

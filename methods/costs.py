@@ -5,6 +5,7 @@ A family has one description. What is not steps of a network (sorting, k-means, 
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ddbench.augment import OPS
@@ -14,14 +15,18 @@ from ddbench.student_recipe import StudentRecipe
 from ddbench.task import Task
 
 from .engines.bins import BinFields
+from .engines.cam import AT_ONCE as CAM_AT_ONCE
 from .engines.dynamics import DynamicsFields
+from .engines.encoders import OPEN_CLIP, STAND_IN, TEACHER
 from .engines.experts import ExpertRecipe
 from .engines.matching import chunk_images, dsa_student
 from .engines.outer_loop import TrajectoryHyper, soft_student, student_of
 from .engines.recover import CPU_PIXELS, CUDA_PIXELS
 from .engines.selection import equal_shares
 from .engines.squeeze import SqueezeFields
+from .hello import HelloHyper
 from .infer import natural_images
+from .nrr_dd import NRRDDHyper
 from .prune_kd import PruneKDHyper
 
 DSA = {"name": "dsa", "ops": list(OPS), "align_corners": True, "crop_rounding": "floor"}
@@ -82,6 +87,44 @@ def decoupled(task: Task, hyper: Any) -> Plan:
         works += _recovery(task, hyper, names, ipc * math.ceil(classes / block), block, voters / len(names))
     left_out = ("the committee's priors",) if hasattr(hyper, "prior") and hyper.prior is None else ()
     return _relabelled(task, hyper, works, ipc * classes, names, left_out)
+
+
+def refinement(task: Task, hyper: NRRDDHyper) -> Plan:
+    """A teacher; maps and hardest crops of the pools; refinement, its maps looked up anew; labels."""
+    ipc, classes = equal_shares(task)[0], len(task.dataset.class_names)
+    name = canonical(task.network, side=task.dataset.side)
+    works = [*_teachers(task, hyper, [name]), *_patches(task, hyper, name)]
+    if hyper.init == "critical":
+        looked_at = sum(min(hyper.pool, count) for count in _class_sizes(task))
+        works.append(Work("maps of real images", "image", looked_at / CAM_AT_ONCE, CAM_AT_ONCE, name))
+        works.append(Work("crops", "forward", looked_at / 2 / 256, 256, name))
+    block = min(hyper.block, classes)
+    steps = _recovery(task, hyper, [name], ipc * math.ceil(classes / block), block, 1.0)
+    works += [*steps, *(replace(work, label="maps", steps=work.steps / hyper.cam_every) for work in steps)]
+    return _relabelled(task, hyper, works, ipc * classes, [name])
+
+
+def projectors(task: Task, hyper: HelloHyper) -> Plan:
+    """A stand-in or trained encoder; weak teachers; the fit; patches; a student labelled by the encoder."""
+    images, count = sum(equal_shares(task)), len(task.dataset.labels)
+    weak = canonical(hyper.weak_network or task.network, side=task.dataset.side)
+    works, left_out, encoder = _teachers(task, hyper, [weak]), [], None
+    if hyper.encoder == STAND_IN:
+        encoder = canonical(hyper.stand_in_network or task.network, side=task.dataset.side)
+        recipe = hyper.teacher_recipe(encoder).model_copy(update={"epochs": hyper.stand_in_epochs})
+        works += student_work(recipe, encoder, max(1, round(hyper.stand_in_share * count)), label="stand-in")
+    elif hyper.encoder.startswith((OPEN_CLIP, TEACHER)):
+        left_out.append(f"what {hyper.encoder} costs in the fit and for labels")
+    else:
+        encoder = canonical(hyper.encoder, side=task.dataset.side)
+    if encoder is not None:
+        fit = hyper.fit_recipe(task, encoder)
+        works += student_work(fit, encoder, count, [weak] * hyper.snapshots, label="fit")
+    works += _patches(task, hyper, weak)
+    if hyper.update_steps and encoder is not None:
+        works.append(Work("updating tiles", "image", hyper.update_steps * images, hyper.factor**2, encoder))
+    student = hyper.student(task, loss={"name": "mse-ce", "beta": hyper.beta}, labels="targets")
+    return Plan(tuple(works), student, images, (encoder,) if encoder else (), tuple(left_out))
 
 
 def compensators(task: Task, hyper: Any) -> Plan:
@@ -158,8 +201,14 @@ def _relabelled(
     task: Task, fields: Any, works: list[Work], images: int, names: Sequence[str], left_out: tuple[str, ...] = ()
 ) -> Plan:
     student: StudentRecipe = fields.student_of(task)
-    if fields.labels == "replay":
-        works = [*works, *student_work(student, task.network, images, names)[1:]]
+    if fields.labels != "online":  # labelled once, ahead: only the batches that a budget keeps
+        kept = (
+            fields.packing().batches(student, images, len(task.dataset.class_names))
+            if fields.labels == "replay"
+            else None
+        )
+        asked = student_work(student, task.network, images, names)[1:]
+        works = [*works, *(work if kept is None else replace(work, steps=kept) for work in asked)]
         names = ()
     return Plan(tuple(works), student, images, tuple(names), left_out)
 

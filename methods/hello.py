@@ -22,7 +22,6 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ddbench.errors import UsageError
 from ddbench.method import Method
 from ddbench.student_recipe import Component
 from ddbench.synset import SynSet, Targets
@@ -33,7 +32,7 @@ from ddbench.teachers import Teacher
 from .engines.codecs import Codec, stored
 from .engines.encoders import EncoderFields, Start, require_encoder, start_of
 from .engines.patch_update import UpdateFields, Updater
-from .engines.patches import patch_images, require_patches
+from .engines.patches import patch_images, require_patches, require_shuffle
 from .engines.projector import FitFields, FromSpace, fitted, merged
 from .engines.selection import equal_shares
 from .engines.students import StudentFields
@@ -54,7 +53,7 @@ DIFFERENCES = (
     "without a text tower, W is the mean feature of each class, divided by its length; it is stored and counted",
     "encoder = stand-in takes the place of a foundation model where there is none: a network trained here on some of the "
     "split's own classes, whose head is dropped; the projector is then fitted to all classes, those included",
-    "bytes count the encoder, CLIP's text tower with it, which the paper leaves out",
+    "bytes count the encoder, which the paper leaves out, and CLIP's text tower where it makes W",
     "the student's last step is scored; its training is RDED's, with the paper's loss",
 )
 
@@ -76,11 +75,14 @@ def distill(task: Task, hyper: HelloHyper) -> SynSet:
     """Fit a projector to weak teachers; tile patches; ship both."""
     ipc = equal_shares(task)[0]
     require(task, hyper)
-    start, weak = start_of(task, hyper), weak_teachers(task, hyper)
+    start = start_of(task, hyper)
+    hyper.require_parts(start.encoder)
+    weak = weak_teachers(task, hyper)
     labelled_by = {"teachers": [teacher.hash for teacher in weak], "combine": hyper.combine}
     targets = fitted(task, hyper, start, weak_labels(task, weak, hyper.combine), labelled_by)
     space, judge = task.space("normalised"), judge_of(task, hyper, start, targets, weak)
-    updater = Updater(task, hyper, embedding(task, start), space) if hyper.update_steps else None
+    seen = start.encoder.channels * start.encoder.side**2
+    updater = Updater(task, hyper, embedding(task, start), space, seen) if hyper.update_steps else None
     images = stored(patch_images(task, space, judge, hyper, updater), space, hyper.codec)
     classes = torch.arange(len(task.dataset.class_names)).repeat_interleave(ipc)
     student = hyper.student(task, loss={"name": "mse-ce", "beta": hyper.beta}, labels="targets")
@@ -94,8 +96,7 @@ def require(task: Task, hyper: HelloHyper) -> None:
     """UsageError for what would fail after hours of training, asked before."""
     require_patches(task, hyper)
     require_encoder(task, hyper)
-    if task.dataset.side % hyper.shuffle:
-        raise UsageError(f"shuffle {hyper.shuffle} does not divide images of {task.dataset.side} px into whole tiles")
+    require_shuffle(task, hyper.shuffle)
 
 
 def judge_of(task: Task, hyper: HelloHyper, start: Start, targets: Targets, weak: list[Teacher]) -> nn.Module:

@@ -33,7 +33,7 @@ from ddbench.task import Task
 from .engines.cam import AT_ONCE, ActivationMaps, require_maps, window_shares
 from .engines.decoupled import DecoupledHyper, Start, recovered, starts
 from .engines.measured_norm import require_norms
-from .engines.patches import Scored, crop_boxes, crop_errors, require_patches, tiled
+from .engines.patches import Scored, crop_boxes, crop_errors, require_patches, require_shuffle, tiled
 from .engines.recover import Refinement
 from .engines.relabel import FAMILY_DIFFERENCES, relabelled
 from .engines.selection import equal_shares
@@ -139,8 +139,7 @@ def _require(task: Task, hyper: NRRDDHyper) -> None:
         require_patches(task, hyper)
     if hyper.init == "critical" and hyper.top is not None and hyper.top < wanted:
         raise UsageError(f"top {hyper.top} keeps fewer crops of a class than the {wanted} that its images are tiled of")
-    if task.dataset.side % hyper.shuffle:
-        raise UsageError(f"shuffle {hyper.shuffle} does not divide images of {task.dataset.side} px into whole tiles")
+    require_shuffle(task, hyper.shuffle)
     hyper.require_room(task, sum(equal_shares(task)))
 
 

@@ -11,13 +11,12 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/decoupled.md
 
 import torch
 
-from ddbench.errors import UsageError
 from ddbench.method import Method
 from ddbench.synset import SynSet
 from ddbench.task import Task
 
 from .engines.codecs import stored
-from .engines.patches import PatchFields, patch_images, require_patches
+from .engines.patches import PatchFields, patch_images, require_patches, require_shuffle
 from .engines.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
 from .engines.selection import equal_shares
 from .engines.squeeze import SqueezeFields, squeeze
@@ -39,8 +38,7 @@ def distill(task: Task, hyper: RDEDHyper) -> SynSet:
     """Tile the crops of real images that the teacher finds easiest."""
     ipc = equal_shares(task)[0]
     require_patches(task, hyper)
-    if task.dataset.side % hyper.shuffle:
-        raise UsageError(f"shuffle {hyper.shuffle} does not divide images of {task.dataset.side} px into whole tiles")
+    require_shuffle(task, hyper.shuffle)
     hyper.require_room(task, sum(equal_shares(task)))
     teacher = squeeze(task, hyper, [task.network])[task.network]
     images = stored(patch_images(task, teacher.space, teacher.module(task.device), hyper), teacher.space, hyper.codec)

@@ -14,6 +14,7 @@ ENGINES = Path(experts.__file__).parent
 STUDENT_FILES = (
     "augment/*.py",
     "grouped.py",
+    "label_budget.py",
     "losses.py",
     "networks/build.py",
     "networks/convnet.py",
@@ -25,8 +26,12 @@ STUDENT_FILES = (
     "schedules.py",
     "streams.py",
     "student.py",
+    "targets/distances.py",
+    "targets/encodings.py",
+    "targets/recording.py",
+    "targets/replay.py",
 )
-STUDENT = {1: "48560dc1486563269ca6282b93a6312e2c53c14d191e8d52814c78b1472eb2f1"}
+STUDENT = {1: "0cb68c5c8e5fd3778f17a543fb5cb7ac1fec2ff0f3e6af477c954f95abd7bc9d"}
 """By `ddbench.student.CODE_VERSION`: SHA-256 of the files above, whose change may change what a training gives."""
 EXPERT_FILES = (
     "augment/crops.py",
@@ -54,25 +59,25 @@ PRIOR_ENGINES = (
     "students.py",
     "windows.py",
 )
-PRIORS = {1: "10672ab6e91f74fc9fcf1cc8e3b708da3bfac55f41f5f926ff8e9de5ba3c14d8"}
+PRIORS = {1: "c0c0b8875704d3babd644af85fe6cebf72148ef324191a25bc0e3ba11954a8c9"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
 DYNAMICS = {1: "7f80bb2821abb19ad8ebe0446a6aabce54e0ba417d83ed3093053d220cb214bc"}
 """By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""
-BINS = {1: "fd45416dc98ce1f685352376d928bc70792a08a2e3cd125e8677e4bb3504e1d3"}
-"""By `bins.CODE_VERSION`: SHA-256 of bins.py and graph_cut.py, whose change may change what is in a bin of DQ."""
+BINS = {1: "4c1fafa8e6b0e1e2a403185c17ba156b03498d77109981966602d5fc146bc9b7"}
+"""By `bins.CODE_VERSION`: SHA-256 of bins.py, graph_cut.py and the core's projection.py, whose change may change what is in a bin of DQ."""
 ENCODER_FILES = ("clip.py", "projection.py")
-ENCODERS = {1: "2d8bfa92d51d66b1eb0a12761415a3901d194054436a208b816aa91a6a332d64"}
+ENCODERS = {1: "fe6ae118d2a667bdfa55d91bba6450e1a1125095d39f22cd2859838032d2df05"}
 """By `encoders.CODE_VERSION`: SHA-256 of encoders.py and the files above: what an encoder and its columns become."""
-WEAK_TEACHERS = {1: "8d3713a5d9506ed76b44c78474e6698c729bccae7fd228a6c3ac30f129759458"}
+WEAK_TEACHERS = {1: "b256152f6fe4111da30b89cb2d355f5c01a2ba0fc3f3186dee3c3a5fe3f44ade"}
 """By `weak_teachers.CODE_VERSION`: SHA-256 of weak_teachers.py, whose change may change what a snapshot is."""
-PROJECTORS = {1: "a0912ff1c6df2aea21cbcdc62e51e6884f0e137ec0222a418b28fffa7fb9ca83"}
+PROJECTORS = {1: "9653ecd40641a1d928d84138d93fd7ea3807426c393b48ced4215678f210e5a6"}
 """By `projector.CODE_VERSION`: SHA-256 of projector.py and ddbench/projection.py, whose change may change factors."""
 SOURCES = {
     student: (STUDENT, STUDENT_FILES, ()),
     experts: (EXPERTS, EXPERT_FILES, EXPERT_ENGINES),
     priors: (PRIORS, ("kept.py",), PRIOR_ENGINES),
     dynamics: (DYNAMICS, (), ("dynamics.py",)),
-    bins: (BINS, (), ("bins.py", "graph_cut.py")),
+    bins: (BINS, ("projection.py",), ("bins.py", "graph_cut.py")),
     encoders: (ENCODERS, ENCODER_FILES, ("encoders.py",)),
     weak_teachers: (WEAK_TEACHERS, (), ("weak_teachers.py",)),
     projector: (PROJECTORS, ("projection.py",), ("projector.py",)),

@@ -64,9 +64,9 @@ def test_a_method_without_a_recipe_is_left_out_with_a_line(toys):
     assert set(chosen.shown) >= {"random", "dm"}
 
 
-@pytest.mark.parametrize(("ipc", "taken"), [(1, 1), (2, 1), (5, 3), (40, 3)])
+@pytest.mark.parametrize(("ipc", "taken"), [(1, 1), (2, 1), (5, 5), (40, 9)])
 def test_a_method_takes_part_at_the_ipc_that_it_has_a_recipe_for(ipc, taken, toys):
-    """The toy has recipes for digits at IPC 1 and 3; the nearest one stands for it, and no other."""
+    """The toy has recipes for digits at IPC 1, 3, 5, 7 and 9; the nearest one stands for it, and no other."""
     chosen = choose(replace(TOY, ipc=ipc, line_ipcs=(ipc,)), Setting(), ["random", "toy"])
     assert [job.resolved().budget.ipc for job in chosen.shown.values()] == [ipc, taken]
     assert not chosen.more and not chosen.left_out

@@ -429,11 +429,18 @@ def test_fields_that_make_no_sense_are_refused(changes, line):
         hyper_of(**changes)
 
 
-def test_nothing_to_fit_is_an_error():
-    with pytest.raises(UsageError, match="nothing would be fitted"):
-        distilled(rank_conv=0, rank_columns=0)
+def test_nothing_to_fit_is_an_error_before_weak_teachers_are_trained():
+    with pytest.raises(ValidationError, match="nothing would be fitted"):
+        hyper_of(rank_conv=0, rank_columns=0)
     with pytest.raises(UsageError, match="no convolutions to adapt"):
-        distilled(stand_in_network="mlp")
+        distilled(stand_in_network="mlp", **NEVER_WEAK)
+
+
+def test_a_model_beyond_the_limit_is_refused_unmade(monkeypatch):
+    monkeypatch.setattr(clip, "MAX_BYTES", 2**20)
+    clip.load_clip.cache_clear()
+    with pytest.raises(UsageError, match=r"open_clip model 'RN50' takes 0\.4 GiB"):
+        clip.load_clip("RN50", None, 0)
 
 
 # the fit
@@ -615,7 +622,7 @@ def test_an_update_brings_tiles_nearer_to_their_patches_features():
 
     plain = patch_images(task, space, classify, PatchFields(factor=2, pool=20), note)
     new = patch_images(
-        task, space, classify, PatchFields(factor=2, pool=20), Updater(task, fields, encoder.module, space)
+        task, space, classify, PatchFields(factor=2, pool=20), Updater(task, fields, encoder.module, space, 1)
     )
     for images in (plain, new):
         wanted = torch.cat([seen[label] for label in range(10)])

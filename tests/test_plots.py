@@ -8,9 +8,11 @@ import pytest
 import torch
 from matplotlib.text import Text
 from PIL import Image
+from typer.testing import CliRunner
 
 from ddbench.canonical import digest
 from ddbench.cells import cells
+from ddbench.cli.app import app
 from ddbench.errors import UsageError
 from ddbench.pictures import picture_grid
 from ddbench.plots import (
@@ -22,6 +24,7 @@ from ddbench.plots import (
     save,
 )
 from ddbench.records import Record
+from ddbench.store import RecordStore
 
 PLACE = ("digits", "hard-v1", "convnet-d2")
 
@@ -174,6 +177,14 @@ def test_label_bytes_are_drawn_where_labels_are_packed(packed_frame, frame, tmp_
     assert not any("label-bytes" in path.name for path in plot_all(online, tmp_path / "online", [".svg"]))
     with pytest.raises(UsageError, match="no bytes of labels"):
         accuracy_against_label_bytes(frame, *PLACE)
+
+
+def test_the_command_draws_label_bytes(tmp_path):
+    store, out = RecordStore(tmp_path / "records"), tmp_path / "labels.svg"
+    for size, top1 in SIZES.items():
+        store.add(labelled("sre2l", "fp16", {"targets": size}, top1))
+    done = CliRunner().invoke(app, ["plot", "--kind", "label-bytes", "--results", str(store.root), "--out", str(out)])
+    assert done.exit_code == 0 and out.read_text().startswith("<?xml")
 
 
 def test_many_methods_get_a_page_and_no_bands():

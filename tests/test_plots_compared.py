@@ -335,7 +335,7 @@ def test_the_command_draws_each_kind(store, tmp_path, kind):
     assert result.exit_code == 0, result.stderr
     with Image.open(out) as image:
         assert min(image.size) > 200
-    assert WORDS.keys() | {"images"} == KINDS.keys()
+    assert WORDS.keys() | {"images", "label-bytes"} == KINDS.keys()
 
 
 def test_the_help_says_which_question_each_answers():

@@ -106,3 +106,9 @@ def committee(
     if sub_batch is not None:
         params["sub_batch"] = sub_batch
     return Targets("teachers", params)
+
+
+def own_targets(synset: SynSet) -> Targets:
+    """The set's targets, which its kind has been asked about."""
+    assert synset.targets is not None
+    return synset.targets

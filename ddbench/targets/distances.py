@@ -16,7 +16,7 @@ from ddbench.losses import Answer, distances
 from ddbench.streams import Batch, Labeller, Stream
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, Targets
-from ddbench.targets import Binding, TargetKind
+from ddbench.targets import Binding, TargetKind, own_targets
 from ddbench.targets.encodings import Shapes
 from ddbench.targets.recording import (
     Form,
@@ -24,7 +24,6 @@ from ddbench.targets.recording import (
     check_makers,
     check_stream,
     entries_of,
-    own_targets,
     record,
     stored_bytes,
     stream_of,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddbench.errors import UsageError
+from ddbench.synset import Targets
 
 LEVELS = 127  # int8 values on either side of 0
 Tensors = dict[str, Tensor]
@@ -151,3 +152,10 @@ def encoding_of(name: str, kept: int | None, classes: int) -> Encoding:
     if type(kept) is not int or not 1 <= kept < classes:
         raise UsageError(f"stored logits: k must be 1 to {classes - 1}, fewer than the classes, not {kept!r}")
     return TopK(kept)
+
+
+def stored_encoding(targets: Targets, classes: int) -> Encoding:
+    """How the logits of targets with an encoding are written; UsageError if that is unknown, or k is out of range."""
+    values = targets.tensors.get("values")
+    kept = values.shape[-1] if values is not None and values.ndim else None
+    return encoding_of(targets.params["encoding"], kept, classes)

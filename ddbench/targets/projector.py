@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ddbench import clip
-from ddbench.canonical import digest
+from ddbench.canonical import digest, is_digest
 from ddbench.errors import UsageError
 from ddbench.projection import COLUMNS, Encoder, Form, Projector, check_factors, named_encoder, text_columns
 from ddbench.space import transform_for
 from ddbench.streams import Batch, Labeller
 from ddbench.synset import SynSet, Targets
-from ddbench.targets import Binding, TargetKind
+from ddbench.targets import Binding, TargetKind, own_targets
 from ddbench.teachers import Teacher
 
 PARAMS = {"encoder", "columns", "conv", "scale", "normalised"}
@@ -61,7 +61,7 @@ class Projected(TargetKind):
 
     def check(self, synset: SynSet) -> None:
         """See the base class; whether factors fit the encoder is seen when it is there (`bind`)."""
-        targets = _own(synset)
+        targets = own_targets(synset)
         check_params(targets.params)
         _check_tensors(targets, len(synset.class_names))
 
@@ -81,11 +81,12 @@ class Projected(TargetKind):
         return label
 
     def bytes(self, synset: SynSet) -> dict[str, int]:
-        """Factors, and columns where they are stored; the encoder is external (CLIP: both its towers)."""
-        encoder = named_encoder(_own(synset).params["encoder"])
+        """Factors, and columns where they are stored; the encoder is external, and what makes columns of texts."""
+        targets = own_targets(synset)
+        encoder = named_encoder(targets.params["encoder"])
         return {
-            "targets": sum(tensor.nbytes for tensor in _own(synset).tensors.values()),
-            "external": encoder.stored,
+            "targets": sum(tensor.nbytes for tensor in targets.tensors.values()),
+            "external": encoder.stored + (0 if targets.params["columns"] is None else encoder.texts),
         }
 
     def teachers(self, synset: SynSet) -> list[Teacher]:
@@ -99,7 +100,7 @@ def projector_of(synset: SynSet, recall: Callable[[str], Teacher | None] | None 
     Raises:
         UsageError: the encoder cannot be had, reads other channels, or has parts of other shapes.
     """
-    targets = _own(synset)
+    targets = own_targets(synset)
     encoder = named_encoder(targets.params["encoder"], recall)
     if encoder.channels != synset.channels:
         raise UsageError(f"encoder {encoder.name} reads {encoder.channels} channels, the set has {synset.channels}")
@@ -162,30 +163,26 @@ def _check_encoder(encoder: Any) -> None:
             "projector targets: encoder must be a teacher with its hash, or an open_clip model with its tag"
         )
     if kind == "teacher":
-        if not _is_hash(encoder["hash"]) or "seed" in encoder:
+        if not is_digest(encoder["hash"]) or "seed" in encoder:
             raise UsageError(f"projector targets: {encoder['hash']!r:.80} is not a teacher's hash")
         return
     tag, drawn = encoder["tag"], "seed" in encoder
     if not isinstance(encoder["model"], str) or not (tag is None or isinstance(tag, str)):
         raise UsageError("projector targets: model and tag of an open_clip encoder must be texts")
-    if (tag is None) != drawn or (drawn and type(encoder["seed"]) is not int) or not _is_hash(encoder["weights"]):
+    if (tag is None) != drawn or (drawn and type(encoder["seed"]) is not int) or not is_digest(encoder["weights"]):
         raise UsageError("projector targets: an open_clip encoder needs the digest of its weights, and a tag or a seed")
 
 
 def _check_columns(columns: Any, kind: str) -> None:
     if columns is None:
         return
-    if not isinstance(columns, dict) or set(columns) != {"prompt", "texts"} or not _is_hash(columns["texts"]):
+    if not isinstance(columns, dict) or set(columns) != {"prompt", "texts"} or not is_digest(columns["texts"]):
         raise UsageError("projector targets: columns must be null, or a prompt and the digest of its texts")
     if not isinstance(columns["prompt"], str) or len(columns["prompt"]) > LONGEST_PROMPT:
         raise UsageError(f"projector targets: the prompt must be a text of at most {LONGEST_PROMPT} characters")
     clip.require_template(columns["prompt"])
     if kind != "open_clip":
         raise UsageError("projector targets: only an open_clip encoder makes columns of texts")
-
-
-def _is_hash(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 
 def _check_tensors(targets: Targets, classes: int) -> None:
@@ -205,11 +202,6 @@ def _check_tensors(targets: Targets, classes: int) -> None:
             raise UsageError(f"projector targets: the factors of {part} have different ranks")
         if name in (STORED, f"{COLUMNS}.b") and tensor.shape[1] != classes:
             raise UsageError(f"projector targets: {name} must have a column for each of {classes} classes")
-
-
-def _own(synset: SynSet) -> Targets:
-    assert synset.targets is not None
-    return synset.targets
 
 
 PROJECTOR = Projected()

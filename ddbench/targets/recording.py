@@ -17,7 +17,7 @@ from ddbench.data import Dataset
 from ddbench.errors import JobFailed, UsageError
 from ddbench.streams import Batch, Batches, Stream
 from ddbench.synset import SynSet, Targets
-from ddbench.targets import Binding
+from ddbench.targets import Binding, own_targets
 from ddbench.targets.encodings import Shapes, Tensors
 from ddbench.targets.teachers import TEACHERS, check_params
 from ddbench.teachers import Teacher
@@ -222,9 +222,3 @@ def stream_of(synset: SynSet) -> Stream:
 def stored_bytes(synset: SynSet) -> dict[str, int]:
     """Size of the entries and of the numbers of their steps, as `TargetKind.bytes` gives it."""
     return {"targets": sum(tensor.nbytes for tensor in own_targets(synset).tensors.values())}
-
-
-def own_targets(synset: SynSet) -> Targets:
-    """The set's targets, which its kind has been asked about."""
-    assert synset.targets is not None
-    return synset.targets

@@ -16,8 +16,8 @@ from ddbench.data import Dataset
 from ddbench.streams import Batch, Labeller, Stream
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, Targets
-from ddbench.targets import Binding, TargetKind
-from ddbench.targets.encodings import Encoding, encoding_of
+from ddbench.targets import Binding, TargetKind, own_targets
+from ddbench.targets.encodings import encoding_of, stored_encoding
 from ddbench.targets.recording import (
     Draw,
     Form,
@@ -27,7 +27,6 @@ from ddbench.targets.recording import (
     check_stream,
     entries_of,
     filled,
-    own_targets,
     record,
     stored_bytes,
     stream_of,
@@ -152,13 +151,6 @@ def _form(encoding: str, topk: int | None, classes: int) -> Form:
 
     cheaper = "keep fewer steps, store int8 or topk, or let the teachers label online"
     return Form("replay", lambda rows: how.shapes(rows, classes), write, cheaper)
-
-
-def stored_encoding(targets: Targets, classes: int) -> Encoding:
-    """How the logits of targets of this kind are written; UsageError if that is unknown, or k is out of range."""
-    values = targets.tensors.get("values")
-    kept = values.shape[-1] if values is not None and values.ndim else None
-    return encoding_of(targets.params["encoding"], kept, classes)
 
 
 REPLAY = Replay()

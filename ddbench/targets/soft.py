@@ -5,8 +5,8 @@ import torch
 from ddbench.errors import UsageError
 from ddbench.streams import Batch, Labeller
 from ddbench.synset import SynSet, Targets
-from ddbench.targets import Binding, TargetKind
-from ddbench.targets.encodings import Encoding, encoding_of
+from ddbench.targets import Binding, TargetKind, own_targets
+from ddbench.targets.encodings import encoding_of, stored_encoding
 from ddbench.views import drawn, training_count
 
 FORMS = ("logits", "probabilities")
@@ -24,7 +24,7 @@ class Soft(TargetKind):
 
     def check(self, synset: SynSet) -> None:
         """See the base class."""
-        targets = _own(synset)
+        targets = own_targets(synset)
         if set(targets.params) - {"mixed", "encoding"} != {"form"} or targets.params["form"] not in FORMS:
             raise UsageError(f"soft targets: params must be form = logits or probabilities, not {targets.params}")
         if targets.params.get("mixed", FORMS[1]) not in FORMS:
@@ -41,7 +41,7 @@ class Soft(TargetKind):
 
     def bind(self, binding: Binding) -> Labeller:
         """The rows of a batch as logits; of a mixed batch, the logarithm of the mixed probabilities, or mixed logits."""
-        targets = _own(binding.synset)
+        targets = own_targets(binding.synset)
         labels = labels_of(targets, len(binding.synset.class_names)).to(binding.device)
         logits = labels.clamp_min(1e-12).log() if targets.params["form"] == "probabilities" else labels
         by_logits = targets.params.get("mixed") == "logits"
@@ -59,14 +59,14 @@ class Soft(TargetKind):
 
     def bytes(self, synset: SynSet) -> dict[str, int]:
         """See the base class."""
-        return {"targets": sum(tensor.nbytes for tensor in _own(synset).tensors.values())}
+        return {"targets": sum(tensor.nbytes for tensor in own_targets(synset).tensors.values())}
 
 
 def labels_of(targets: Targets, classes: int) -> torch.Tensor:
     """The labels float32 [N, K] of targets of this kind, in their form, decoded."""
     if "encoding" not in targets.params:
         return targets.tensors["labels"].float()
-    return packed_encoding(targets, classes).read(targets.tensors, classes)
+    return stored_encoding(targets, classes).read(targets.tensors, classes)
 
 
 def packed(targets: Targets, encoding: str, topk: int | None, classes: int) -> Targets:
@@ -90,13 +90,6 @@ def packed(targets: Targets, encoding: str, topk: int | None, classes: int) -> T
     return Targets("soft", params, tensors)
 
 
-def packed_encoding(targets: Targets, classes: int) -> Encoding:
-    """How encoded targets of this kind are written; UsageError if that is unknown, or k is out of range."""
-    values = targets.tensors.get("values")
-    kept = values.shape[-1] if values is not None and values.ndim else None
-    return encoding_of(targets.params["encoding"], kept, classes)
-
-
 def _check_plain(synset: SynSet, targets: Targets) -> None:
     if set(targets.tensors) != {"labels"}:
         raise UsageError("soft targets hold one tensor, labels")
@@ -113,7 +106,7 @@ def _check_packed(synset: SynSet, targets: Targets) -> None:
     if targets.params["encoding"] not in PACKED or targets.params["form"] != "logits":
         raise UsageError(f"soft targets: logits may have an encoding, {' or '.join(PACKED)}, not {targets.params}")
     classes = len(synset.class_names)
-    how = packed_encoding(targets, classes)
+    how = stored_encoding(targets, classes)
     shapes = how.shapes(training_count(synset), classes)
     if set(targets.tensors) != set(shapes):
         raise UsageError(f"soft targets hold {sorted(shapes)}, not {sorted(targets.tensors)}")
@@ -124,11 +117,6 @@ def _check_packed(synset: SynSet, targets: Targets) -> None:
                 f"soft targets: {name} must be {dtype} {list(shape)}, not {tensor.dtype} {list(tensor.shape)}"
             )
     how.check(targets.tensors, classes)
-
-
-def _own(synset: SynSet) -> Targets:
-    assert synset.targets is not None
-    return synset.targets
 
 
 SOFT = Soft()

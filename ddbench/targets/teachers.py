@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddbench.canonical import is_digest
 from ddbench.errors import UsageError
 from ddbench.grouped import group_batch_norms
 from ddbench.randomness import forked
@@ -90,7 +91,7 @@ def _well_formed(entry: Any) -> bool:
     if not isinstance(entry, dict) or set(entry) != {"hash", "weight"}:
         return False
     weight = entry["weight"]
-    return isinstance(entry["hash"], str) and len(entry["hash"]) == 64 and isinstance(weight, float) and weight > 0
+    return is_digest(entry["hash"]) and isinstance(weight, float) and weight > 0
 
 
 def _natural(value: Any) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ddbench import clip, networks
 from ddbench.canonical import digest
 from ddbench.errors import UsageError
+from ddbench.networks.parts import Network
 from ddbench.projection import Encoder, clip_encoder, teacher_encoder, text_columns
 from ddbench.randomness import rng, seed_of
 from ddbench.space import Space
@@ -31,7 +32,7 @@ CODE_VERSION = (
     1  # raise when a change here, in clip.py or projection.py changes encoders or columns; a test pins the source
 )
 STAND_IN, OPEN_CLIP, TEACHER = "stand-in", "open_clip:", "teacher:"
-_VALUES = 64 * 3 * 224 * 224  # of images in one forward
+AT_ONCE = 64 * 3 * 224 * 224  # values of images in one forward
 
 
 class EncoderFields(SqueezeFields):
@@ -101,12 +102,17 @@ def start_of(task: Task, fields: EncoderFields) -> Start:
 def require_encoder(task: Task, fields: EncoderFields) -> None:
     """UsageError for what would fail after a training, asked before: names and what the library lists."""
     name = fields.encoder
+    sided = name.startswith(("timm:", "torchvision:")) and not fields.encoder_drawn
+    if fields.encoder_side is not None and not sided:
+        raise UsageError("encoder_side is for a timm: or torchvision: encoder with the library's weights")
     if name.startswith(OPEN_CLIP):
         clip.require_model(*_clip_name(name))
         clip.words_of(task.dataset.class_names)
     elif name == STAND_IN:
         stand_in_classes(task, fields.stand_in_share)
-        networks.canonical(fields.stand_in_network or task.network, side=task.dataset.side)
+        own = networks.canonical(fields.stand_in_network or task.network, side=task.dataset.side)
+        if not isinstance(task.create_stage_network("stand-in", name=own), Network):
+            raise UsageError(f"network {own!r} has no embedding: choose one that ends in one linear layer")
     elif not name.startswith(TEACHER):
         networks.canonical(name, side=task.dataset.side)
 
@@ -243,7 +249,7 @@ def class_means(task: Task, encoder: Encoder) -> Tensor:
 def _class_means(task: Task, encoder: Encoder) -> Tensor:
     body = deepcopy(encoder.module).to(task.device)
     total = torch.zeros(len(task.dataset.class_names), encoder.width, dtype=torch.float64, device=task.device)
-    size = max(1, _VALUES // (encoder.channels * encoder.side**2))
+    size = max(1, AT_ONCE // (encoder.channels * encoder.side**2))
     parts = torch.arange(len(task.dataset.labels)).split(size)
     for number in task.loop(0, len(parts), "averaging features"):
         features = body(encoder.read(task.read(encoder.space, parts[number])))

@@ -16,9 +16,8 @@ from ddbench.space import Space
 from ddbench.task import Task
 
 from .codecs import pixel_bounds
+from .encoders import AT_ONCE
 from .patches import PatchFields
-
-_VALUES = 64 * 3 * 224 * 224  # of patches that are updated together
 
 
 class UpdateFields(PatchFields):
@@ -82,9 +81,9 @@ def updated(
 class Updater:
     """Updates the tiles of one class after another for a task; goes on where a checkpoint was left."""
 
-    def __init__(self, task: Task, fields: UpdateFields, embed: nn.Module, space: Space) -> None:
-        """`embed` maps images of `space` to features, on the task's device."""
-        self.task, self.fields, self.embed = task, fields, embed
+    def __init__(self, task: Task, fields: UpdateFields, embed: nn.Module, space: Space, values: int) -> None:
+        """`embed` maps images of `space` to features, on the task's device; it sees each as so many `values`."""
+        self.task, self.fields, self.embed, self.values = task, fields, embed, values
         black, white = pixel_bounds(space, task.dataset.channels)
         self.bounds = black.to(task.device), white.to(task.device)
         state: Any = task.resume()
@@ -95,7 +94,7 @@ class Updater:
         if label < len(self.done):
             return self.done[label]
         factor = self.fields.factor
-        tiles, at_once = cut_tiles(images, factor), max(1, _VALUES // patches[0].numel())
+        tiles, at_once = cut_tiles(images, factor), max(1, AT_ONCE // max(self.values, patches[0].numel()))
         parts = list(zip(tiles.split(at_once), patches.split(at_once), strict=True))
         how = {"steps": self.fields.update_steps, "lr": self.fields.update_lr}
         found = [

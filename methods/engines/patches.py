@@ -107,6 +107,12 @@ def require_patches(task: Task, fields: PatchFields) -> None:
             )
 
 
+def require_shuffle(task: Task, shuffle: int) -> None:
+    """UsageError where images do not fall into shuffle x shuffle tiles, which students see in any order."""
+    if task.dataset.side % shuffle:
+        raise UsageError(f"shuffle {shuffle} does not divide images of {task.dataset.side} px into whole tiles")
+
+
 def shuffled_pools(task: Task, fields: PatchFields) -> Iterator[Tensor]:
     """The places of each class's images that are looked at, in random order."""
     for label, pool in enumerate(task.class_indices()):

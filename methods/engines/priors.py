@@ -7,6 +7,7 @@ from torch import Tensor
 from ddbench.stages import Stage
 from ddbench.student import CODE_VERSION as STUDENT_CODE
 from ddbench.student import predict, train
+from ddbench.targets import targets_of
 from ddbench.task import Held, Task
 from ddbench.teachers import Teacher
 
@@ -53,11 +54,13 @@ def _measure(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, ip
         student = task.create_network("prior", teacher.network)
         shown, labels = task.training_images(synset)
         recipe, labeller = hyper.student_of(task), task.labeller(synset)
+        stream = targets_of(synset)[0].stream(synset)
 
         def loop(start: int, total: int) -> Iterator[int]:
             return task.loop(start, total, f"measuring the prior of {teacher.network}")
 
-        train(student, shown, labels, recipe, seed=task.stage_seed, labeller=labeller, loop=loop, checkpoint=training)
+        how = {"labeller": labeller, "stream": stream, "loop": loop, "checkpoint": training}
+        train(student, shown, labels, recipe, seed=task.stage_seed, **how)  # type: ignore[arg-type]
     training.clear()
     logits = predict(student, held.images(space_of(only)))
     return float((logits.argmax(1) == held.labels).float().mean())

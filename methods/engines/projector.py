@@ -10,10 +10,10 @@ networks could not be read by hash.
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -42,6 +42,7 @@ from ddbench.synset import Targets
 from ddbench.task import Task
 
 from .codecs import pixel_bounds
+from .encoders import CODE_VERSION as ENCODERS_CODE
 from .encoders import Start
 from .students import cosine
 
@@ -64,6 +65,17 @@ class FitFields(Hyper):
     fit_batch: int = Field(128, ge=1, description="images in a step")
     fit_crop: Literal["resized", "pad", "none"] = Field("resized", description="random resized crop, or of padding")
     fit_mix: Literal["cutmix", "mixup", "none"] = Field("none", description="of every batch")
+
+    @model_validator(mode="after")
+    def _something_to_fit(self) -> Self:
+        if not self.rank_conv and not self.rank_columns:
+            raise ValueError("rank_conv and rank_columns are both 0: nothing would be fitted")
+        return self
+
+    def require_parts(self, encoder: Encoder) -> None:
+        """UsageError where an encoder has none of the parts that are to be adapted; asked before teachers are trained."""
+        if self.rank_conv and not convolutions(encoder.module):
+            raise UsageError(f"encoder {encoder.name} has no convolutions to adapt: set rank_conv to 0")
 
     def form(self) -> Form:
         """How factors and features become logits."""
@@ -164,15 +176,10 @@ def fitted(task: Task, fields: FitFields, start: Start, labels: Labeller, labell
         labelled_by: plain data that says what `labels` are, for the key.
 
     Raises:
-        UsageError: there is nothing to adapt.
         JobFailed: the fit diverged.
     """
     encoder, form, space = start.encoder, fields.form(), task.space("normalised")
-    if fields.rank_conv and not convolutions(encoder.module):
-        raise UsageError(f"encoder {encoder.name} has no convolutions to adapt: set rank_conv to 0")
     factors = first_factors(encoder, len(task.dataset.class_names), fields, task.stage_seed)
-    if not factors:
-        raise UsageError("rank_conv and rank_columns are both 0: nothing would be fitted")
     recipe = fields.fit_recipe(task, encoder.name)
     key = {
         "recipe": recipe.model_dump(mode="json"),
@@ -182,7 +189,7 @@ def fitted(task: Task, fields: FitFields, start: Start, labels: Labeller, labell
         "ranks": [fields.rank_conv, fields.rank_columns],
         "labels": labelled_by,
         "space": space.to_json(),
-        "code": [CODE_VERSION, STUDENT_CODE],
+        "code": [CODE_VERSION, ENCODERS_CODE, STUDENT_CODE],
     }
     stage = task.open_stage("projector", key)
 

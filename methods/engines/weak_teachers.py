@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ddbench.canonical import digest
+from ddbench.errors import JobFailed
 from ddbench.networks import canonical
 from ddbench.randomness import rng, seed_of
 from ddbench.stages import Stage
@@ -138,8 +139,10 @@ class _Trajectory:
         checkpoint.clear()
 
     def _keep(self, epoch: int, space: Any) -> None:
-        key = digest([self.stage.key, epoch])
-        teacher = self.task.teacher(self.name, space, key, self.network.state_dict())
+        key, state = digest([self.stage.key, epoch]), self.network.state_dict()
+        if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+            raise JobFailed(f"diverged: a weak teacher's weights are not finite after epoch {epoch}; lower teacher_lr")
+        teacher = self.task.teacher(self.name, space, key, state)
         self.stage.save(_entry(epoch), {}, {"teacher": self.task.keep_teacher(teacher)})
 
 
