@@ -398,6 +398,13 @@ def test_priors_are_measured_on_a_holdout_once_and_without_the_test_split():
     assert len(folders) == 2 and all(folder.glob("*.safetensors") for folder in folders)
 
 
+def test_priors_are_measured_with_the_label_batches_that_a_budget_keeps():
+    """A student of a prior sees those batches alone: of any other there are no labels."""
+    few = {"labels": "replay", "label_ratio": 4.0, "student_epochs": 8, "prior_ipc": 1}
+    for keep in ("first", "random"):
+        distil("cvdd", a_task(ipc=2), **{**MEASURED, **few, "label_keep": keep})
+
+
 def test_a_prior_is_the_accuracy_of_a_student_of_one_member_alone():
     """Written out, with the stage seed, 0: images of the member, its labels, a student of the distillation network."""
     synset, hyper = distil("cvdd", a_task(ipc=3), **MEASURED, prior_ipc=2), hyper_of("cvdd", **MEASURED)

@@ -395,6 +395,7 @@ NEVER = {"teacher_epochs": 1_000_000, "stand_in_epochs": 1_000_000}  # trainings
         ({"encoder": "open_clip:coca_roberta-ViT-B-32"}, "another library's model"),
         ({"encoder": "convnet-d9"}, "unknown network"),
         ({"encoder": "teacher:" + "0" * 64}, "is not in the cache"),
+        ({"encoder_side": 32}, "encoder_side is for"),
         ({"encoder": "torchvision:resnet18"}, "are for 3 channels"),
         ({"shuffle": 3}, "shuffle 3 does not divide"),
         ({"factor": 3}, "factor 3 does not divide"),

@@ -84,6 +84,7 @@ def test_labels_are_counted_apart_and_say_their_form():
     assert label_bytes({"images": 100}) is None
     assert label_form(record(), {"external": 2}) == "online" and label_form(record(), {}) is None
     assert label_form(record(), {"targets": 2}) == "stored"
+    assert label_form(record(), {"targets": 2, "external": 3}) == "online"  # a projector: its factors, and the encoder
     for packing, wanted in (
         ({"encoding": "int8", "topk": None, "keep": "first", "draw": "uniform"}, "int8"),
         ({"encoding": "topk", "topk": 3, "keep": "random", "draw": "cycle"}, "topk3 random cycle"),

@@ -118,6 +118,7 @@ def test_soft_labels_of_a_mixed_batch_can_be_mixed_logits(form):
         (Targets("teachers", {"teachers": [{"hash": "0" * 64}]}, {}), "weight"),
         (Targets("teachers", {"teachers": [{"hash": "0" * 63, "weight": 1.0}]}, {}), "hash"),
         (Targets("teachers", {"teachers": [{"hash": "0" * 64, "weight": -1.0}]}, {}), "weight"),
+        (Targets("teachers", {"teachers": [{"hash": "../sets/".ljust(64, "a"), "weight": 1.0}]}, {}), "is not a hash"),
         (Targets("teachers", {"teachers": [{"hash": "0" * 64, "weight": 1.0}]}, {"x": LABELS}), "tensors"),
         (named(bn="train"), "bn must be"),
         (named(bn="batch", sub_batch=0), "sub_batch"),
