@@ -121,7 +121,7 @@ def show_record(path: Path, *, as_json: bool) -> None:
     print("Again:")
     for command in commands:
         print(f"  {command}")
-    for note in _needed(record):
+    for note in needed(record):
         print(f"  ({note})")
 
 
@@ -184,7 +184,7 @@ def _snapshot_words(runs: "Sequence[Run]") -> list[str]:
     return ["--snapshots", f"{shares}," if "," not in shares else shares] if shares else []
 
 
-def _needed(record: "Record") -> Iterator[str]:
+def needed(record: "Record") -> Iterator[str]:
     """What the commands name that whoever repeats them has to have."""
     if record.imported:
         yield f"the file is the imported set of hash {record.imported}"
