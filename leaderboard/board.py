@@ -4,7 +4,6 @@ Numbers are those of `ddbench.cells` and `ddbench.comparisons`, fractions, bytes
 Cells of one data set, protocol, version, student and budget share a place and are ranked there; versions never mix.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +26,7 @@ from ddbench.tables import row_labels
 from .entries import RANKED, STANDINGS, Entry
 
 SHIPPED = "shipped"  # the family of protocols whose figures a paper's own post-evaluation may be held beside
-PAPERS = "as published: "  # before a reported row's protocol, so that none is taken for a protocol of the suite
+PAPERS = "paper: "  # before a reported row's protocol, so that none is taken for a protocol of the suite
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Row:
         standing: see `STANDINGS`.
         method, dataset, budget, protocol, student: what it is; the budget in words, "ipc 10".
         what: what else tells it apart from other rows of its place.
-        order: sorts rows: standing, then place, then rank.
+        order: sorts rows: records before papers, then place, then accuracy.
         status, reason: "ok", or why there is no accuracy.
         top1, low, high: mean and ends of the 95 % interval, fractions; None where there is none.
         std: of a reported figure, the paper's own deviation.
@@ -144,7 +143,7 @@ def _row(
         standing=cell["standing"],
         **{name: str(cell[name]) for name in ("method", "dataset", "budget", "protocol", "student", "status")},
         what=cell["label"].removeprefix(cell["method"]).strip().removeprefix("(").removesuffix(")"),
-        order=(0, *place, first or math.inf, -(numbers["top1"] or 0), cell["label"], cell["group"]),
+        order=(0, *place, -(numbers["top1"] or 0), cell["label"], cell["group"]),
         reason=cell["reason"],
         reduced=bool(cell["reduced"]),
         low=_known(cell["ci_low"]),
@@ -174,8 +173,8 @@ def _reported(figure: Figure) -> Row:
         budget=budget,
         protocol=protocol,
         student=figure.network,
-        what=f"{figure.paper}" if figure.protocol != OWN else "",
-        order=(1, *place, math.inf, -figure.top1, figure.method, figure.paper, figure.read_in),
+        what="" if figure.protocol == OWN else figure.paper,
+        order=(1, *place, -figure.top1, figure.method, figure.paper, figure.read_in),
         top1=figure.top1,
         std=figure.std,
         figures=(figure,),

@@ -4,7 +4,8 @@ import json
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+
+from markupsafe import Markup, escape
 
 from ddbench.canonical import digest
 from ddbench.cli.output import duration, size
@@ -84,14 +85,14 @@ def file_name(name: str) -> str:
     return plain if plain == name and not reserved else f"{plain or 'name'}_{digest(name)[:12]}"
 
 
-def web_link(address: str | None) -> str | None:
-    """The address if it is one of the web, http or https with a host; anything else is shown as text, never a link."""
-    try:
-        parts = urlsplit(address or "")
-    except ValueError:
-        return None
-    plain = parts.scheme in ("http", "https") and bool(parts.netloc) and not re.search(r"[\s\\\x00-\x1f]", address or "")
-    return address if plain else None
+def prose(text: str) -> Markup:
+    """A text of a docstring, escaped, with what stands between backticks as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts)
+    )
 
 
 def script_json(value: Any) -> str:

@@ -51,7 +51,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     names = (
-        "accuracy rank interval reported runs bytes_words seconds_words budget_words number web_link file_name".split()
+        "accuracy rank interval reported runs bytes_words seconds_words budget_words number file_name prose".split()
     )
     made.filters |= {name: getattr(forms, name) for name in names}
     made.globals |= {"whisker": whisker, "standings": STANDINGS, "width": WIDTH, "height": HEIGHT, "left": LEFT}

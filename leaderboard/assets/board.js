@@ -3,7 +3,7 @@
 (function () {
   const table = document.querySelector("table.board");
   if (!table) return;
-  const FIRST = 200; // rows that are drawn before somebody asks for all
+  const FIRST = 100; // rows that are drawn before somebody asks for all
   const FIELDS = ["dataset", "budget", "protocol", "student", "standing"];
   const body = table.tBodies[0];
   const form = document.getElementById("filters");

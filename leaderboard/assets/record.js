@@ -143,7 +143,10 @@
     if (Object.keys(data.about).length) {
       section("Submission", facts(Object.entries(data.about).map(([k, v]) => [k, link(v)])));
     }
-    section("Recipe", code([JSON.stringify(r.recipe, null, 2)]));
+    const { hyper, ...about } = r.recipe;
+    const isPlain = hyper && typeof hyper === "object" && !Array.isArray(hyper);
+    section("Recipe", facts(Object.entries(isPlain ? about : r.recipe).map(([k, v]) => [k.replaceAll("_", " "), plain(v)])),
+      ...(isPlain ? [make("h3", "Hyper-parameters"), facts(Object.entries(hyper).map(([k, v]) => [k, plain(v)]))] : []));
     section("Sets", ...sets(r));
     const teachers = Object.entries(r.teachers);
     if (teachers.length) section("Teachers", table("Teachers that labelled", [["Hash"], ["Network"], ["Test accuracy, %", "num"], ["Reference"], ["Recipe"]],
