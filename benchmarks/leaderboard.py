@@ -13,11 +13,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from ddbench.files import write_atomic
 from ddbench.leaderboard.build import build
 from ddbench.leaderboard.entries import read
-from ddbench.store import RecordStore
 from tables import generated
+
+from ddbench.files import write_atomic
+from ddbench.store import RecordStore
 
 CHOOSE = """async () => {
   const form = document.getElementById("filters"), times = [];

@@ -17,8 +17,8 @@ from ddbench.data import dataset_names, describe
 from ddbench.errors import UsageError
 from ddbench.method import find_method
 from ddbench.networks import canonical
-from ddbench.records import Record
 from ddbench.recipes import entries_for, published
+from ddbench.records import Record
 from ddbench.reported import OWN, Figure, Paper, figures_of
 from ddbench.store import budget_label
 from ddbench.tables import row_labels
@@ -125,7 +125,7 @@ def _ranks(frame: pd.DataFrame) -> dict[str, tuple[int, int, int]]:
     """First and last rank and how many are ranked, by cell; a cell alone in its place is the first of one."""
     ranked = frame[frame["standing"].isin(RANKED) & (frame["status"] == "ok")]
     sizes = ranked.groupby(list(COMPARED))["group"].transform("size")
-    alone = {group: (1, 1, 1) for group in ranked.loc[sizes == 1, "group"]} if len(ranked) else {}
+    alone = dict.fromkeys(ranked.loc[sizes == 1, "group"], (1, 1, 1)) if len(ranked) else {}
     if not len(ranked) or not (sizes > 1).any():
         return alone
     table = compared(ranked, "ranks")

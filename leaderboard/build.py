@@ -47,7 +47,7 @@ def build(
     where two digests of one version of a protocol meet.
     """
     _check_out(out)
-    every = united(entries)
+    every = sorted(united(entries), key=lambda entry: entry.id)  # so that the order of files decides nothing
     known = papers() if reported is None else reported
     found = board_rows(every, known)
     drawn = draw_pictures(every, make_folder(out)) if pictures else []

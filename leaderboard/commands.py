@@ -28,9 +28,7 @@ Pictures = Annotated[
 
 @app.command(
     "build",
-    epilog=examples(
-        "ddbench leaderboard build", "ddbench leaderboard build --results ddbench-demo/records --out site"
-    ),
+    epilog=examples("ddbench leaderboard build", "ddbench leaderboard build --results ddbench-demo/records --out site"),
 )
 def build(
     results: o.ResultsToRead = None,
@@ -51,7 +49,9 @@ def serve(
     results: o.ResultsToRead = None,
     out: Out = Path("ddbench-site"),
     pictures: Pictures = True,
-    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port; 0 takes a free one.")
+    ] = 8000,
     quiet: o.Quiet = False,
 ) -> None:
     """Build the site and show it on this machine, until Ctrl-C."""

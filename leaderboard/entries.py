@@ -12,7 +12,7 @@ from ddbench.store import RecordStore, merge
 
 Standing = Literal["measured", "verified", "claimed"]
 STANDINGS: dict[str, str] = {
-    "measured": "run here, from a clean checkout",
+    "measured": "run here; the record has the commit, and whether the checkout was clean",
     "verified": "submitted, and the evaluation was run again here: the claim holds",
     "claimed": "submitted, and not run again yet: shown, but not ranked",
     "reported": "printed in a paper: not measured under a protocol of this suite, and not ranked",

@@ -50,9 +50,19 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = (
-        "accuracy rank interval reported runs bytes_words seconds_words budget_words number file_name prose".split()
-    )
+    names = [
+        "accuracy",
+        "rank",
+        "interval",
+        "reported",
+        "runs",
+        "bytes_words",
+        "seconds_words",
+        "budget_words",
+        "number",
+        "file_name",
+        "prose",
+    ]
     made.filters |= {name: getattr(forms, name) for name in names}
     made.globals |= {"whisker": whisker, "standings": STANDINGS, "width": WIDTH, "height": HEIGHT, "left": LEFT}
     return made

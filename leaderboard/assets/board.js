@@ -117,7 +117,7 @@
       draw();
     });
     more.addEventListener("click", () => { state.all = true; draw(); });
-    window.addEventListener("hashchange", () => { if (location.hash !== "#main") read(); });
+    window.addEventListener("hashchange", read);
     window.addEventListener("beforeprint", () => { state.all = true; draw(); });
     read();
   } else {

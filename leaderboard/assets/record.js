@@ -162,7 +162,6 @@
 
   function load() {
     const name = location.hash.slice(1);
-    if (name === "main") return;
     wanted = name;
     place.replaceChildren();
     title.textContent = "Record";

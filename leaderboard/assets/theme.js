@@ -23,5 +23,9 @@
     });
     system.addEventListener("change", show);
     show();
+    document.querySelector(".skip").addEventListener("click", (event) => {
+      event.preventDefault(); // the address bar holds filters, or a record's name
+      document.getElementById("main").focus();
+    });
   });
 })();
