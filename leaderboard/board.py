@@ -23,9 +23,11 @@ from ddbench.reported import OWN, Figure, Paper, figures_of
 from ddbench.store import budget_label
 from ddbench.tables import row_labels
 
-from .entries import RANKED, STANDINGS, Entry
+from .entries import RANKED, STANDINGS, Entry, Standing
 
 SHIPPED = "shipped"  # the family of protocols whose figures a paper's own post-evaluation may be held beside
+_TEXTS = ("method", "dataset", "budget", "protocol", "student", "status")
+_NUMBERS = ("top1", "bytes", "distill_seconds", "train_seconds")
 PAPERS = "paper: "  # before a reported row's protocol, so that none is taken for a protocol of the suite
 
 
@@ -106,11 +108,12 @@ def rows(entries: Sequence[Entry], papers: Mapping[str, Paper]) -> list[Row]:
 
 def _frame(entries: Sequence[Entry]) -> tuple[pd.DataFrame, dict[str, tuple[str, ...]]]:
     """The cells of every standing and protocol, with `standing` and `label`; and the entries behind each cell."""
-    parts: dict[tuple[str, str], list[Record]] = {}
+    parts: dict[tuple[Standing, str], list[Record]] = {}
     for entry in entries:
         parts.setdefault((entry.standing, protocol_label(entry.record)), []).append(entry.record)
     names = {(entry.standing, entry.record.key_hash()): entry.id for entry in entries}
-    frames, ids = [], {}
+    frames: list[pd.DataFrame] = []
+    ids: dict[str, tuple[str, ...]] = {}
     for (standing, _), records in sorted(parts.items()):
         found = cells(records)
         own = {group: f"{group}-{standing}" for group in found["group"]}
@@ -137,11 +140,11 @@ def _row(
     cell: Mapping[str, Any], records: tuple[str, ...], rank: tuple[int, int, int] | None, reported: "Reported"
 ) -> Row:
     first, last, ranked = rank or (None, None, None)
-    numbers = {name: _known(cell[name]) for name in ("top1", "bytes", "distill_seconds", "train_seconds")}
+    texts: dict[str, Any] = {name: str(cell[name]) for name in _TEXTS}
+    numbers: dict[str, Any] = {name: _known(cell[name]) for name in _NUMBERS}
     place = (cell["dataset"], cell["protocol"], cell["student"], *_size(cell["budget"]))
     return Row(
         standing=cell["standing"],
-        **{name: str(cell[name]) for name in ("method", "dataset", "budget", "protocol", "student", "status")},
         what=cell["label"].removeprefix(cell["method"]).strip().removeprefix("(").removesuffix(")"),
         order=(0, *place, -(numbers["top1"] or 0), cell["label"], cell["group"]),
         reason=cell["reason"],
@@ -158,6 +161,7 @@ def _row(
         figures=reported.beside(cell),
         records=records,
         cell=cell,
+        **texts,
         **numbers,
     )
 

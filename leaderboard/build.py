@@ -1,11 +1,9 @@
 """Building the site: a pure function of records, the reported figures, the installed methods and the cached sets."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.files import make_folder
@@ -98,8 +96,3 @@ def _write_all(out: Path, texts: Mapping[str, str], others: set[str]) -> None:
                 path.unlink()
     except OSError as error:
         raise CannotWrite(f"cannot write {out}: {error.strerror or error}") from error
-
-
-def addresses(page: str) -> list[Any]:
-    """The values of every href and src of a page, in order: what a link check reads."""
-    return re.findall(r'\b(?:href|src)="([^"]*)"', page)

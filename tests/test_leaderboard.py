@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 from ddbench.leaderboard import forms
 from ddbench.leaderboard.board import default_recipe, rows
-from ddbench.leaderboard.build import MARK, addresses, build
+from ddbench.leaderboard.build import MARK, build
 from ddbench.leaderboard.drawings import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart, whisker
 from ddbench.leaderboard.entries import Entry, _entry, read, united
 from ddbench.leaderboard.serving import server_for
@@ -130,6 +130,11 @@ def script(path):
     text = text_of(path)
     assert text.startswith("ddbenchRecord(") and text.endswith(");\n")
     return json.loads(text.removeprefix("ddbenchRecord(").removesuffix(");\n"))
+
+
+def addresses(page):
+    """The values of every href and src of a page, in order."""
+    return re.findall(r'\b(?:href|src)="([^"]*)"', page)
 
 
 def board(folder):
@@ -497,7 +502,7 @@ def test_links_are_whole_and_only_of_the_site_or_arxiv(tmp_path):
     folder = site(tmp_path, [*entries(toy()), Entry(nasty(), "claimed")])
     pages = {path: Page(text_of(path)) for path in folder.rglob("*.html")}
     assert len(pages) > 30
-    for path, page in pages.items():
+    for path in pages:
         found = addresses(text_of(path))
         assert found
         for address in found:
