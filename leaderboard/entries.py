@@ -79,13 +79,15 @@ def _entry(record: Record, records: Sequence[Record], verifier: Verifier | None)
     return Entry(record, standing, words_of(claim.model_dump(mode="json", exclude_none=True)))
 
 
-def words_of(claim: Mapping[str, Any]) -> dict[str, str]:
-    """What a submission says of itself, as texts by name: lists with commas, the files one a line."""
-    found = {}
+def words_of(claim: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """What a submission says of itself, as texts by name: lists with commas, parts of parts by the names of both."""
+    found: dict[str, str] = {}
     for name, value in claim.items():
+        full = f"{before} {name[:12]}".strip() if before else name
         if isinstance(value, Mapping):
-            value = "; ".join(f"{key[:12]}: {each}" for key, each in value.items())
-        found[name] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            found |= words_of(value, full)
+        else:
+            found[full] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return found
 
 

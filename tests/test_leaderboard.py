@@ -212,8 +212,12 @@ def test_claims_are_not_pooled_and_not_ranked_until_verified():
 
 class Claim(BaseModel):
     name: str
+    files: dict[str, dict[str, str | int]] = {}
     authors: list[str]
     code: str | None = None
+
+
+FILES = {"0a" * 32: {"size": 9, "address": "https://example.org/x"}}
 
 
 class Submitted(Record):
@@ -224,13 +228,14 @@ class Submitted(Record):
 
 def test_a_record_with_a_submission_is_a_claim_and_the_verifier_decides():
     plain = record().model_dump(by_alias=True)
-    claim = Submitted.model_validate(plain | {"submission": {"name": "mine", "authors": ["A", "B"]}})
+    claim = Submitted.model_validate(plain | {"submission": {"name": "mine", "authors": ["A", "B"], "files": FILES}})
     assert _entry(Submitted.model_validate(plain), [], None).standing == "measured"
     assert _entry(claim, [], None).standing == _entry(claim, [], lambda *_: False).standing == "claimed"
     seen = []
     checked = _entry(claim, [claim], lambda one, every: seen.append((one, every)) or True)
     assert checked.standing == "verified" and seen == [(claim, [claim])]
-    assert checked.about == {"name": "mine", "authors": "A, B"}
+    files = {"files 0a0a0a0a0a0a size": "9", "files 0a0a0a0a0a0a address": "https://example.org/x"}
+    assert checked.about == {"name": "mine", "authors": "A, B"} | files
 
 
 def test_parts_of_a_record_in_two_folders_are_one_entry(tmp_path):
@@ -470,6 +475,25 @@ def test_script_files_hold_no_tag_and_no_line_separator(tmp_path):
     assert json.loads(forms.script_json(value)) == value
     with pytest.raises(ValueError, match="not JSON compliant"):
         forms.script_json(float("nan"))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {},
+        {"name": ["a"], "hyper": [1]},
+        {"name": "generic+set", "hyper": [1, 2]},
+        {"name": "paper+set", "hyper": {"iterations": {"a": None}}},
+        {"name": "x\n--flag", "hyper": "text", "labels": {"encoding": [], "topk": {}}},
+        {"name": None, "labels": 3},
+    ],
+)
+def test_a_recipe_of_any_form_is_shown(tmp_path, recipe):
+    own = record("dm", recipe=recipe, recipe_hash=digest(recipe))
+    folder = site(tmp_path, entries([own]), reported={})
+    data = script(folder / "records" / f"{own.key_hash()}.js")
+    assert data["record"]["recipe"] == recipe and len(data["reproduce"]) in (1, 3)
+    assert len(board(folder)) == 1
 
 
 @pytest.mark.parametrize("name", ["../../x", "..", "/etc/passwd", "CON", "con", "a" * 200, "a/b", "A", "a", "😀", "."])
