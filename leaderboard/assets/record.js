@@ -38,8 +38,9 @@
     for (const [name, value] of pairs) {
       if (value === null || value === undefined || value === "") continue;
       const cell = make("dd");
-      cell.append(value instanceof Node ? value : make("span", value));
-      const group = make("div");
+      const text = value instanceof Node ? value.textContent : String(value);
+      cell.append(value instanceof Node ? value : /^[0-9a-f]{40,64}$/.test(text) ? hash(text) : make("span", value));
+      const group = make("div", null, text.length > 48 ? { class: "long" } : {});
       group.append(make("dt", name), cell);
       list.append(group);
     }
