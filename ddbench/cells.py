@@ -47,17 +47,23 @@ def cells(
     `samples` holds the accuracies by (synthesis seed, evaluation seed), `snapshots` those on the way of the distillation
     by the same, each {step: accuracy}; the other columns are plain values, None or NaN where there is none. UsageError where two versions or two digests of a protocol would stand side by side.
     """
-    chosen = _united(record for record in records if _wanted(record, protocols))
-    replaced = {record.supersedes for record in chosen.values()} - {None}
-    kept = {key: record for key, record in chosen.items() if superseded or key not in replaced}
-    _refuse_mixed(kept.values())
-    rows = [_row(group, entries, replaced) for group, entries in _groups(kept.values())]
+    kept, replaced = _chosen(records, protocols, superseded)
+    rows = [_row(group, entries, replaced) for group, entries in _groups(kept)]
     for row in rows:
         _flag_teacher(row, reference or {})
     _mark_best(rows)
     rows.sort(key=_order)
     frame = pd.DataFrame([[row.get(name) for name in COLUMNS] for row in rows], columns=COLUMNS, dtype=object)
     return frame.astype(dict.fromkeys(NUMBERS, float))
+
+
+def behind(
+    records: Iterable[Record], *, protocols: Collection[str] | None = None, superseded: bool = False
+) -> dict[str, list[Record]]:
+    """The records whose runs a cell pools, each once, by the cell's `group`; arguments and errors as of `cells`."""
+    kept, _ = _chosen(records, protocols, superseded)
+    parts = {group: {id(record): record for record, _ in entries} for group, entries in _groups(kept)}
+    return {group: list(found.values()) for group, found in parts.items()}
 
 
 def protocol_label(record: Record) -> str:
@@ -88,6 +94,17 @@ def label_form(record: Record, lines: Mapping[str, int]) -> str | None:
         more = [str(packed[key]) for key in ("keep", "draw") if packed.get(key) not in (None, "first", "uniform")]
         return " ".join([f"{packed.get('encoding')}{packed.get('topk') or ''}", *more])
     return "online" if "external" in lines else "stored" if "targets" in lines else None
+
+
+def _chosen(
+    records: Iterable[Record], protocols: Collection[str] | None, superseded: bool
+) -> tuple[list[Record], set[str | None]]:
+    """The records that a table is made of, and the keys of those that others supersede."""
+    united = _united(record for record in records if _wanted(record, protocols))
+    replaced = {record.supersedes for record in united.values()} - {None}
+    kept = [record for key, record in united.items() if superseded or key not in replaced]
+    _refuse_mixed(kept)
+    return kept, replaced
 
 
 def _wanted(record: Record, protocols: Collection[str] | None) -> bool:

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -133,8 +134,14 @@ def published(method: Method) -> RecipeFile:
     if package:
         file = resources.files(package) / "recipes" / f"{method.name}.toml"
         if file.is_file():
-            return parse(file.read_text(encoding="utf-8"), file.name)
+            return _parsed(file.read_text(encoding="utf-8"), file.name)
     return RecipeFile(method=method.name)
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str, where: str) -> RecipeFile:
+    """`parse`, once for one text: a site asks for every record's recipe again."""
+    return parse(text, where)
 
 
 def resolve(

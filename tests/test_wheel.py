@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy of the tracked files, so that nothing is left in the clone."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for folder in ("ddbench", "methods", "evaluators", "results/reported"):
+    for folder in ("ddbench", "methods", "evaluators", "leaderboard", "results/reported"):
         for file in sorted((ROOT / folder).rglob("*")):
             if file.is_file() and "__pycache__" not in file.parts:
                 copy = source / file.relative_to(ROOT)
@@ -89,3 +89,8 @@ def test_wheel_distils_and_evaluates_outside_the_clone(installed: Path, tmp_path
     done = run_installed(installed, tmp_path, "run", "random", "--dataset", "digits", "--ipc", "1", "--seeds", "1")
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "results").rglob("*.json"))) == 1
+    site = run_installed(installed, tmp_path, "leaderboard", "build", "--out", "site")
+    assert site.returncode == 0, site.stderr
+    assert "assets/site.css" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert (tmp_path / "site" / "assets" / "site.css").stat().st_size > 1000
+    assert run_installed(installed, tmp_path, "plot", "--kind", "bars", "--out", "bars.png").returncode == 0

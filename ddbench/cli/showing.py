@@ -121,7 +121,7 @@ def show_record(path: Path, *, as_json: bool) -> None:
     print("Again:")
     for command in commands:
         print(f"  {command}")
-    for note in _needed(record):
+    for note in needed(record):
         print(f"  ({note})")
 
 
@@ -136,7 +136,7 @@ def _record_lines(record: "Record") -> Iterator[tuple[str, object]]:
         yield "imported set", record.imported
     else:
         yield "recipe", f"{record.recipe_name} {record.recipe_hash[:12]}"
-        yield "hyper", ", ".join(f"{key} = {plain(value)}" for key, value in record.recipe.get("hyper", {}).items())
+        yield "hyper", ", ".join(f"{key} = {plain(value)}" for key, value in _hyper(record).items())
         yield from (("network", record.distill_network), ("synthesis seed", record.synthesis_seed))
     for key, facts in record.synsets.items():
         lines = ", ".join(f"{name} {size(count)}" for name, count in facts.bytes.items())
@@ -184,7 +184,7 @@ def _snapshot_words(runs: "Sequence[Run]") -> list[str]:
     return ["--snapshots", f"{shares}," if "," not in shares else shares] if shares else []
 
 
-def _needed(record: "Record") -> Iterator[str]:
+def needed(record: "Record") -> Iterator[str]:
     """What the commands name that whoever repeats them has to have."""
     if record.imported:
         yield f"the file is the imported set of hash {record.imported}"
@@ -258,13 +258,19 @@ def _recipe_words(record: "Record") -> list[str]:
     if base == _own_recipe(record):
         return words
     hyper, network = entry
-    own = record.recipe.get("hyper", {})
+    own = _hyper(record)
     if network != record.distill_network:
         words += ["--distill-network", str(record.distill_network)]
     for key, value in own.items():
         if hyper.get(key, ...) != value:
             words += ["--set", f"{key}={plain(value)}"]
     return words
+
+
+def _hyper(record: "Record") -> dict[str, Any]:
+    """The hyper-parameters of a recipe; none where a stranger's record has something else there."""
+    found = record.recipe.get("hyper")
+    return found if isinstance(found, dict) else {}
 
 
 def _published(record: "Record", name: str) -> tuple[dict[str, Any], str] | None:

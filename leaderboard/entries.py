@@ -1,0 +1,104 @@
+"""Records and where they stand: measured here, claimed by others, or claimed and verified."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ddbench.errors import UsageError
+from ddbench.records import Record
+from ddbench.settings import results_dir
+from ddbench.store import RecordStore, merge
+
+Standing = Literal["measured", "verified", "claimed"]
+STANDINGS: dict[str, str] = {
+    "measured": "run here; the record has the commit, and whether the checkout was clean",
+    "verified": "submitted, and the evaluation was run again here: the claim holds",
+    "claimed": "submitted, and not run again yet: shown, but not ranked",
+    "reported": "printed in a paper: not measured under a protocol of this suite, and not ranked",
+}
+RANKED = ("measured", "verified")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record of the site.
+
+    Attributes:
+        record: as it lies in its file.
+        standing: where it stands; see `STANDINGS`.
+        about: of a submission, what its authors say of it: names to values, shown as text.
+    """
+
+    record: Record
+    standing: Standing = "measured"
+    about: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Names its file and address: the hash of the record's key, and its standing unless it is measured."""
+        key = self.record.key_hash()
+        return key if self.standing == "measured" else f"{key}-{self.standing}"
+
+
+Verifier = Callable[[Record, Sequence[Record]], bool]
+
+
+def read(folders: Sequence[Path] = (), verifier: Verifier | None = None) -> list[Entry]:
+    """Every record of some folders, with where it stands; a record with a submission is a claim.
+
+    Args:
+        folders: of records; none: `ddbench.settings.results_dir`, and `submitted` beside it where that is there.
+        verifier: says of a claim and all records whether the claim holds; None: nothing is verified.
+
+    Parts of one record that lie in several folders are merged, but never a claim with what was measured. UsageError
+    for a broken file, or where there is no record at all.
+    """
+    places = list(folders) or default_folders()
+    records = [record for folder in places for record in RecordStore(folder)]
+    if not records:
+        where = ", ".join(map(str, places))
+        raise UsageError(
+            f"no records in {where}: make some (ddbench run random --ipc 1), or name a folder by --results"
+        )
+    return united(_entry(record, records, verifier) for record in records)
+
+
+def default_folders() -> list[Path]:
+    """The folder of measured records, and the one of submitted records beside it where there is one."""
+    measured = results_dir()
+    submitted = measured.parent / "submitted"
+    return [measured, *([submitted] if submitted.is_dir() else [])]
+
+
+def _entry(record: Record, records: Sequence[Record], verifier: Verifier | None) -> Entry:
+    claim = getattr(record, "submission", None)
+    if claim is None:
+        return Entry(record)
+    standing: Standing = "verified" if verifier is not None and verifier(record, records) else "claimed"
+    return Entry(record, standing, words_of(claim.model_dump(mode="json", exclude_none=True)))
+
+
+def words_of(claim: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """What a submission says of itself, as texts by name: lists with commas, parts of parts by the names of both."""
+    found: dict[str, str] = {}
+    for name, value in claim.items():
+        full = f"{before} {name[:12]}".strip() if before else name
+        if isinstance(value, Mapping):
+            found |= words_of(value, full)
+        else:
+            found[full] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return found
+
+
+def united(entries: Iterable[Entry]) -> list[Entry]:
+    """One entry per id: the parts of one record, merged; in the order of their first parts."""
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        first = found.get(entry.id)
+        if first is None:
+            found[entry.id] = entry
+        else:
+            record = merge(first.record, entry.record, where="two folders of records")
+            found[entry.id] = Entry(record, entry.standing, first.about | entry.about)
+    return list(found.values())

@@ -1,0 +1,131 @@
+"""How numbers, names and texts of the site are written: percent, words for bytes and seconds, file names, JSON in scripts."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from ddbench.canonical import digest
+from ddbench.cli.output import duration, size
+from ddbench.table_forms import DAGGER, DASH
+
+from .board import Row
+
+MOST_NAME = 48  # characters of a file name before its hash
+
+
+def accuracy(row: Row) -> str:
+    """The accuracy in percent, or why there is none: "71.2 ±1.4", "failed", "n/a"."""
+    if row.top1 is None:
+        return row.status
+    return f"{100 * row.top1:.1f}{spread(row)}{DAGGER if row.reduced else ''}"
+
+
+def spread(row: Row) -> str:
+    """Half of the 95 % interval in points, or a paper's own deviation; empty where there is neither."""
+    if row.low is not None and row.high is not None:
+        return f" ±{50 * (row.high - row.low):.1f}"
+    return f" ±{100 * row.std:.1f}" if row.std is not None else ""
+
+
+def interval(row: Row) -> str:
+    """The ends of the 95 % interval in percent: "69.5 to 72.9"; a dash where there is none."""
+    if row.low is None or row.high is None:
+        return DASH
+    return f"{100 * row.low:.1f} to {100 * row.high:.1f}"
+
+
+def rank(row: Row) -> str:
+    """The rank, or from which to which it may be; a dash where the row is not ranked."""
+    if row.first is None:
+        return DASH
+    return str(row.first) if row.first == row.last else f"{row.first}–{row.last}"
+
+
+def reported(row: Row) -> str:
+    """What papers report beside the row, each once, in percent; a dash where they report nothing."""
+    found = dict.fromkeys(figure.words() for figure in row.figures)
+    return " / ".join(found) or DASH
+
+
+def runs(row: Row) -> str:
+    """Runs and synthesis seeds: "15 (5 sets)", and those that failed."""
+    if row.standing == "reported":
+        return DASH
+    sets = f" ({row.draws} sets)" if row.draws > 1 else ""
+    return f"{row.runs}{sets}" + (f", {row.failed} failed" if row.failed and row.status == "ok" else "")
+
+
+def bytes_words(value: float | None) -> str:
+    """Bytes for people; a dash where they are not known."""
+    return DASH if value is None else size(value)
+
+
+def seconds_words(value: float | None) -> str:
+    """Seconds for people; a dash where they are not known."""
+    return DASH if value is None else duration(value)
+
+
+def budget_words(budget: str) -> str:
+    """A budget for people: "IPC 10", "fraction 0.1", "all"."""
+    return budget.replace("ipc", "IPC").replace("frac ", "fraction ")
+
+
+def number(value: float | None) -> str:
+    """A number to sort by, short and exact enough; empty where there is none."""
+    return "" if value is None else f"{value:.7g}"
+
+
+def file_name(name: str) -> str:
+    """A name as a file name inside its folder, on any system; where that changes it, its hash keeps it apart."""
+    plain = re.sub(r"[^a-z0-9.+-]+", "-", name.lower()).lstrip(".-")[:MOST_NAME]
+    reserved = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", plain)
+    return plain if plain == name and not reserved else f"{plain or 'name'}_{digest(name)[:12]}"
+
+
+def prose(text: str) -> Markup:
+    """A text of a docstring, escaped, with what stands between backticks as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts)
+    )
+
+
+def script_json(value: Any) -> str:
+    """JSON that a script file may hold as it stands: no tag, no comment and no line end of JavaScript within it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+@dataclass(frozen=True)
+class Step:
+    """One paragraph or list item of a docstring: how far it is indented, its mark ("1.", "a.", "-"), its text."""
+
+    level: int
+    mark: str
+    text: str
+
+
+def steps(description: str) -> list[Step]:
+    """A docstring as paragraphs and list items, lines joined; a blank line or a new mark begins another."""
+    found: list[list[Any]] = []
+    joined = False
+    for line in description.splitlines():
+        item = re.match(r"(\s*)((?:\d+|[a-z])\.|[-*])\s+(?=\S)", line)
+        if not line.strip():
+            joined = False
+        elif item:
+            found.append([len(item[1]) // 2, item[2], line[item.end() :].strip()])
+            joined = True
+        elif joined:
+            found[-1][2] += " " + line.strip()
+        else:
+            found.append([(len(line) - len(line.lstrip())) // 2, "", line.strip()])
+            joined = True
+    return [Step(min(level, 4), mark, text) for level, mark, text in found]

@@ -1,0 +1,191 @@
+"""The pages: what each is given, and the templates that write it. Every text is escaped by the template engine."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+from ddbench.cli.listing import method_facts
+from ddbench.cli.output import plain
+from ddbench.cli.showing import needed, reproduce
+from ddbench.errors import UsageError
+from ddbench.method import find_method, method_names
+from ddbench.reported import Figure, Paper
+from ddbench.store import budget_label
+
+from . import forms
+from .board import Row, choices, curves
+from .drawings import HEIGHT, LEFT, WIDTH, chart, whisker
+from .entries import STANDINGS, Entry
+from .gallery import Picture
+
+PACKAGE = "ddbench.leaderboard"
+ASSETS = ("site.css", "theme.js", "board.js", "record.js")
+FILTERS = {
+    "dataset": "Data set",
+    "budget": "Budget",
+    "protocol": "Protocol",
+    "student": "Student",
+    "standing": "Standing",
+}
+MOST_CURVES = 12  # in one chart
+
+
+def asset(name: str) -> str:
+    """A style sheet or script that travels with the package."""
+    return (resources.files(PACKAGE) / "assets" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    def source(name: str) -> str:
+        return (resources.files(PACKAGE) / "templates" / name).read_text(encoding="utf-8")
+
+    made = jinja2.Environment(
+        loader=jinja2.FunctionLoader(source),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = [
+        "accuracy",
+        "rank",
+        "interval",
+        "reported",
+        "runs",
+        "bytes_words",
+        "seconds_words",
+        "budget_words",
+        "number",
+        "file_name",
+        "prose",
+    ]
+    made.filters |= {name: getattr(forms, name) for name in names}
+    made.globals |= {"whisker": whisker, "standings": STANDINGS, "width": WIDTH, "height": HEIGHT, "left": LEFT}
+    return made
+
+
+def _write(template: str, **about: Any) -> str:
+    return _environment().get_template(template).render(**about)
+
+
+def index_page(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
+    """The front page: the filters and every row."""
+    filters = {name: (title, choices(rows, name)) for name, title in FILTERS.items()}
+    return _write("index.html", root="", rows=rows, filters=filters, about=about, **_columns(rows))
+
+
+def methods_page(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
+    """The list of methods: what each is, and how many rows it has."""
+    counts: dict[str, list[int]] = {}
+    for row in rows:
+        counts.setdefault(row.method, [0, 0])[row.standing == "reported"] += 1
+    names = sorted({*method_names(), *counts})
+    found = [(name, facts_of(name), *counts.get(name, (0, 0))) for name in names]
+    return _write("methods.html", root="", methods=found, about=about)
+
+
+def method_page(
+    name: str,
+    rows: Sequence[Row],
+    papers: Mapping[str, Paper],
+    pictures: Sequence[Picture],
+    about: Mapping[str, Any],
+) -> str:
+    """The page of a method: its algorithm, its differences, hyper-parameters, recipes, results, pictures and curves."""
+    facts = facts_of(name)
+    own = [row for row in rows if row.method == name]
+    measured = [row for row in own if row.standing != "reported"]
+    return _write(
+        "method.html",
+        root="../",
+        name=name,
+        facts=facts,
+        steps=forms.steps(facts["description"]) if facts else [],
+        recipes=[_recipe(entry) for entry in facts["recipes"]] if facts else [],
+        rows=measured,
+        figures=_figures(own),
+        papers=papers,
+        pictures=[picture for picture in pictures if picture.method == name],
+        charts=_charts(measured),
+        about=about,
+        **_columns(measured),
+    )
+
+
+def record_page(about: Mapping[str, Any]) -> str:
+    """The page that shows any record: its script reads the record's own file."""
+    return _write("record.html", root="", about=about)
+
+
+def record_script(entry: Entry, ids: Mapping[str, list[str]], superseded: Mapping[str, list[str]]) -> str:
+    """A record's file: one call with everything that is needed to doubt it.
+
+    Args:
+        entry: the record.
+        ids: the entries of every key hash.
+        superseded: the entries that supersede a key hash.
+    """
+    record, key = entry.record, entry.record.key_hash()
+    whole = {
+        "id": entry.id,
+        "key": key,
+        "standing": entry.standing,
+        "means": STANDINGS[entry.standing],
+        "about": entry.about,
+        "reduced": record.reduced,
+        "recipe_name": record.recipe_name,
+        "budget": forms.budget_words(budget_label(record.budget)),
+        "page": f"methods/{forms.file_name(record.method)}.html",
+        "reproduce": list(reproduce(record)),
+        "needed": list(needed(record)),
+        "supersedes": ids.get(record.supersedes or "", []),
+        "superseded_by": superseded.get(key, []),
+        "record": record.model_dump(mode="json", by_alias=True),
+    }
+    return f"ddbenchRecord({forms.script_json(whole)});\n"
+
+
+@cache
+def facts_of(name: str) -> dict[str, Any] | None:
+    """What is known of an installed method; None of one that is not here or cannot be loaded."""
+    try:
+        return method_facts(find_method(name)) if name in method_names() else None
+    except UsageError:
+        return None
+
+
+def _recipe(entry: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = [f"{word} {entry[key]}" for key, word in (("ipc", "IPC"), ("fraction", "fraction")) if key in entry]
+    budget = ", ".join(sizes).replace("[", "").replace("]", "") or "all"
+    hyper = ", ".join(f"{key} = {plain(value)}" for key, value in entry["hyper"].items())
+    return {**entry, "budget": budget, "fields": hyper}
+
+
+def _figures(rows: Sequence[Row]) -> list[Figure]:
+    """Every reported figure of the rows, each once."""
+    return list(dict.fromkeys(figure for row in rows for figure in row.figures))
+
+
+def _charts(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A chart per place of rows that were scored on the way, at most `MOST_CURVES` lines each."""
+    places: dict[tuple[str, ...], list[Any]] = {}
+    for row, curve in curves(rows):
+        place = (row.dataset, forms.budget_words(row.budget), row.protocol, row.student)
+        places.setdefault(place, []).append((row.what or row.method, curve))
+    return [
+        {"title": ", ".join(place), "drawing": chart(found[:MOST_CURVES]), "curves": found[:MOST_CURVES]}
+        for place, found in places.items()
+    ]
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, bool]:
+    """Which notes a table needs."""
+    return {
+        "any_reduced": any(row.reduced for row in rows),
+        "any_flag": any(row.teacher_flag for row in rows),
+        "any_reported": any(row.figures for row in rows),
+    }
