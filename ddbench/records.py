@@ -9,24 +9,14 @@ import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from ddbench.canonical import canonical_json, digest
 from ddbench.errors import UsageError, first_problem
+from ddbench.submission import Submission
+from ddbench.typed import Count, Fraction, Hash, Name, Plain, Seconds, Strict
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Plain = str | int | float | bool | None
 BUDGETS = ("ipc", "fraction", "all")
-
-
-class Strict(BaseModel):
-    """What every part of a record is: frozen, no unknown field, no conversion of types, only finite numbers."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class SynSetFacts(Strict):
@@ -34,8 +24,10 @@ class SynSetFacts(Strict):
 
     images: Annotated[int, Field(ge=1)]
     bytes: dict[Name, Count]  # a line each, as the record's protocol counts them
-    cost: dict[Name, Annotated[float, Field(ge=0)]] = {}  # "seconds", "peak_memory" (bytes), ...
-    environment: dict[Name, Plain] = {}  # versions, device and threads of the distillation
+    cost: dict[Name, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict
+    )  # "seconds", "peak_memory" (bytes), ...
+    environment: dict[Name, Plain] = Field(default_factory=dict)  # versions, device and threads of the distillation
     codec: Name = "float"
     space: Name = "pixel"  # the kind of space: pixel, normalised, zca
 
@@ -105,7 +97,7 @@ class Run(Strict):
     final_loss: float | None = None
     per_class: list[Fraction] | None = None
     snapshots: list[Snapshot] | None = None
-    versions: dict[Name, str] = {}
+    versions: dict[Name, str] = Field(default_factory=dict)
     commit: Name | None = None
     dirty: bool | None = None
     date: str
@@ -155,11 +147,12 @@ class Record(Strict):
     imported: Hash | None = None
     borrowed: Name | None = None  # a baseline trained by another set's student recipe: that set's method
     lender: Hash | None = None  # that set's recipe; its own hash if it was imported
-    synsets: dict[Hash, SynSetFacts] = {}
-    teachers: dict[Hash, TeacherFacts] = {}
-    runs: list[Run] = []
+    synsets: dict[Hash, SynSetFacts] = Field(default_factory=dict)
+    teachers: dict[Hash, TeacherFacts] = Field(default_factory=dict)
+    runs: list[Run] = Field(default_factory=list)
     supersedes: Hash | None = None
     note: str | None = None
+    submission: Submission | None = None  # who claims the runs, and where the files are; none: they were made here
 
     @field_validator("budget")
     @classmethod
@@ -195,7 +188,17 @@ class Record(Strict):
                 raise ValueError(f"runs.{index}.teacher is not among teachers")
         if len({run.identity() for run in self.runs}) < len(self.runs):
             raise ValueError("two runs have the same identity")
+        if self.submission is not None:
+            self._claim_agrees(self.submission)
         return self
+
+    def _claim_agrees(self, claim: Submission) -> None:
+        known = {"set": self.synsets, "teacher": self.teachers}
+        for key, file in claim.files.items():
+            if file.kind in known and key not in known[file.kind]:
+                raise ValueError(f"submission.files.{key}: no such {file.kind} in the record")
+        if claim.appeal is not None and self.supersedes is None:
+            raise ValueError("submission.appeal: an appeal supersedes a record")
 
     @property
     def recipe_name(self) -> str:
@@ -245,6 +248,8 @@ class Record(Strict):
     def to_json(self) -> str:
         """The file's text: sorted keys, two-space indent, a newline at the end."""
         value = self.model_dump(mode="json", by_alias=True)
+        if value["submission"] is None:  # a field that came later: records without it keep their text
+            del value["submission"]
         return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
