@@ -6,6 +6,7 @@ are fractions in [0, 1], times are seconds, sizes are bytes, hashes are 64 hex d
 """
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -193,7 +194,7 @@ class Record(Strict):
         return self
 
     def _claim_agrees(self, claim: Submission) -> None:
-        known = {"set": self.synsets, "teacher": self.teachers}
+        known: dict[str, Mapping[str, object]] = {"set": self.synsets, "teacher": self.teachers}
         for key, file in claim.files.items():
             if file.kind in known and key not in known[file.kind]:
                 raise ValueError(f"submission.files.{key}: no such {file.kind} in the record")

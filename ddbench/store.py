@@ -28,8 +28,8 @@ class RecordStore:
     def path(self, key: Mapping[str, Any]) -> Path:
         """Where the record with that key (see `Record.key`) is kept."""
         parts = (key["method"], budget_label(key["budget"]).replace(" ", ""), key["student_network"])
-        name = "_".join(_file_name(part, 48) for part in parts)
-        folder = self.root / _file_name(key["dataset"]) / _file_name(key["protocol"])
+        name = "_".join(safe_name(part, 48) for part in parts)
+        folder = self.root / safe_name(key["dataset"]) / safe_name(key["protocol"])
         return folder / f"{name}_{digest(dict(key))[:12]}.json"
 
     def add(self, record: Record, *, retry_failed: bool = False) -> Path:
@@ -150,7 +150,7 @@ def _check_key(record: Record, key: dict[str, Any], where: str) -> None:
         raise UsageError(f"{where}: holds another record: {', '.join(fields)} differ")
 
 
-def _file_name(name: str, length: int = 80) -> str:
+def safe_name(name: str, length: int = 80) -> str:
     """A name as a file name on any system, inside its folder; the key's hash tells apart what this makes equal."""
     return re.sub(r"[^A-Za-z0-9@.+-]+", "-", name).lstrip(".-")[:length] or "unnamed"
 
