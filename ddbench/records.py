@@ -15,7 +15,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator,
 from ddbench.canonical import canonical_json, digest
 from ddbench.errors import UsageError, first_problem
 from ddbench.submission import Submission
-from ddbench.typed import Count, Fraction, Hash, Name, Plain, Seconds, Strict
+from ddbench.typed import LARGEST, Count, Fraction, Hash, Name, Number, Plain, Seconds, Strict
 
 BUDGETS = ("ipc", "fraction", "all")
 
@@ -23,7 +23,7 @@ BUDGETS = ("ipc", "fraction", "all")
 class SynSetFacts(Strict):
     """What a table shows of a distilled set: its size, what it costs to store and what it cost to make."""
 
-    images: Annotated[int, Field(ge=1)]
+    images: Number
     bytes: dict[Name, Count]  # a line each, as the record's protocol counts them
     cost: dict[Name, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict
@@ -87,7 +87,7 @@ class Run(Strict):
     precision: Name
     compiled: bool = False
     stacked: bool = False
-    threads: Annotated[int, Field(ge=1)]
+    threads: Number
     build: Name
     status: Literal["ok", "failed", "n/a"]
     reason: str | None = None
@@ -134,7 +134,7 @@ class Record(Strict):
 
     schema_version: Literal[1] = Field(1, alias="schema")
     protocol: Name
-    protocol_version: Annotated[int, Field(ge=1)]
+    protocol_version: Number
     protocol_digest: Hash
     dataset: Annotated[Name, StringConstraints(pattern=r"^[^/\\]+$")]
     budget: dict[str, int | float | bool]  # {"ipc": 10} | {"fraction": 0.1} | {"all": true}
@@ -159,7 +159,7 @@ class Record(Strict):
     @classmethod
     def _budget_is_one(cls, value: dict[str, int | float | bool]) -> dict[str, int | float | bool]:
         match value:
-            case {"ipc": int(ipc), **rest} if not rest and not isinstance(ipc, bool) and ipc >= 1:
+            case {"ipc": int(ipc), **rest} if not rest and not isinstance(ipc, bool) and 1 <= ipc <= LARGEST:
                 return value
             case {"fraction": float(fraction), **rest} if not rest and 0 < fraction <= 1:
                 return value

@@ -24,7 +24,7 @@ from ddbench.space import Space, make_space, transform_for
 from ddbench.stages import Product, Stage, look_sealed, read_sealed, write_sealed
 from ddbench.student import CODE_VERSION, accuracy, train
 from ddbench.student_recipe import StudentRecipe
-from ddbench.synset import MAX_CLASSES, MAX_SIDE
+from ddbench.synset import MAX_CLASSES, MAX_SIDE, ODD
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ def read_teacher(path: Path) -> Teacher:
     try:
         teacher = _of_product(product)
         shapes = _shapes(teacher)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except ODD as error:
         raise UsageError(f"{path}: not the facts of a teacher: {' '.join(str(error).split())}") from error
     found = {name: tuple(tensor.shape) for name, tensor in teacher.state.items()}
     if found != shapes:
