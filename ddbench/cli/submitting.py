@@ -144,8 +144,8 @@ def verify(
     """Train students on a record's set: does its claim hold?
 
     A claim holds where its mean is within half a point, plus the 99 % interval that our students' spread gives for the mean
-    of so many runs, of our mean. It is undecided with fewer than 3 students, or a tolerance above 3 points. Exit code 1
-    where it does not hold.
+    of so many runs, of our mean; or where all its runs were made here again to the bit. It is undecided with fewer than 3
+    students, or a tolerance above 3 points. Exit code 1 where it does not hold.
     """
     from ddbench import verification
     from ddbench.settings import default_workers
@@ -168,7 +168,7 @@ def verify(
     if as_json:
         print_json([_facts(each) for each in found])
     else:
-        columns = ("claimed in", "claimed", "here", "tolerance", "equal runs", "verdict")
+        columns = ("verdict", "claimed", "here", "tolerance", "equal runs", "claimed in")
         print_table(columns, [_row(each) for each in found], right=columns[1:5])
     wrong = [each for each in found if not each.holds]
     if wrong:
@@ -186,12 +186,12 @@ def _facts(found: "Verification") -> dict[str, Any]:
 def _row(found: "Verification") -> tuple[str, ...]:
     made, equal = found.repeated
     return (
-        found.setting,
+        found.verdict,
         f"{100 * found.claimed:.2f} (n = {found.claimed_runs})",
         f"{100 * found.found:.2f} (n = {found.found_runs})",
         f"{100 * found.tolerance:.2f}",
         f"{equal} of {made}" if made else "-",
-        found.verdict,
+        found.setting,
     )
 
 
