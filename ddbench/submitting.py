@@ -158,9 +158,13 @@ def _each(check: Callable[..., Iterator[str]], *given: object) -> Iterator[str]:
 
 
 def _files(root: Path) -> list[Path]:
-    """Everything below a folder that is no folder itself; links are not followed."""
+    """Everything below a folder that is no folder itself, but the empty lock files of the store; links are not followed."""
     found = root.rglob("*") if root.is_dir() else ()
-    return sorted(path for path in found if path.is_symlink() or not path.is_dir())
+    return sorted(path for path in found if path.is_symlink() or not (path.is_dir() or _is_lock(path)))
+
+
+def _is_lock(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".json.lock") and path.stat().st_size == 0
 
 
 def _own_record(path: Path, root: Path) -> Record:

@@ -75,12 +75,13 @@ def test_a_claim_is_part_of_the_record_and_records_without_one_keep_their_text()
     assert Record.from_json(plain.to_json(), "again") == plain
 
 
-def test_every_record_of_the_repository_reads_and_keeps_its_text():
+def test_records_of_the_repository_read_and_gain_no_field():
     root = Path(__file__).parent.parent / "results" / "measured"
     paths = RecordStore(root).paths()
     assert len(paths) > 100
     for path in paths[::20]:
-        assert read_record(path).to_json() == path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        assert json.loads(read_record(path).to_json()) == {"lender": None, **json.loads(text)}  # it came later
 
 
 BAD_CLAIMS = {
@@ -282,7 +283,9 @@ def scored(toys, tmp_path):
     """A set of the toy method, evaluated."""
     path = tmp_path / "toy.safetensors"
     distill("toy", ipc=2, recipe="generic", out=path)
-    evaluate(path, protocol="toy-hard-v1", seeds=3, results=tmp_path / "mine")
+    made = evaluate(path, protocol="toy-hard-v1", seeds=3)
+    clean = [run.model_copy(update={"dirty": False}) for run in made.runs]  # whatever the checkout under test is
+    RecordStore(tmp_path / "mine").add(made.model_copy(update={"runs": clean}))
     return path
 
 
@@ -308,10 +311,7 @@ def test_the_command_writes_what_the_check_accepts(scored, tmp_path, results):
     by_record = CliRunner().invoke(app, words(again, "--synset", scored, "--out", tmp_path / "b"))
     assert by_record.exit_code == 0 and Path(by_record.stdout.strip()).read_bytes() == path.read_bytes()
     checked = CliRunner().invoke(app, ["check-submissions", "--results", str(results)])
-    if one.runs[0].dirty:  # the tests ran in a changed checkout, which is what the check is for
-        assert checked.exit_code == 1 and "dirty" in checked.stdout
-    else:
-        assert checked.exit_code == 0 and "1 submission " in checked.stderr
+    assert checked.exit_code == 0 and "1 submission " in checked.stderr, checked.stdout
 
 
 BAD_WORDS = {
