@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 from ddbench.downloads import TIMEOUT
 from ddbench.errors import DDBenchError, UsageError
 from ddbench.files import write_with
+from ddbench.typed import UNSEEN
 
 HUB = re.compile(r"hf:(datasets/)?([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/(.+)", re.ASCII)
 PRINTABLE = re.compile(r"[!-~]+")
@@ -198,7 +199,7 @@ def _open_url(place: Address) -> Any:
         return opener.open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        raise CannotFetch(f"{place.text}: the server answers {error.code} {error.reason}") from error
+        raise CannotFetch(f"{place.text}: the server answers {error.code} {_clean(str(error.reason))}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise CannotFetch(f"{place.text}: cannot be reached: {_reason(error)}") from error
 
@@ -217,4 +218,9 @@ class _OnlyHttps(urllib.request.HTTPRedirectHandler):
 def _reason(error: Exception) -> str:
     cause = getattr(error, "reason", None) or error
     text = getattr(cause, "strerror", None) or cause
-    return " ".join(str(text).split()) or type(error).__name__
+    return _clean(str(text)) or type(error).__name__
+
+
+def _clean(text: str) -> str:
+    """One line of at most 200 characters that can be seen: a server may answer anything."""
+    return UNSEEN.sub("?", " ".join(text.split()))[:200]
