@@ -24,6 +24,7 @@ from ddbench.stages import look_sealed
 from ddbench.store import RecordStore, merge, read_record
 from ddbench.submission import SharedFile, Submission
 from ddbench.synset import load
+from ddbench.typed import UNSEEN
 
 SEEDS = 3
 """The fewest evaluation seeds of a claim: a mean of fewer says too little of its own spread."""
@@ -41,7 +42,7 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.text}"
+        return UNSEEN.sub("?", f"{self.file}: {self.text}")  # a file's name may hold anything but / and NUL
 
 
 def file_sha256(path: Path) -> str:
