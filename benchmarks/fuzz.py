@@ -57,6 +57,12 @@ NASTY: tuple[Any, ...] = (
         list(range(1000)),
     ),
 )
+TEXTS = tuple(value for value in NASTY if isinstance(value, str))
+
+
+def nasty(rng: random.Random) -> Any:
+    """One of the values above, a copy: it may be changed in its turn."""
+    return copy.deepcopy(rng.choice(NASTY))
 
 
 def nested(depth: int, way: bool) -> Any:
@@ -87,7 +93,7 @@ def mutate_plain(value: Any, rng: random.Random) -> Any:
     for _ in range(rng.choice((1, 1, 2, 3))):
         known = places(made)
         if not known:
-            return rng.choice(NASTY)
+            return nasty(rng)
         *path, last = rng.choice(known)
         part = made
         for key in path:
@@ -96,9 +102,9 @@ def mutate_plain(value: Any, rng: random.Random) -> Any:
         if act == 0:
             del part[last]
         elif act == 1 and isinstance(part, dict):
-            part[rng.choice(("surprise", "", "\x00", "name", "kind", "a" * 300))] = rng.choice(NASTY)
+            part[rng.choice(("surprise", "", "\x00", "name", "kind", "a" * 300))] = nasty(rng)
         elif act == 2 and isinstance(part, dict):
-            part[str(rng.choice(NASTY))[:100]] = part.pop(last)
+            part[rng.choice(TEXTS)] = part.pop(last)
         elif act == 3:
             *other, key = rng.choice(known)
             source = made
@@ -106,12 +112,12 @@ def mutate_plain(value: Any, rng: random.Random) -> Any:
                 for step in other:
                     source = source[step]
                 part[last] = copy.deepcopy(source[key])
-            except (KeyError, IndexError, TypeError, RecursionError):
+            except (KeyError, IndexError, TypeError, RecursionError):  # gone by now, or nested too deep to copy
                 part[last] = None
         elif act == 4:
             part[last] = nested(rng.choice((5, 100, 480, 900, 990, 3000)), rng.random() < 0.5)
         else:
-            part[last] = rng.choice(NASTY)
+            part[last] = nasty(rng)
     return made
 
 
@@ -379,8 +385,8 @@ def tried(read: Reader, raw: bytes, folder: Path) -> str:
         read(raw, folder)
     except UsageError as error:
         text = str(error)
-        text.encode()  # it must be possible to print it
-        return "refused" if "\n" not in text else f"an error of several lines: {text!r}"
+        shown = "\n" not in text and text.encode(errors="replace").decode() == text  # it must be possible to print it
+        return "refused" if shown else f"an error that is not one printable line: {text!r}"
     except Exception:
         return traceback.format_exc()
     return "read"

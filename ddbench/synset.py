@@ -215,7 +215,7 @@ def load(path: Path) -> SynSet:
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise UsageError(f"{path}: no ddbench SynSet")
             if header.get("version") != VERSION:
-                raise UsageError(f"{path}: SynSet version {header.get('version')}, this ddbench reads {VERSION}")
+                raise UsageError(f"{path}: SynSet version {header.get('version')!r:.80}, this ddbench reads {VERSION}")
             tensors = {name: file.get_tensor(name) for name in sorted(names)}
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file") from error
