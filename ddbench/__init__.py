@@ -13,14 +13,19 @@ if TYPE_CHECKING:
     from ddbench.api import evaluate as evaluate
     from ddbench.api import pack_labels as pack_labels
     from ddbench.api import sweep as sweep
+    from ddbench.conformance import check_method as check_method
     from ddbench.data import load_dataset as load_dataset
     from ddbench.grid import Grid as Grid
+    from ddbench.pulling import pull as pull
     from ddbench.store import RecordStore as RecordStore
+    from ddbench.submitting import check_submissions as check_submissions
+    from ddbench.submitting import submit as submit
     from ddbench.synset import SynSet as SynSet
     from ddbench.synset import load as load
     from ddbench.synset import save as save
     from ddbench.transfer import export_set as export_set
     from ddbench.transfer import import_set as import_set
+    from ddbench.verification import verify as verify
 
 _HOMES = {
     "distill": "api",
@@ -35,6 +40,11 @@ _HOMES = {
     "save": "synset",
     "export_set": "transfer",
     "import_set": "transfer",
+    "check_method": "conformance",
+    "check_submissions": "submitting",
+    "pull": "pulling",
+    "submit": "submitting",
+    "verify": "verification",
 }
 __all__ = sorted(_HOMES)
 

@@ -1,18 +1,20 @@
 """One student under one protocol: from a SynSet to a record with one run."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from ddbench import networks
 from ddbench.borrowing import Lender
 from ddbench.canonical import digest
 from ddbench.data import Dataset
 from ddbench.environment import commit, versions
-from ddbench.errors import JobFailed, UsageError
+from ddbench.errors import JobFailed, UsageError, first_problem
 from ddbench.protocol import Protocol
 from ddbench.records import Record, Run, SynSetFacts, TeacherFacts, now
 from ddbench.space import Space, transform_for
@@ -110,10 +112,11 @@ def evaluate_once(
     facts = {key: _teacher_facts(teacher, dataset, device, is_ref) for key, (teacher, is_ref) in teachers.items()}
     for key, (_, is_reference) in teachers.items():
         _flag(protocol, dataset, facts[key], is_reference)
+    about = _synset_facts(synset, dataset, protocol, reference)
     run = _run(synset, dataset, protocol, recipe, reference, seed, setting, progress)
     return record.model_copy(
         update={
-            "synsets": {synset.hash: _synset_facts(synset, dataset, protocol, reference)},
+            "synsets": {synset.hash: about},
             "teachers": facts,
             "runs": [run.model_copy(update={"teacher": next(iter(facts), None)})],
         }
@@ -206,6 +209,19 @@ def _labeller(
     return kind.bind(Binding(in_its_space, dataset, device)), None
 
 
+@contextmanager
+def _said_by_the_set() -> Iterator[None]:
+    """What a set says of itself, which its hash does not cover, goes into a record: UsageError where it does not fit."""
+    try:
+        yield
+    except ValidationError as error:
+        raise UsageError(f"the set's provenance does not make a record: {first_problem(error)}") from error
+    except KeyError as error:
+        raise UsageError(f"the set's provenance does not make a record: its recipe has no {error}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"the set's provenance does not make a record: {error}") from error
+
+
 def base_record(
     synset: SynSet,
     protocol: Protocol,
@@ -223,34 +239,35 @@ def base_record(
         label: name of an imported set's method.
         lender: of a baseline that borrows a set's student recipe: who from.
     """
-    made, own = synset.provenance, synset.student_recipe
-    shipped = own.hash() if protocol.shipped and own else None
-    if made.recipe_hash is not None and made.seed is not None:
-        return planned_record(
-            made.recipe,
-            made.recipe_hash,
-            made.seed,
-            protocol,
-            recipe.network,
+    with _said_by_the_set():
+        made, own = synset.provenance, synset.student_recipe
+        shipped = own.hash() if protocol.shipped and own else None
+        if made.recipe_hash is not None and made.seed is not None:
+            return planned_record(
+                made.recipe,
+                made.recipe_hash,
+                made.seed,
+                protocol,
+                recipe.network,
+                student_recipe_hash=shipped,
+                lender=lender,
+            )
+        plain = {"name": "imported", "method": label or made.method}
+        return Record(
+            protocol=protocol.name,
+            protocol_version=protocol.version,
+            protocol_digest=protocol.digest(),
+            dataset=synset.dataset,
+            budget=_budget_of(synset),
+            student_network=recipe.network,
             student_recipe_hash=shipped,
-            lender=lender,
+            method=plain["method"],
+            recipe=plain,
+            recipe_hash=digest(plain),
+            imported=synset.hash,
+            borrowed=lender.method if lender else None,
+            lender=lender.recipe_hash if lender else None,
         )
-    plain = {"name": "imported", "method": label or made.method}
-    return Record(
-        protocol=protocol.name,
-        protocol_version=protocol.version,
-        protocol_digest=protocol.digest(),
-        dataset=synset.dataset,
-        budget=_budget_of(synset),
-        student_network=recipe.network,
-        student_recipe_hash=shipped,
-        method=plain["method"],
-        recipe=plain,
-        recipe_hash=digest(plain),
-        imported=synset.hash,
-        borrowed=lender.method if lender else None,
-        lender=lender.recipe_hash if lender else None,
-    )
 
 
 def planned_record(
@@ -288,17 +305,18 @@ def _budget_of(synset: SynSet) -> dict[str, Any]:
 
 
 def _synset_facts(synset: SynSet, dataset: Dataset, protocol: Protocol, reference: Teacher | None) -> SynSetFacts:
-    made = synset.provenance
-    cost = {"seconds": made.seconds, "peak_memory": made.peak_memory}
-    plain = {key: value for key, value in made.environment.items() if not isinstance(value, dict)}
-    return SynSetFacts(
-        images=len(synset),
-        bytes=_counted(synset, dataset, protocol, reference),
-        cost={name: float(value) for name, value in cost.items() if value is not None},
-        environment={**plain, **made.environment.get("versions", {})},
-        codec=synset.codec if synset.images is not None else "indices",
-        space=synset.space.kind,
-    )
+    with _said_by_the_set():
+        made = synset.provenance
+        cost = {"seconds": made.seconds, "peak_memory": made.peak_memory}
+        plain = {key: value for key, value in made.environment.items() if not isinstance(value, dict)}
+        return SynSetFacts(
+            images=len(synset),
+            bytes=_counted(synset, dataset, protocol, reference),
+            cost={name: float(value) for name, value in cost.items() if value is not None},
+            environment={**plain, **made.environment.get("versions", {})},
+            codec=synset.codec if synset.images is not None else "indices",
+            space=synset.space.kind,
+        )
 
 
 _BYTES: dict[tuple[str, str, str | None], dict[str, int]] = {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from ddbench.errors import CannotWrite
+from ddbench.errors import CannotWrite, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +76,27 @@ def write_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: d
         plain[name] = tensor.clone() if storage in seen else tensor  # safetensors refuses what is shared
         seen.add(storage)
     write_with(path, lambda temporary: save_file(plain, temporary, metadata))
+
+
+def read_text(path: Path, limit: int, what: str) -> str:
+    """The text of a small UTF-8 file, whoever wrote it.
+
+    Args:
+        path: the file.
+        limit: bytes that it may have; no more than these are ever read.
+        what: it should be, in words.
+
+    Raises:
+        UsageError: in one line: no such file, larger, no file that can be read, or no text.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(limit + 1)
+        if len(raw) > limit:
+            raise UsageError(f"{path}: too large for a {what}: more than {limit:,} bytes")
+        return raw.decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as a {what}: {error}") from error
 
 
 def check_writable(path: Path) -> None:

@@ -41,6 +41,7 @@ class Method:
         network: distillation network where no recipe names one; a method may need batch normalisation.
         toy: hyper-parameters that make it fast on digits at IPC `toy_ipc`, for the conformance test.
         toy_ipc: the smallest IPC on digits that its definition allows.
+        deterministic: it draws nothing by the synthesis seed, so that every seed gives the same set.
         snapshots: it learns its set step by step, and offers it on the way (`Task.snapshot`).
     """
 
@@ -56,6 +57,7 @@ class Method:
     network: str = "convnet"
     toy: Mapping[str, object] = field(default_factory=dict)
     toy_ipc: int = 1
+    deterministic: bool = False
     snapshots: bool = False
 
 

@@ -17,10 +17,13 @@ from ddbench.budget import Budget
 from ddbench.canonical import digest
 from ddbench.data import Dataset
 from ddbench.errors import UsageError, first_problem, unknown
+from ddbench.files import read_text
 from ddbench.method import Hyper, Method, find_method
 from ddbench.networks import canonical
 
 GENERIC = "generic"
+LARGEST = 2**20
+"""Bytes of a recipe file."""
 Ipc = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -108,7 +111,7 @@ def restore(plain: Mapping[str, Any], source: str = "") -> Resolved:
         split_hash=plain["split_hash"],
         budget=Budget.from_json(plain["budget"]),
         network=plain["network"],
-        hyper=_validate(method, plain["hyper"], f"recipe {plain['name']}"),
+        hyper=read_hyper(method, plain["hyper"], f"recipe {plain['name']}"),
         name=plain["name"],
         source=source,
     )
@@ -122,10 +125,10 @@ def parse(text: str, where: str) -> RecipeFile:
     """
     try:
         return RecipeFile.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{where}: {error}") from error
     except ValidationError as error:
         raise UsageError(f"{where}: {first_problem(error)}") from error
+    except (ValueError, RecursionError) as error:  # a TOMLDecodeError, a number of 5,000 digits, 1,000 brackets
+        raise UsageError(f"{where}: {error}") from error
 
 
 def published(method: Method) -> RecipeFile:
@@ -178,7 +181,7 @@ def resolve(
         split_hash=dataset.train.hash,
         budget=budget,
         network=canonical(network or entry.network, side=dataset.side),
-        hyper=_validate(method, fields, f"{where}, recipe {entry.name}"),
+        hyper=read_hyper(method, fields, f"{where}, recipe {entry.name}"),
         name=entry.name + ("+set" if overrides or network else ""),
         source=entry.source,
     )
@@ -198,11 +201,7 @@ def entries_for(file: RecipeFile, dataset_id: str, budget: Budget) -> list[Recip
 def _file(method: Method, recipe: str | None) -> tuple[RecipeFile, str]:
     if recipe is None or not _is_path(recipe):
         return published(method), f"{method.name}.toml"
-    try:
-        text = Path(recipe).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read recipe file {recipe}: {error}") from error
-    file = parse(text, recipe)
+    file = parse(read_text(Path(recipe), LARGEST, "recipe file"), recipe)
     if file.method != method.name:
         raise UsageError(f"{recipe}: method is {file.method!r}, but {method.name!r} was asked for")
     return file, recipe
@@ -249,7 +248,8 @@ def _missing(
     )
 
 
-def _validate(method: Method, fields: Mapping[str, Any], where: str) -> Hyper:
+def read_hyper(method: Method, fields: Mapping[str, Any], where: str) -> Hyper:
+    """Hyper-parameters from plain fields; UsageError, beginning with `where`, names the field that is wrong."""
     for key in fields:
         if key not in method.hyper.model_fields:
             raise UsageError(f"{where}: {unknown('hyper-parameter', key, method.hyper.model_fields)}")

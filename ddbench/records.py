@@ -6,36 +6,29 @@ are fractions in [0, 1], times are seconds, sizes are bytes, hashes are 64 hex d
 """
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from ddbench.canonical import canonical_json, digest
 from ddbench.errors import UsageError, first_problem
+from ddbench.submission import Submission
+from ddbench.typed import LARGEST, Count, Fraction, Hash, Name, Number, Plain, Seconds, Strict
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Plain = str | int | float | bool | None
 BUDGETS = ("ipc", "fraction", "all")
-
-
-class Strict(BaseModel):
-    """What every part of a record is: frozen, no unknown field, no conversion of types, only finite numbers."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class SynSetFacts(Strict):
     """What a table shows of a distilled set: its size, what it costs to store and what it cost to make."""
 
-    images: Annotated[int, Field(ge=1)]
+    images: Number
     bytes: dict[Name, Count]  # a line each, as the record's protocol counts them
-    cost: dict[Name, Annotated[float, Field(ge=0)]] = {}  # "seconds", "peak_memory" (bytes), ...
-    environment: dict[Name, Plain] = {}  # versions, device and threads of the distillation
+    cost: dict[Name, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict
+    )  # "seconds", "peak_memory" (bytes), ...
+    environment: dict[Name, Plain] = Field(default_factory=dict)  # versions, device and threads of the distillation
     codec: Name = "float"
     space: Name = "pixel"  # the kind of space: pixel, normalised, zca
 
@@ -94,7 +87,7 @@ class Run(Strict):
     precision: Name
     compiled: bool = False
     stacked: bool = False
-    threads: Annotated[int, Field(ge=1)]
+    threads: Number
     build: Name
     status: Literal["ok", "failed", "n/a"]
     reason: str | None = None
@@ -105,7 +98,7 @@ class Run(Strict):
     final_loss: float | None = None
     per_class: list[Fraction] | None = None
     snapshots: list[Snapshot] | None = None
-    versions: dict[Name, str] = {}
+    versions: dict[Name, str] = Field(default_factory=dict)
     commit: Name | None = None
     dirty: bool | None = None
     date: str
@@ -141,7 +134,7 @@ class Record(Strict):
 
     schema_version: Literal[1] = Field(1, alias="schema")
     protocol: Name
-    protocol_version: Annotated[int, Field(ge=1)]
+    protocol_version: Number
     protocol_digest: Hash
     dataset: Annotated[Name, StringConstraints(pattern=r"^[^/\\]+$")]
     budget: dict[str, int | float | bool]  # {"ipc": 10} | {"fraction": 0.1} | {"all": true}
@@ -155,17 +148,18 @@ class Record(Strict):
     imported: Hash | None = None
     borrowed: Name | None = None  # a baseline trained by another set's student recipe: that set's method
     lender: Hash | None = None  # that set's recipe; its own hash if it was imported
-    synsets: dict[Hash, SynSetFacts] = {}
-    teachers: dict[Hash, TeacherFacts] = {}
-    runs: list[Run] = []
+    synsets: dict[Hash, SynSetFacts] = Field(default_factory=dict)
+    teachers: dict[Hash, TeacherFacts] = Field(default_factory=dict)
+    runs: list[Run] = Field(default_factory=list)
     supersedes: Hash | None = None
     note: str | None = None
+    submission: Submission | None = None  # who claims the runs, and where the files are; none: they were made here
 
     @field_validator("budget")
     @classmethod
     def _budget_is_one(cls, value: dict[str, int | float | bool]) -> dict[str, int | float | bool]:
         match value:
-            case {"ipc": int(ipc), **rest} if not rest and not isinstance(ipc, bool) and ipc >= 1:
+            case {"ipc": int(ipc), **rest} if not rest and not isinstance(ipc, bool) and 1 <= ipc <= LARGEST:
                 return value
             case {"fraction": float(fraction), **rest} if not rest and 0 < fraction <= 1:
                 return value
@@ -195,7 +189,17 @@ class Record(Strict):
                 raise ValueError(f"runs.{index}.teacher is not among teachers")
         if len({run.identity() for run in self.runs}) < len(self.runs):
             raise ValueError("two runs have the same identity")
+        if self.submission is not None:
+            self._claim_agrees(self.submission)
         return self
+
+    def _claim_agrees(self, claim: Submission) -> None:
+        known: dict[str, Mapping[str, object]] = {"set": self.synsets, "teacher": self.teachers}
+        for key, file in claim.files.items():
+            if file.kind in known and key not in known[file.kind]:
+                raise ValueError(f"submission.files.{key}: no such {file.kind} in the record")
+        if claim.appeal is not None and self.supersedes is None:
+            raise ValueError("submission.appeal: an appeal supersedes a record")
 
     @property
     def recipe_name(self) -> str:
@@ -245,6 +249,8 @@ class Record(Strict):
     def to_json(self) -> str:
         """The file's text: sorted keys, two-space indent, a newline at the end."""
         value = self.model_dump(mode="json", by_alias=True)
+        if value["submission"] is None:  # a field that came later: records without it keep their text
+            del value["submission"]
         return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod

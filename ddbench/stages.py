@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from ddbench.canonical import canonical_json, digest, tensors_digest
 from ddbench.environment import environment
+from ddbench.errors import UsageError
 from ddbench.files import locked, write_atomic, write_tensors
 from ddbench.settings import cache_dir
 
@@ -50,16 +51,26 @@ def read_sealed(path: Path) -> Product | None:
     if not path.exists():
         return None
     try:
+        return look_sealed(path)
+    except UsageError as error:
+        log.warning("cache entry %s is damaged (%s): made again", path.name, error)
+        path.unlink(missing_ok=True)
+        return None
+
+
+def look_sealed(path: Path) -> Product:
+    """As `read_sealed`, of a file that anyone may have written: UsageError says, in one line, why it is no product."""
+    try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["ddbench"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        if tensors_digest(tensors, header["info"]) != header["hash"]:
-            raise ValueError("content does not match its hash")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("cache entry %s is damaged (%s): made again", path.name, " ".join(str(error).split()))
-        path.unlink(missing_ok=True)
-        return None
-    return Product(tensors, header["info"], header["hash"])
+        product = Product(tensors, dict(header["info"]), header["hash"])
+        found = tensors_digest(tensors, header["info"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path}: no sealed product: {' '.join(str(error).split())}") from error
+    if found != product.hash:
+        raise UsageError(f"{path}: content does not match its hash")
+    return product
 
 
 class Stage:

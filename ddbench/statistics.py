@@ -95,7 +95,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
     spread = std(values)
     if spread is None:
         return None
-    half = _quantile(len(values) - 1, level) * spread / math.sqrt(len(values))
+    half = t_quantile(len(values) - 1, level) * spread / math.sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
 
 
@@ -290,13 +290,14 @@ def _repeats_synthesis(samples: Samples) -> bool:
 def _tested(gap: float, error: float, freedom: float, n: int, test: str, level: float) -> Difference:
     from scipy.special import stdtr
 
-    half = _quantile(freedom, level) * error
+    half = t_quantile(freedom, level) * error
     certain = 1.0 if gap == 0 else 0.0  # without any variation: equal, or different
     p = float(2 * stdtr(freedom, -abs(gap) / error)) if error else certain
     return Difference(gap, gap - half, gap + half, p, n, test)
 
 
-def _quantile(freedom: float, level: float) -> float:
+def t_quantile(freedom: float, level: float) -> float:
+    """How many standard errors a two-sided t interval of that level reaches on either side."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + level) / 2))

@@ -11,8 +11,12 @@ from typing import Any
 
 from ddbench.canonical import digest
 from ddbench.errors import UsageError
-from ddbench.files import locked, write_atomic
+from ddbench.files import locked, read_text, write_atomic
 from ddbench.records import Record, Run, Snapshot
+from ddbench.submission import Submission
+
+LARGEST = 2**24
+"""Bytes of a record file; more is refused before it is read."""
 
 
 class RecordStore:
@@ -24,8 +28,8 @@ class RecordStore:
     def path(self, key: Mapping[str, Any]) -> Path:
         """Where the record with that key (see `Record.key`) is kept."""
         parts = (key["method"], budget_label(key["budget"]).replace(" ", ""), key["student_network"])
-        name = "_".join(_file_name(part, 48) for part in parts)
-        folder = self.root / _file_name(key["dataset"]) / _file_name(key["protocol"])
+        name = "_".join(safe_name(part, 48) for part in parts)
+        folder = self.root / safe_name(key["dataset"]) / safe_name(key["protocol"])
         return folder / f"{name}_{digest(dict(key))[:12]}.json"
 
     def add(self, record: Record, *, retry_failed: bool = False) -> Path:
@@ -65,12 +69,8 @@ class RecordStore:
 
 
 def read_record(path: Path) -> Record:
-    """Read one record file; UsageError names the file and the field."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as a record: {error}") from error
-    return Record.from_json(text, str(path))
+    """Read one record file of at most `LARGEST` bytes; UsageError names the file and the field."""
+    return Record.from_json(read_text(path, LARGEST, "record"), str(path))
 
 
 def merge(stored: Record, new: Record, *, retry_failed: bool = False, where: str = "record") -> Record:
@@ -78,12 +78,14 @@ def merge(stored: Record, new: Record, *, retry_failed: bool = False, where: str
 
     Equal identity: the stored run stays, with the snapshots of both, unless it failed and `retry_failed`; then a run that
     failed before it had a set also gives way to any new run of its seed and setting. Facts on sets and teachers are
-    united, the stored ones first. UsageError where keys or protocol digests differ.
+    united, the stored ones first. UsageError where keys or protocol digests differ, or where two people claim the runs.
     """
     _check_key(stored, new.key(), where)
     if stored.protocol_digest != new.protocol_digest:
         protocol = f"{stored.protocol} version {stored.protocol_version}"
         raise UsageError(f"{where}: protocol_digest differs: {protocol} was changed without a new version")
+    if stored.submission and new.submission and not stored.submission.same_claim(new.submission):
+        raise UsageError(f"{where}: holds a submission of {stored.submission.name!r}, which only its authors add to")
     again = {_place(run) for run in new.runs} if retry_failed else set()
     runs = {run.identity(): run for run in stored.runs if not (_never_began(run) and _place(run) in again)}
     for run in new.runs:
@@ -98,6 +100,7 @@ def merge(stored: Record, new: Record, *, retry_failed: bool = False, where: str
         "teachers": new.teachers | stored.teachers,
         "supersedes": stored.supersedes or new.supersedes,
         "note": stored.note or new.note,
+        "submission": _united_claims(stored, new),
     }
     return _sorted(stored.model_copy(update=changes))
 
@@ -107,6 +110,13 @@ def budget_label(budget: Mapping[str, Any]) -> str:
     if "all" in budget:
         return "all"
     return f"ipc {budget['ipc']}" if "ipc" in budget else f"frac {budget['fraction']:g}"
+
+
+def _united_claims(stored: Record, new: Record) -> Submission | None:
+    """The claim with the files of both; the stored one's words and addresses stay."""
+    if stored.submission is None or new.submission is None:
+        return stored.submission or new.submission
+    return stored.submission.model_copy(update={"files": new.submission.files | stored.submission.files})
 
 
 def _with_snapshots(run: Run, more: Sequence[Snapshot]) -> Run:
@@ -140,7 +150,7 @@ def _check_key(record: Record, key: dict[str, Any], where: str) -> None:
         raise UsageError(f"{where}: holds another record: {', '.join(fields)} differ")
 
 
-def _file_name(name: str, length: int = 80) -> str:
+def safe_name(name: str, length: int = 80) -> str:
     """A name as a file name on any system, inside its folder; the key's hash tells apart what this makes equal."""
     return re.sub(r"[^A-Za-z0-9@.+-]+", "-", name).lstrip(".-")[:length] or "unnamed"
 

@@ -29,6 +29,8 @@ EXTRA_DTYPES = (
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
 )
 """What tensors of targets and views may be."""
+ODD = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+"""What reading a stranger's header can raise besides our own errors."""
 MAX_IMAGES = 20_000_000
 MAX_CLASSES = 100_000
 MAX_SIDE = 2048
@@ -213,7 +215,7 @@ def load(path: Path) -> SynSet:
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise UsageError(f"{path}: no ddbench SynSet")
             if header.get("version") != VERSION:
-                raise UsageError(f"{path}: SynSet version {header.get('version')}, this ddbench reads {VERSION}")
+                raise UsageError(f"{path}: SynSet version {header.get('version')!r:.80}, this ddbench reads {VERSION}")
             tensors = {name: file.get_tensor(name) for name in sorted(names)}
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file") from error
@@ -222,7 +224,7 @@ def load(path: Path) -> SynSet:
     try:
         synset = _assemble(header, tensors)
         found = synset.hash
-    except (KeyError, TypeError, ValueError, AttributeError, ValidationError, UsageError) as error:
+    except (*ODD, ValidationError, UsageError) as error:
         raise UsageError(f"{path}: {_line(error)}") from error
     if found != header.get("hash"):
         raise UsageError(f"{path}: content does not match its hash (tampered with or damaged)")

@@ -1,10 +1,12 @@
 """Teachers: trained networks, kept by content, so that a soft label can always name who gave it."""
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +17,14 @@ from ddbench.canonical import tensors_digest
 from ddbench.data import Dataset
 from ddbench.errors import UsageError
 from ddbench.files import write_atomic
+from ddbench.networks.build import build
+from ddbench.randomness import forked
 from ddbench.settings import cache_dir
 from ddbench.space import Space, make_space, transform_for
-from ddbench.stages import Stage, read_sealed, write_sealed
+from ddbench.stages import Product, Stage, look_sealed, read_sealed, write_sealed
 from ddbench.student import CODE_VERSION, accuracy, train
 from ddbench.student_recipe import StudentRecipe
+from ddbench.synset import MAX_CLASSES, MAX_SIDE, ODD
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +98,48 @@ def keep(teacher: Teacher) -> str:
 def recall(wanted: str) -> Teacher | None:
     """The teacher with this hash, or None if the cache does not have it."""
     product = read_sealed(cache_dir() / "teachers" / f"{wanted}.safetensors")
-    if product is None or product.hash != wanted:
-        return None
+    return None if product is None or product.hash != wanted else _of_product(product)
+
+
+def read_teacher(path: Path) -> Teacher:
+    """The teacher in a file that anyone may have written.
+
+    Raises:
+        UsageError: in one line: no sealed product, not a teacher's facts, a network that is unknown or that the weights
+            do not fit.
+    """
+    product = look_sealed(path)
+    try:
+        teacher = _of_product(product)
+        shapes = _shapes(teacher)
+    except ODD as error:
+        raise UsageError(f"{path}: not the facts of a teacher: {' '.join(str(error).split())}") from error
+    found = {name: tuple(tensor.shape) for name, tensor in teacher.state.items()}
+    if found != shapes:
+        raise UsageError(f"{path}: the weights do not fit the network {teacher.network}")
+    return teacher
+
+
+def _of_product(product: Product) -> Teacher:
     facts = {**product.info, "class_names": tuple(product.info["class_names"])}
     return Teacher(**{**facts, "space": Space.from_json(facts["space"])}, state=product.tensors)
+
+
+def _shapes(teacher: Teacher) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights that the teacher's network has, without making them."""
+    facts = (teacher.network, teacher.dataset, teacher.split_hash, teacher.recipe_hash, *teacher.class_names)
+    if not all(isinstance(text, str) for text in facts) or type(teacher.channels) is not int:
+        raise TypeError("texts and whole numbers are needed")
+    if type(teacher.side) is not int or not 1 <= teacher.side <= MAX_SIDE or teacher.channels not in (1, 3):
+        raise ValueError(f"images of {teacher.channels} x {teacher.side!r} pixels")
+    if not 1 <= len(teacher.class_names) <= MAX_CLASSES:
+        raise ValueError(f"{len(teacher.class_names)} classes")
+    ours = (
+        networks.parse(teacher.network).library is None
+    )  # a library's network is tried on images, which needs weights
+    with forked(0, "shapes"), torch.device("meta") if ours else contextlib.nullcontext():
+        network = build(teacher.network, channels=teacher.channels, side=teacher.side, classes=len(teacher.class_names))
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def require(wanted: str) -> Teacher:

@@ -47,4 +47,5 @@ METHOD = Method(
     title="Herding",
     paper="Welling 2009",
     differences=DIFFERENCES,
+    deterministic=True,
 )

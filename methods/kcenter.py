@@ -49,4 +49,5 @@ METHOD = Method(
     paper="Sener and Savarese 2018",
     arxiv="1708.00489",
     differences=DIFFERENCES,
+    deterministic=True,
 )

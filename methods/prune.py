@@ -58,4 +58,5 @@ METHOD = Method(
     differences=DIFFERENCES,
     budgets=("ipc", "fraction"),
     toy={"score_epochs": 4, "student_epochs": 20, "student_batch": 10},
+    deterministic=True,
 )

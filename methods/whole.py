@@ -33,4 +33,5 @@ METHOD = Method(
     title="Whole training set",
     balanced=False,
     budgets=("all",),
+    deterministic=True,
 )

@@ -83,7 +83,7 @@ def commands():
 def test_all_commands_are_there_and_say_what_they_do():
     expected = (
         "demo methods datasets protocols networks distill pack-labels evaluate run sweep reproduce table scores compare plot "
-        "show import export tune"
+        "show import export tune new-method check submit verify pull check-submissions"
     )
     assert set(commands()) == {*expected.split(), "doctor"}
     top = done(ddbench("--help")).stdout

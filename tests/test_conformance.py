@@ -1,59 +1,125 @@
-"""What every installed method must do, on digits with its declared toy settings; a third party's as ours."""
+"""What every installed method must do (`ddbench.conformance`), ours as a third party's; and that each demand can fail."""
+
+import os
+from dataclasses import replace
 
 import pytest
 import torch
+from ddbench.methods import random
+from pydantic import Field
 
-from ddbench.budget import Budget
-from ddbench.data import load_dataset
-from ddbench.evaluation import Setting, evaluate_once
-from ddbench.jobs import DataName, DistillJob, distill_job
-from ddbench.method import find_method, method_names
-from ddbench.protocol import find_protocol
-from ddbench.recipes import published, resolve
-from ddbench.synset import load
-
-pytestmark = pytest.mark.parametrize("name", method_names())
+from ddbench.conformance import CHECKS, check_method, own_cache
+from ddbench.method import Hyper, Method, find_method, method_names
+from ddbench.settings import cache_dir, data_dir
+from ddbench.synset import Targets
 
 
-def job(name, seed=0):
-    """The cheapest cell of the method: digits at its smallest IPC (or all of it), generic recipe with its toy settings."""
-    method = find_method(name)
-    budget = Budget() if method.budgets == ("all",) else Budget(ipc=method.toy_ipc)
-    fields = {**published(method).generic, **method.toy}
-    recipe = resolve(method, load_dataset("digits"), budget, recipe="generic", overrides=fields)
-    return DistillJob.of(DataName("digits"), recipe, seed, Setting())
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name.replace(" ", "-"))
+@pytest.mark.parametrize("name", method_names())
+def test_conformance(name, check):
+    check.run(find_method(name))
 
 
-def test_the_set_is_whole_and_says_where_it_comes_from(name):
-    dataset, before = load_dataset("digits"), load_dataset("digits").train.read().clone()
-    made = job(name)
-    synset = distill_job(made)
-    assert synset.dataset == "digits" and synset.split_hash == dataset.train.hash
-    assert synset.class_names == dataset.class_names and synset.classes.dtype == torch.int64
-    if find_method(name).balanced:
-        assert synset.per_class() == [1] * 10
-    images = synset.pixels(dataset)
-    assert images.dtype == torch.float32 and images.shape == (len(synset), 1, 8, 8) and torch.isfinite(images).all()
-    assert synset.provenance.method == name and synset.provenance.recipe == made.resolved().to_json()
-    assert torch.equal(dataset.train.read(), before), "the training images were written to"
-    assert load(made.path).hash == synset.hash
+class FaultyHyper(Hyper):
+    """Hyper-parameters of the methods below."""
+
+    size: int = Field(1, ge=1, description="nothing")
 
 
-def test_equal_seeds_give_equal_bits(name, tmp_path, monkeypatch):
-    first = distill_job(job(name))
-    monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "another"))
-    torch.manual_seed(99)  # what a global stream holds must not matter
-    assert distill_job(job(name)).hash == first.hash
+class SilentHyper(Hyper):
+    """A hyper-parameter that does not say what it is."""
+
+    size: int = 1
 
 
-def test_another_seed_gives_another_set_or_the_method_draws_nothing(name):
-    one, other = distill_job(job(name, 0)), distill_job(job(name, 1))
-    draws_nothing = name in ("whole", "kcenter", "herding", "prune")  # easiest first: scores are a stage's, not drawn
-    assert (one.hash == other.hash) == draws_nothing
+def faulty(change):
+    """`random` with one fault: `change(task, images, classes)` gives the fields of the set."""
+
+    def distill(task, hyper):
+        images, labels = task.tensors(task.space("normalised"))
+        chosen = [
+            places[torch.randperm(len(places), generator=task.rng("choice", c))[:1]]
+            for c, places in enumerate(task.class_indices())
+        ]
+        chosen = torch.cat(chosen)
+        fields = {"space": task.space("normalised"), "images": images[chosen], "classes": labels[chosen]}
+        return task.synset(**{**fields, **change(task, fields["images"], fields["classes"])})
+
+    return Method(name="faulty", hyper=FaultyHyper, distill=distill)
 
 
-def test_students_are_better_than_chance(name):
-    record = evaluate_once(
-        distill_job(job(name)), load_dataset("digits"), find_protocol("hard-v1"), seed=0, setting=Setting()
-    )
-    assert record.runs[0].top1 > 0.3
+def write_to_the_data(task, images, classes):
+    task._source.train.images[0] += 1
+    return {}
+
+
+def swap_a_class(task, images, classes):
+    return {"classes": torch.cat([classes[1:2], classes[1:]])}
+
+
+def not_finite(task, images, classes):
+    return {"images": images / 0.0}
+
+
+def global_stream(task, images, classes):
+    return {"images": images + 1e-3 * torch.randn(images.shape)}
+
+
+def same_for_all(task, images, classes):
+    return {"images": torch.stack([task.tensors(task.space("normalised"))[0][classes.argsort()[0]]] * 10)}
+
+
+def noise(task, images, classes):
+    return {"images": torch.randn(images.shape, generator=task.rng("noise"))}
+
+
+def wrong_sums(task, images, classes):
+    return {"targets": Targets("soft", {"form": "probabilities"}, {"labels": torch.full((10, 10), 0.2)})}
+
+
+def bug(task, images, classes):
+    raise ZeroDivisionError("a bug\nof two lines")
+
+
+def broken_checks(method):
+    return {o.check.name: o.problem for o in check_method(method) if not o.passed}
+
+
+FAULTS = {
+    "unbalanced": (swap_a_class, "whole set", "images per class"),
+    "not finite": (not_finite, "whole set", "not finite"),
+    "global stream": (global_stream, "equal seeds", "not keyed"),
+    "same for all": (same_for_all, "other seeds", "the same set"),
+    "noise": (noise, "better than chance", "a guess reaches 0.1"),
+    "wrong sums": (wrong_sums, "whole set", "sum to 1"),
+    "a bug": (bug, "whole set", "ZeroDivisionError: a bug of two lines (test_conformance.py, line"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_found_by_its_check_and_named_in_one_line(fault):
+    change, check, words = FAULTS[fault]
+    found = broken_checks(faulty(change))
+    assert words in found[check] and "\n" not in found[check]
+    assert "page" not in found and "recipes" not in found
+
+
+def test_what_is_declared_is_held_against_what_is_done():
+    sound = faulty(lambda task, images, classes: {})
+    assert broken_checks(sound) == {}
+    assert set(broken_checks(replace(sound, deterministic=True))) == {"other seeds"}
+    assert "size has no description" in broken_checks(replace(sound, hyper=SilentHyper))["page"]
+    assert set(broken_checks(replace(sound, budgets=("ipc", "bytes")))) == {"page"}
+    assert "recipes" in broken_checks(replace(sound, toy={"sise": 1}))
+    assert "provenance" not in str(broken_checks(replace(random.METHOD, name="random")))
+
+
+def test_checks_leave_the_cache_and_the_environment_as_they_were(tmp_path):
+    before = dict(os.environ)
+    assert broken_checks(find_method("random")) == {}
+    assert dict(os.environ) == before and not cache_dir().exists()
+    data = data_dir()
+    with own_cache():
+        inside = cache_dir()
+        assert inside.is_dir() and data_dir() == data
+    assert not inside.exists()

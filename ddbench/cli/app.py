@@ -8,7 +8,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ddbench.cli import demo, doctor, listing, packing, reproducing, running, scoring, transfer, tune, viewing
+from ddbench.cli import (
+    demo,
+    doctor,
+    listing,
+    packing,
+    plugging,
+    reproducing,
+    running,
+    scoring,
+    submitting,
+    transfer,
+    tune,
+    viewing,
+)
 from ddbench.errors import DDBenchError, UsageError
 
 CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # typer brings its own click, or uses the installed one
@@ -18,6 +31,7 @@ SECTIONS = {
     "Run": ("distill", "pack-labels", "evaluate", "run", "sweep", "reproduce", "tune"),
     "Results": ("table", "scores", "compare", "plot", "show"),
     "Sets from and to elsewhere": ("import", "export"),
+    "Your own": ("new-method", "check", "submit", "verify", "pull", "check-submissions"),
 }
 GROUP = "ddbench.commands"
 INTERRUPTED = "ddbench: stopped; the same command, given again, goes on from what is stored"
@@ -142,7 +156,20 @@ def _top(
     """Distil data sets, score the sets under fixed protocols, and make tables and plots of the records."""
 
 
-for group in (demo, doctor, listing, running, packing, reproducing, tune, viewing, scoring, transfer):
+for group in (
+    demo,
+    doctor,
+    listing,
+    running,
+    packing,
+    reproducing,
+    tune,
+    viewing,
+    scoring,
+    transfer,
+    plugging,
+    submitting,
+):
     group.register(app)
 
 

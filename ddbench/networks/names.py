@@ -7,7 +7,7 @@ from ddbench.errors import UsageError, unknown
 
 LIBRARIES = ("timm", "torchvision")
 GRAMMAR = "BASE[-wWIDTH][-in|-bn|-none], timm:NAME or torchvision:NAME"
-_PATTERN = re.compile(r"(?P<base>.+?)(-w(?P<width>[1-9][0-9]*))?(-(?P<norm>in|bn|none))?")
+_PATTERN = re.compile(r"(?P<base>.+?)(-w(?P<width>[1-9][0-9]{0,3}))?(-(?P<norm>in|bn|none))?")
 
 _DC = "the evaluation networks of the DC and MTT families (arXiv 2006.05929, 2203.11932)"
 _SMALL = "; up to 64 px a 3x3 stem and no first pool"
