@@ -1,8 +1,8 @@
 """Cells: records pooled into one row per (method, recipe, data set, budget, protocol, student, setting).
 
-Records that are equal in all but the synthesis seed are draws of one cell. Two settings (device, precision,
-compiled, stacked, threads, build, teacher) are never pooled, nor two sets that claim the same synthesis seed, nor
-two versions of a protocol. Accuracies are fractions, sizes bytes, times seconds.
+Records that are equal in all but the synthesis seed are draws of one cell; those whose sets are the same are one draw.
+Two settings (device, precision, compiled, stacked, threads, build, teacher) are never pooled, nor two sets that claim the
+same synthesis seed, nor two versions of a protocol. Accuracies are fractions, sizes bytes, times seconds.
 """
 
 import re
@@ -179,8 +179,9 @@ def _row(group: str, entries: list[Entry], replaced: Collection[str | None]) -> 
     if len({record.student_recipe_hash for record, _ in entries}) > 1:
         row["student_recipe"] = None  # learned in part: every draw has its own
     row |= _status_columns(entries) | _set_columns(entries) | _teacher_columns(entries)
-    row["samples"] = {(record.synthesis_seed, run.seed): run.top1 for record, run in good}
-    curves = ((record.synthesis_seed, run.seed, run.snapshots) for record, run in good if run.snapshots)
+    draws = _draws(good)
+    row["samples"] = {(draw, run.seed): run.top1 for draw, (_, run) in zip(draws, good, strict=True)}
+    curves = ((draw, run.seed, run.snapshots) for draw, (_, run) in zip(draws, good, strict=True) if run.snapshots)
     row["snapshots"] = {
         (synthesis, seed): {each.step: each.top1 for each in curve} for synthesis, seed, curve in curves
     }
@@ -191,6 +192,16 @@ def _row(group: str, entries: list[Entry], replaced: Collection[str | None]) -> 
         row["top5"] = _mean([run.top5 for _, run in good])
         row["train_seconds"] = _mean([run.seconds for _, run in good])
     return row
+
+
+def _draws(entries: Sequence[Entry]) -> list[int | None]:
+    """The synthesis seed of each entry, or the first that gave the same set: a method that draws nothing has one draw."""
+    seeds: dict[str, list[int]] = {}
+    for record, run in entries:
+        if run.synset is not None and record.synthesis_seed is not None:
+            seeds.setdefault(run.synset, []).append(record.synthesis_seed)
+    first = {synset: min(given) for synset, given in seeds.items()}
+    return [first.get(run.synset or "", record.synthesis_seed) for record, run in entries]
 
 
 def _identity_columns(record: Record) -> dict[str, Any]:

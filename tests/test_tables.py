@@ -309,6 +309,16 @@ def test_budgets_are_in_the_order_of_their_size():
     assert [head[2] for head in pivot(frame).headers] == ["IPC 1", "IPC 10", "IPC 50", "all"]
 
 
+def test_seeds_that_give_the_same_set_are_one_draw():
+    """A method that draws nothing: its students' runs are the same runs again, not another synthesis."""
+    first = record("prune", 10, [0.8, 0.9])
+    again = [first.model_copy(update={"synthesis_seed": seed}) for seed in (1, 2)]
+    (row,) = cells([*again, first]).to_dict("records")
+    assert (row["n"], row["draws"], row["over"]) == (2, 1, "evaluation")
+    assert row["samples"] == {(0, 0): 0.8, (0, 1): 0.9}
+    assert row["ci_high"] > row["ci_low"]
+
+
 def test_draws_with_learned_step_sizes_are_one_cell_and_each_lender_has_its_own_baseline():
     """Under shipped-v1 every set's student recipe has its own hash; what made it is what draws share."""
     hashes = [digest(f"step size {seed}") for seed in (0, 1)]
