@@ -9,6 +9,7 @@ from ddbench.methods import random
 from pydantic import Field
 
 from ddbench.conformance import CHECKS, check_method, own_cache
+from ddbench.data import load_dataset
 from ddbench.method import Hyper, Method, find_method, method_names
 from ddbench.settings import cache_dir, data_dir
 from ddbench.synset import Targets
@@ -49,7 +50,7 @@ def faulty(change):
 
 
 def write_to_the_data(task, images, classes):
-    task._source.train.images[0] += 1
+    task._source.train.read()[0].add_(1)
     return {}
 
 
@@ -102,6 +103,15 @@ def test_each_fault_is_found_by_its_check_and_named_in_one_line(fault):
     found = broken_checks(faulty(change))
     assert words in found[check] and "\n" not in found[check]
     assert "page" not in found and "recipes" not in found
+
+
+def test_a_method_that_writes_to_the_training_images_is_found():
+    pixels = load_dataset("digits").train.read()
+    before = pixels.clone()
+    try:
+        assert broken_checks(faulty(write_to_the_data))["whole set"] == "the training images were written to"
+    finally:
+        pixels.copy_(before)
 
 
 def test_what_is_declared_is_held_against_what_is_done():
