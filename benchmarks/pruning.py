@@ -19,7 +19,7 @@ from ddbench.methods.engines.dynamics import dynamics_of
 from ddbench.methods.engines.graph_cut import Cosine, LastLayer, graph_cut
 
 from ddbench.budget import Budget
-from ddbench.cells import cells
+from ddbench.cells import SETTING, cells
 from ddbench.data import load_dataset
 from ddbench.meter import Meter
 from ddbench.method import find_method
@@ -84,8 +84,9 @@ def table(results: Path, dataset: str | None) -> None:
             if cell["borrowed"] is not None and cell["borrowed"] == cell["borrowed"]:
                 continue
             own, against = summarize(cell["samples"]), "—"
-            if cell["method"] != "random" and len(base) == 1:
-                found = compare(cell["samples"], base.iloc[0]["samples"])
+            alike = base[(base[list(SETTING)] == cell[list(SETTING)]).all(axis=1)]
+            if cell["method"] != "random" and len(alike) == 1:
+                found = compare(cell["samples"], alike.iloc[0]["samples"])
                 between = "" if found.low is None else f" ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
                 against = f"{100 * found.mean:+.1f}{between}"
             interval = "—" if own.low is None else f"{100 * own.low:.1f} to {100 * own.high:.1f}"
