@@ -18,7 +18,6 @@ from ddbench.leaderboard.build import MARK, build
 from ddbench.leaderboard.drawings import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart, whisker
 from ddbench.leaderboard.entries import Entry, _entry, read, united
 from ddbench.leaderboard.serving import server_for
-from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from ddbench import reported
@@ -210,32 +209,19 @@ def test_claims_are_not_pooled_and_not_ranked_until_verified():
     assert len(ids) == 3
 
 
-class Claim(BaseModel):
-    name: str
-    files: dict[str, dict[str, str | int]] = {}
-    authors: list[str]
-    code: str | None = None
-
-
-FILES = {"0a" * 32: {"size": 9, "address": "https://example.org/x"}}
-
-
-class Submitted(Record):
-    """A record with a submission, whatever a submission holds."""
-
-    submission: Claim | None = None
-
-
 def test_a_record_with_a_submission_is_a_claim_and_the_verifier_decides():
-    plain = record().model_dump(by_alias=True)
-    claim = Submitted.model_validate(plain | {"submission": {"name": "mine", "authors": ["A", "B"], "files": FILES}})
-    assert _entry(Submitted.model_validate(plain), [], None).standing == "measured"
+    plain = record().model_dump(mode="json", by_alias=True)
+    (name,) = plain["synsets"]
+    file = {"kind": "set", "size": 9, "sha256": "0a" * 32, "address": "https://example.org/x"}
+    words = {"name": "mine", "authors": ["A", "B"], "licence": "CC-BY-4.0"}
+    claim = Record.model_validate_json(json.dumps(plain | {"submission": {**words, "files": {name: file}}}))
+    assert _entry(record(), [], None).standing == "measured"
     assert _entry(claim, [], None).standing == _entry(claim, [], lambda *_: False).standing == "claimed"
     seen = []
     checked = _entry(claim, [claim], lambda one, every: seen.append((one, every)) or True)
     assert checked.standing == "verified" and seen == [(claim, [claim])]
-    files = {"files 0a0a0a0a0a0a size": "9", "files 0a0a0a0a0a0a address": "https://example.org/x"}
-    assert checked.about == {"name": "mine", "authors": "A, B"} | files
+    files = {f"files {name[:12]} {key}": str(value) for key, value in file.items()}
+    assert checked.about == {**words, "authors": "A, B"} | files
 
 
 def test_parts_of_a_record_in_two_folders_are_one_entry(tmp_path):
