@@ -18,7 +18,7 @@ set's images and bytes as they are counted here. The cost of the distillation ca
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -32,7 +32,7 @@ from ddbench.protocol import find_protocol
 from ddbench.records import Record, Run
 from ddbench.settings import cache_dir
 from ddbench.statistics import std, t_quantile
-from ddbench.store import RecordStore
+from ddbench.store import RecordStore, merge
 from ddbench.synset import load
 
 Verdict = Literal["holds", "too high", "too low", "undecided"]
@@ -110,6 +110,24 @@ def judge_record(claimed: Record, found: Record, synset: str) -> list[Verificati
         who = "the record claims" if not theirs else "there is here"
         raise UsageError(f"{who} no accuracy of set {synset[:12]}")
     return [_judge_setting(runs, ours, found) for runs in theirs.values()]
+
+
+def claim_holds(claimed: Record, records: Iterable[Record]) -> bool:
+    """Whether all that a submitted record claims holds against what was measured among some records.
+
+    False as well where nothing was measured on one of its sets, or where the records differ in their facts.
+    """
+    ours: Record | None = None
+    for record in records:
+        if record.submission is None and record.key() == claimed.key():
+            ours = record if ours is None else merge(ours, record, where="two folders of records")
+    sets = {run.synset for run in claimed.runs if run.status == "ok" and run.synset is not None}
+    if ours is None or not sets:
+        return False
+    try:
+        return all(found.holds for synset in sets for found in judge_record(claimed, ours, synset))
+    except UsageError:
+        return False
 
 
 def _judge_setting(runs: list[Run], ours: list[Run], found: Record) -> Verification:

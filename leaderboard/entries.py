@@ -1,6 +1,6 @@
 """Records and where they stand: measured here, claimed by others, or claimed and verified."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -41,15 +41,12 @@ class Entry:
         return key if self.standing == "measured" else f"{key}-{self.standing}"
 
 
-Verifier = Callable[[Record, Sequence[Record]], bool]
-
-
-def read(folders: Sequence[Path] = (), verifier: Verifier | None = None) -> list[Entry]:
-    """Every record of some folders, with where it stands; a record with a submission is a claim.
+def read(folders: Sequence[Path] = ()) -> list[Entry]:
+    """Every record of some folders, with where it stands; a record with a submission is a claim, verified where it holds
+    against what was measured (`ddbench.verification`).
 
     Args:
         folders: of records; none: `ddbench.settings.results_dir`, and `submitted` beside it where that is there.
-        verifier: says of a claim and all records whether the claim holds; None: nothing is verified.
 
     Parts of one record that lie in several folders are merged, but never a claim with what was measured. UsageError
     for a broken file, or where there is no record at all.
@@ -61,7 +58,7 @@ def read(folders: Sequence[Path] = (), verifier: Verifier | None = None) -> list
         raise UsageError(
             f"no records in {where}: make some (ddbench run random --ipc 1), or name a folder by --results"
         )
-    return united(_entry(record, records, verifier) for record in records)
+    return united(_entry(record, records) for record in records)
 
 
 def default_folders() -> list[Path]:
@@ -71,11 +68,13 @@ def default_folders() -> list[Path]:
     return [measured, *([submitted] if submitted.is_dir() else [])]
 
 
-def _entry(record: Record, records: Sequence[Record], verifier: Verifier | None) -> Entry:
-    claim = getattr(record, "submission", None)
+def _entry(record: Record, records: Sequence[Record]) -> Entry:
+    claim = record.submission
     if claim is None:
         return Entry(record)
-    standing: Standing = "verified" if verifier is not None and verifier(record, records) else "claimed"
+    from ddbench.verification import claim_holds  # asked for claims alone: it brings torch
+
+    standing: Standing = "verified" if claim_holds(record, records) else "claimed"
     return Entry(record, standing, words_of(claim.model_dump(mode="json", exclude_none=True)))
 
 

@@ -209,19 +209,25 @@ def test_claims_are_not_pooled_and_not_ranked_until_verified():
     assert len(ids) == 3
 
 
-def test_a_record_with_a_submission_is_a_claim_and_the_verifier_decides():
-    plain = record().model_dump(mode="json", by_alias=True)
+def test_a_record_with_a_submission_is_a_claim_until_what_was_measured_bears_it_out():
+    ours = record(values=(0.5, 0.51, 0.52))
+    plain = ours.model_dump(mode="json", by_alias=True)
     (name,) = plain["synsets"]
     file = {"kind": "set", "size": 9, "sha256": "0a" * 32, "address": "https://example.org/x"}
     words = {"name": "mine", "authors": ["A", "B"], "licence": "CC-BY-4.0"}
-    claim = Record.model_validate_json(json.dumps(plain | {"submission": {**words, "files": {name: file}}}))
-    assert _entry(record(), [], None).standing == "measured"
-    assert _entry(claim, [], None).standing == _entry(claim, [], lambda *_: False).standing == "claimed"
-    seen = []
-    checked = _entry(claim, [claim], lambda one, every: seen.append((one, every)) or True)
-    assert checked.standing == "verified" and seen == [(claim, [claim])]
+
+    def claim(add):
+        runs = [run | {"top1": run["top1"] + add} for run in plain["runs"]]
+        value = plain | {"submission": {**words, "files": {name: file}}, "runs": runs}
+        return Record.model_validate_json(json.dumps(value))
+
+    true, false = claim(0.0), claim(0.2)
+    assert _entry(ours, [ours]).standing == "measured"
+    assert _entry(true, [true]).standing == "claimed"  # another claim bears nothing out
+    assert _entry(true, [true, record("random"), ours]).standing == "verified"
+    assert _entry(false, [false, ours]).standing == "claimed"
     files = {f"files {name[:12]} {key}": str(value) for key, value in file.items()}
-    assert checked.about == {**words, "authors": "A, B"} | files
+    assert _entry(true, [ours]).about == {**words, "authors": "A, B"} | files
 
 
 def test_parts_of_a_record_in_two_folders_are_one_entry(tmp_path):
