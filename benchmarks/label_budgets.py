@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--methods", default="sre2l,cda")
     parser.add_argument("--ipc", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--results", type=Path, default=Path("label-budgets/records"))
+    parser.add_argument("--results", type=Path, default=Path("results/label-budgets"))
     parser.add_argument("--sets", type=Path, default=Path("label-budgets/sets"))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)

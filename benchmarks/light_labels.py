@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--dataset-name")
     parser.add_argument("--ipc", default="3,10")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--results", type=Path, default=Path("light-labels"))
+    parser.add_argument("--results", type=Path, default=Path("results/light-labels"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", action="store_true")
     chosen = parser.parse_args()
