@@ -91,10 +91,11 @@ def grids_text(tables: Sequence[Grid], form: str, width: int = 100) -> str:
         return "\n".join(WRITERS[form](table) for table in tables)
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=width)
+    out = io.StringIO()
+    console = Console(file=out, width=width)
     for table in tables:
         console.print(rich_table(table, table.notes))
-    return str(console.file.getvalue())  # type: ignore[attr-defined]
+    return out.getvalue()
 
 
 def grid_csv(table: Grid) -> str:

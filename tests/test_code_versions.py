@@ -59,14 +59,14 @@ PRIOR_ENGINES = (
     "students.py",
     "windows.py",
 )
-PRIORS = {1: "c0c0b8875704d3babd644af85fe6cebf72148ef324191a25bc0e3ba11954a8c9"}
+PRIORS = {1: "e414235347d5d56675efc5c06e2220d9d4fc16c42375e58873eae556f7b045b7"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
 DYNAMICS = {1: "7f80bb2821abb19ad8ebe0446a6aabce54e0ba417d83ed3093053d220cb214bc"}
 """By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""
 BINS = {1: "4c1fafa8e6b0e1e2a403185c17ba156b03498d77109981966602d5fc146bc9b7"}
 """By `bins.CODE_VERSION`: SHA-256 of bins.py, graph_cut.py and the core's projection.py, whose change may change what is in a bin of DQ."""
 ENCODER_FILES = ("clip.py", "projection.py")
-ENCODERS = {1: "fe6ae118d2a667bdfa55d91bba6450e1a1125095d39f22cd2859838032d2df05"}
+ENCODERS = {1: "22693a67133af552b427ec872e322af97357c3536a77d0307b9059f1ee9691b9"}
 """By `encoders.CODE_VERSION`: SHA-256 of encoders.py and the files above: what an encoder and its columns become."""
 WEAK_TEACHERS = {1: "b256152f6fe4111da30b89cb2d355f5c01a2ba0fc3f3186dee3c3a5fe3f44ade"}
 """By `weak_teachers.CODE_VERSION`: SHA-256 of weak_teachers.py, whose change may change what a snapshot is."""

@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
+import small_sets
 import torch
+from small_sets import a_teacher
 
 from ddbench import networks, teachers
 from ddbench.borrowing import borrow
@@ -15,7 +18,6 @@ from ddbench.evaluation import Setting, evaluate_once
 from ddbench.jobs import DataName
 from ddbench.losses import LOSSES, Answer, Labels, distances
 from ddbench.protocol import find_protocol
-from ddbench.space import make_space
 from ddbench.storage import bytes_of
 from ddbench.streams import Stream, views_of
 from ddbench.student import train
@@ -40,31 +42,7 @@ RECIPE = StudentRecipe(
 STEPS = 7  # 3 epochs of 20 images in batches of 8
 
 
-def a_teacher(seed=0):
-    digits = load_dataset("digits")
-    network = networks.create("convnet-d2-w8-bn", channels=1, side=8, classes=10, seed=seed)
-    found = teachers.Teacher.of(
-        digits,
-        network="convnet-d2-w8-bn",
-        space=make_space("pixel", digits),
-        recipe_hash="0" * 64,
-        state=network.state_dict(),
-    )
-    teachers.keep(found)
-    return found
-
-
-def a_set(**changes):
-    digits = load_dataset("digits")
-    fields = {
-        "classes": torch.arange(20) % 10,
-        "space": make_space("normalised", digits),
-        "images": torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
-        "student_recipe": RECIPE,
-    }
-    if "targets" not in changes:
-        changes["targets"] = committee([(a_teacher(), 0.5), (a_teacher(seed=1), 2.0)])
-    return SynSet.of(digits, **{**fields, **changes})
+a_set = partial(small_sets.a_set, RECIPE)
 
 
 def recorded(synset, **options):

@@ -5,12 +5,15 @@ import math
 import shlex
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 
 import pytest
+import small_sets
 import torch
 from ddbench.methods.engines.relabel import RelabelFields, relabelled
 from pydantic import ValidationError
+from small_sets import a_teacher
 from typer.testing import CliRunner
 
 from ddbench import label_budget, networks, teachers
@@ -35,7 +38,7 @@ from ddbench.streams import Stream
 from ddbench.student import train
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import Provenance, SynSet, Targets, load, save
-from ddbench.targets import Binding, committee, recording, targets_of
+from ddbench.targets import Binding, recording, targets_of
 from ddbench.targets.replay import record_replay
 from ddbench.targets.soft import labels_of
 from ddbench.task import Task
@@ -56,35 +59,7 @@ STEPS = 20  # 8 epochs of 20 images in batches of 8
 FULL = STEPS * (8 * 10 * 2 + 8)  # rows, classes, fp16; the number of a step
 
 
-def a_teacher(name="convnet-d2-w8-bn", seed=0):
-    digits = load_dataset("digits")
-    network = networks.create(name, channels=1, side=8, classes=10, seed=seed)
-    found = teachers.Teacher(
-        network=name,
-        dataset="digits",
-        split_hash=digits.train.hash,
-        class_names=digits.class_names,
-        channels=1,
-        side=8,
-        space=make_space("pixel", digits),
-        recipe_hash="0" * 64,
-        state={key: tensor.detach().clone() for key, tensor in network.state_dict().items()},
-    )
-    teachers.keep(found)
-    return found
-
-
-def a_set(**changes):
-    digits = load_dataset("digits")
-    fields = {
-        "classes": torch.arange(20) % 10,
-        "space": make_space("normalised", digits),
-        "images": torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
-        "student_recipe": RECIPE,
-    }
-    if "targets" not in changes:
-        changes["targets"] = committee([(a_teacher(), 0.5), (a_teacher(seed=1), 2.0)])
-    return SynSet.of(digits, **{**fields, **changes})
+a_set = partial(small_sets.a_set, RECIPE)
 
 
 def recorded(synset, **options):

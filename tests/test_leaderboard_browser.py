@@ -9,6 +9,7 @@ import shutil
 import pytest
 from ddbench.leaderboard.build import build
 from ddbench.leaderboard.entries import Entry
+from playwright.sync_api import sync_playwright
 
 from ddbench.canonical import digest
 from ddbench.records import Record
@@ -26,11 +27,10 @@ def found_browser():
 
 @pytest.fixture(scope="module")
 def chromium():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser was tested")
     path = found_browser()
     if path is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium): no browser was tested")
-    with sync_api.sync_playwright() as driver:
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()

@@ -1,21 +1,23 @@
 """Replay: stored logits are the online ones of the same stream, and a student sees the batches that they are of."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
+import small_sets
 import torch
+from small_sets import a_teacher
 
 from ddbench import networks, teachers
 from ddbench.data import load_dataset
 from ddbench.errors import JobFailed, UsageError
 from ddbench.evaluation import Setting, evaluate_once
 from ddbench.protocol import find_protocol
-from ddbench.space import make_space
 from ddbench.storage import bytes_of
 from ddbench.streams import Stream, views_of
 from ddbench.student import train
 from ddbench.student_recipe import StudentRecipe
-from ddbench.synset import SynSet, Targets, Views, load, save
+from ddbench.synset import Targets, Views, load, save
 from ddbench.targets import Binding, committee, targets_of
 from ddbench.targets import recording as module
 from ddbench.targets.encodings import LEVELS, TopK, encoding_of
@@ -35,35 +37,7 @@ RECIPE = StudentRecipe(
 STEPS = 7  # 3 epochs of 20 images in batches of 8
 
 
-def a_teacher(name="convnet-d2-w8-bn", seed=0):
-    digits = load_dataset("digits")
-    network = networks.create(name, channels=1, side=8, classes=10, seed=seed)
-    found = teachers.Teacher(
-        network=name,
-        dataset="digits",
-        split_hash=digits.train.hash,
-        class_names=digits.class_names,
-        channels=1,
-        side=8,
-        space=make_space("pixel", digits),
-        recipe_hash="0" * 64,
-        state={key: tensor.detach().clone() for key, tensor in network.state_dict().items()},
-    )
-    teachers.keep(found)
-    return found
-
-
-def a_set(**changes):
-    digits = load_dataset("digits")
-    fields = {
-        "classes": torch.arange(20) % 10,
-        "space": make_space("normalised", digits),
-        "images": torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
-        "student_recipe": RECIPE,
-    }
-    if "targets" not in changes:
-        changes["targets"] = committee([(a_teacher(), 0.5), (a_teacher(seed=1), 2.0)])
-    return SynSet.of(digits, **{**fields, **changes})
+a_set = partial(small_sets.a_set, RECIPE)
 
 
 def recorded(synset, **options):

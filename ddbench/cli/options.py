@@ -23,6 +23,7 @@ Datasets = Annotated[
 GivenName = Annotated[
     str | None, O("--dataset-name", metavar="NAME", help="Name of a folder:PATH in records, instead of its own.")
 ]
+FolderOfSet = Annotated[str | None, O("--dataset", metavar="NAME", help="folder:PATH, for a set made on a folder.")]
 Ipc = Annotated[int | None, O("--ipc", metavar="N", help="Images per class.")]
 Ipcs = Annotated[str | None, O("--ipc", metavar="N,..", help="Images per class, comma-separated.")]
 Fraction = Annotated[float | None, O("--fraction", metavar="F", help="Part of the training images, instead of --ipc.")]

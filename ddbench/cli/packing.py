@@ -55,9 +55,7 @@ def pack_labels(
         int | None,
         typer.Option("--seed", metavar="S", min=0, help="Of the batches to label (default: the set's synthesis seed)."),
     ] = None,
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="NAME", help="folder:PATH, for a set made on a folder.")
-    ] = None,
+    dataset: o.FolderOfSet = None,
     dataset_name: o.GivenName = None,
     threads: o.Threads = None,
     device: o.Device = None,

@@ -117,9 +117,7 @@ def evaluate(
     protocol: o.ProtocolName = "hard-v1",
     network: o.NetworkName = None,
     seeds: o.Seeds = "5",
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="NAME", help="folder:PATH, for a set made on a folder.")
-    ] = None,
+    dataset: o.FolderOfSet = None,
     dataset_name: o.GivenName = None,
     borrow: o.Borrow = None,
     name: Annotated[

@@ -127,9 +127,7 @@ def verify(
     record: RecordFile,
     synset: Annotated[Path, typer.Option("--synset", metavar="FILE", help="Its set.", show_default=False)],
     seeds: o.Seeds = "5",
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="NAME", help="folder:PATH, for a set made on a folder.")
-    ] = None,
+    dataset: o.FolderOfSet = None,
     dataset_name: o.GivenName = None,
     borrow: o.Borrow = None,
     results: Annotated[

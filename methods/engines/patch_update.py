@@ -95,13 +95,13 @@ class Updater:
             return self.done[label]
         factor = self.fields.factor
         tiles, at_once = cut_tiles(images, factor), max(1, AT_ONCE // max(self.values, patches[0].numel()))
-        parts = list(zip(tiles.split(at_once), patches.split(at_once), strict=True))
-        how = {"steps": self.fields.update_steps, "lr": self.fields.update_lr}
+        parts, wholes = tiles.split(at_once), patches.split(at_once)
+        steps, lr = self.fields.update_steps, self.fields.update_lr
         found = [
-            updated(*parts[number], self.embed, self.bounds, **how)  # type: ignore[arg-type]
+            updated(parts[number], wholes[number], self.embed, self.bounds, steps=steps, lr=lr)
             for number in self.task.loop(0, len(parts), "updating tiles")
         ]
-        found += [part for part, _ in parts[len(found) :]]  # a dry run does not come to all
+        found += parts[len(found) :]  # a dry run does not come to all
         self.done.append(join_tiles(torch.cat(found), factor).cpu())
         self.task.checkpoint(lambda: {"updated": self.done})
         return self.done[-1]

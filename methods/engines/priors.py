@@ -59,8 +59,17 @@ def _measure(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, ip
         def loop(start: int, total: int) -> Iterator[int]:
             return task.loop(start, total, f"measuring the prior of {teacher.network}")
 
-        how = {"labeller": labeller, "stream": stream, "loop": loop, "checkpoint": training}
-        train(student, shown, labels, recipe, seed=task.stage_seed, **how)  # type: ignore[arg-type]
+        train(
+            student,
+            shown,
+            labels,
+            recipe,
+            seed=task.stage_seed,
+            labeller=labeller,
+            stream=stream,
+            loop=loop,
+            checkpoint=training,
+        )
     training.clear()
     logits = predict(student, held.images(space_of(only)))
     return float((logits.argmax(1) == held.labels).float().mean())

@@ -1,0 +1,33 @@
+"""Twenty images for digits and teachers that label them: what tests of labels train students on."""
+
+import torch
+
+from ddbench import networks, teachers
+from ddbench.data import load_dataset
+from ddbench.space import make_space
+from ddbench.synset import SynSet
+from ddbench.targets import committee
+
+
+def a_teacher(name="convnet-d2-w8-bn", seed=0):
+    """An untrained network in the cache that reads pixels."""
+    digits = load_dataset("digits")
+    network = networks.create(name, channels=1, side=8, classes=10, seed=seed)
+    how = {"network": name, "space": make_space("pixel", digits), "recipe_hash": "0" * 64}
+    found = teachers.Teacher.of(digits, **how, state=network.state_dict())
+    teachers.keep(found)
+    return found
+
+
+def a_set(recipe, **changes):
+    """Twenty normalised images, two a class, labelled online by two teachers, and the student recipe that they ship."""
+    digits = load_dataset("digits")
+    fields = {
+        "classes": torch.arange(20) % 10,
+        "space": make_space("normalised", digits),
+        "images": torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+        "student_recipe": recipe,
+    }
+    if "targets" not in changes:
+        changes["targets"] = committee([(a_teacher(), 0.5), (a_teacher(seed=1), 2.0)])
+    return SynSet.of(digits, **{**fields, **changes})
