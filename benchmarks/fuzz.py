@@ -214,7 +214,7 @@ def read_a_record(raw: bytes, folder: Path) -> None:
     assert Record.from_json(record.to_json(), "again") == record
     record.key_hash()
     list(_claim_problems(record))
-    list(_appeal_problems(record, [record]))
+    list(_appeal_problems(record, {record.key_hash(): record}))
     cells([record])
 
 

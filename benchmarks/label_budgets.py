@@ -13,6 +13,7 @@ of every data set among the records as label_budgets_DATASET.png beside it.
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -61,8 +62,7 @@ def sets(args: argparse.Namespace, method: str, reporter: Reporter) -> list[Path
         path = args.sets / f"{online.stem}-{packing.words()}.safetensors"
         if not path.exists():
             stored = full if packing != PACKINGS[0] else online
-            fields = {name: getattr(packing, name) for name in ("encoding", "topk", "ratio", "bytes", "keep", "draw")}
-            pack_labels(stored, **fields, **named, out=path, **how)
+            pack_labels(stored, **asdict(packing), **named, out=path, **how)
         paths.append(path)
     return paths
 

@@ -418,6 +418,8 @@ def missing_seeds(cell: Cell, record: Record, store: RecordStore, retry_failed: 
 def missing_snapshots(cell: Cell, record: Record, store: RecordStore) -> int:
     """How many accuracies at snapshots the stored runs of a cell lack."""
     shares = cell.made.snapshots if cell.made else ()
+    if not shares:
+        return 0
     return sum(_lacking(run, shares) for run in _stored(cell, record, store) if run.status == "ok")
 
 

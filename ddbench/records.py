@@ -238,6 +238,13 @@ class Record(Strict):
         own = {"student_recipe_hash": self.student_recipe_hash}
         return self.group_key() | own | ({} if self.imported else {"synthesis_seed": self.synthesis_seed})
 
+    def by_setting(self) -> dict[tuple[Any, ...], list[Run]]:
+        """Its runs by how they were computed, see `Run.identity`."""
+        found: dict[tuple[Any, ...], list[Run]] = {}
+        for run in self.runs:
+            found.setdefault(run.identity().setting, []).append(run)
+        return found
+
     def key_hash(self) -> str:
         """SHA-256 of the key, 64 hex digits: what `supersedes` of another record names."""
         return digest(self.key())

@@ -94,6 +94,11 @@ class Item:
         """What is run: two figures of one cell share it."""
         return self.method, self.dataset, self.budget, self.protocol, self.network, self.recipe and self.recipe.hash
 
+    @property
+    def dataset_id(self) -> str:
+        """The id of the data set that is run; of one that is not here, its name."""
+        return self.source.id if self.source is not None and self.cells else self.dataset
+
     def words(self) -> str:
         """For people: "mtt on cifar10, IPC 10, convnet-d3, shipped-v1"."""
         parts = [f"{self.method} on {self.dataset}", str(self.budget), self.network or "the set's student"]

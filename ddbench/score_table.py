@@ -48,7 +48,7 @@ def score_table(
     """Scores of every set among the cells, columns `columns.SCORES` and `label`, in the order of the cells.
 
     Args:
-        frame: see `ddbench.cells.cells`; with the baselines that the scores need.
+        frame: see `ddbench.cells.cells`; with the baselines that the scores need. A column `label` is taken over.
         methods: methods to show; None shows all. The whole data has no row.
         weight: of IOR in LRS, in [0, 1].
         ars_weight: of the augmented protocol in ARS, in [0, 1].
@@ -61,7 +61,8 @@ def score_table(
         if name not in set(frame["method"]):
             raise unknown("method (among the records)", name, set(frame["method"]))
     kept = frame[(frame["status"] == "ok") & (frame["superseded"] == False)]  # noqa: E712 - a column of objects
-    rows: list[dict[str, Any]] = kept.assign(label=row_labels(kept)).to_dict("records")
+    named = kept if "label" in kept else kept.assign(label=row_labels(kept))
+    rows: list[dict[str, Any]] = named.to_dict("records")
     shelf = Shelf(rows)
     found = [
         _Scores(shelf, own, families, weight, ars_weight).row()

@@ -45,6 +45,7 @@ class Snapshots:
     def __init__(self, folder: Path, shares: Sequence[float], finish: Callable[[SynSet, int, int], SynSet]) -> None:
         """Keep snapshots at `shares` in `folder`; `finish(set, step, total)` adds where a set comes from."""
         self.folder, self.shares, self.finish = folder, tuple(shares), finish
+        self._total, self._wanted = 0, frozenset[int]()
         self.seconds = 0.0
         """What making and writing them took: no part of what the set cost."""
 
@@ -54,8 +55,9 @@ class Snapshots:
 
     def offer(self, step: int, total: int, make: Callable[[], SynSet]) -> None:
         """Make and write the set after `step` of `total` steps, if it is wanted and not there from before a stop."""
-        path = self.folder / f"{step:08}-of-{total:08}.safetensors"
-        if step not in self.steps(total) or path.exists():
+        if total != self._total:  # asked at every step: what is wanted is looked up, not made anew
+            self._total, self._wanted = total, frozenset(self.steps(total))
+        if step not in self._wanted or (path := self.folder / f"{step:08}-of-{total:08}.safetensors").exists():
             return
         began = perf_counter()
         save(self.finish(make(), step, total), path)

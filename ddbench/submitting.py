@@ -19,7 +19,7 @@ from ddbench.data import dataset_names
 from ddbench.errors import DDBenchError, UsageError, first_problem, unknown
 from ddbench.files import make_folder
 from ddbench.protocol import find_protocol
-from ddbench.records import Record, Run
+from ddbench.records import Record
 from ddbench.stages import look_sealed
 from ddbench.store import RecordStore, merge, read_record
 from ddbench.submission import SharedFile, Submission
@@ -110,7 +110,10 @@ def submit(record: Record, about: Submission, out: Path, *, superseded: Record |
         changes["supersedes"] = superseded.key_hash()
     made = record.model_copy(update=changes)
     made = Record.from_json(made.to_json(), "submission")
-    wrong = [*_claim_problems(made), *(_appeal_problems(made, [superseded]) if superseded else ())]
+    wrong = [
+        *_claim_problems(made),
+        *(_appeal_problems(made, {superseded.key_hash(): superseded}) if superseded else ()),
+    ]
     if wrong:
         raise UsageError(wrong[0])
     return RecordStore(make_folder(out)).add(made)
@@ -143,7 +146,8 @@ def check_submissions(results: Path, base: Path | None = None) -> list[Problem]:
             records[path] = _own_record(path, root)
         except UsageError as error:
             problems.append(Problem(path, str(error).removeprefix(f"{path}: ")))
-    others = _other_records(results, records) if any(r.supersedes for r in records.values()) else []
+    appeals = any(record.supersedes for record in records.values())
+    others = {r.key_hash(): r for r in _other_records(results, records)} if appeals else {}
     for path, record in records.items():
         problems += [Problem(path, text) for text in _each(_record_problems, record, path)]
         problems += [Problem(path, text) for text in _each(_appeal_problems, record, others)]
@@ -207,22 +211,20 @@ def _claim_problems(record: Record) -> Iterator[str]:
     missing = sorted({run.synset for run in record.runs if run.synset} - shared)
     if missing:
         yield f"set {missing[0][:12]} has no file in the submission"
-    yield from _run_problems(record.runs)
+    yield from _run_problems(record)
 
 
-def _run_problems(runs: Sequence[Run]) -> Iterator[str]:
+def _run_problems(record: Record) -> Iterator[str]:
     """Seeds may not be chosen: every setting has the seeds 0 to n - 1, the failed ones among them."""
-    groups: dict[tuple[object, ...], set[int]] = {}
-    for run in runs:
-        groups.setdefault(run.identity().setting, set()).add(run.seed)
-    for seeds in groups.values():
+    for runs in record.by_setting().values():
+        seeds = {run.seed for run in runs}
         if seeds != set(range(len(seeds))):
             yield f"evaluation seeds are {sorted(seeds)}: all of 0 to n - 1 are needed, none chosen"
         elif len(seeds) < SEEDS:
             yield f"{len(seeds)} evaluation seeds: at least {SEEDS} are needed"
-    if not any(run.status == "ok" for run in runs):
+    if not any(run.status == "ok" for run in record.runs):
         yield "no run with an accuracy"
-    if any(run.dirty for run in runs):
+    if any(run.dirty for run in record.runs):
         yield "made with a changed checkout of ddbench (dirty)"
 
 
@@ -239,11 +241,10 @@ def _kept_here(claim: Submission, path: Path) -> Iterator[str]:
             yield f"{file.address}: not the file {key[:12]} that the record states"
 
 
-def _appeal_problems(record: Record, others: Sequence[Record]) -> Iterator[str]:
+def _appeal_problems(record: Record, known: Mapping[str, Record]) -> Iterator[str]:
     """A record supersedes one of its own cell, by a better mean, and not in a circle."""
     if record.supersedes is None:
         return
-    known = {other.key_hash(): other for other in others}
     old = known.get(record.supersedes)
     if old is None:
         yield f"supersedes {record.supersedes[:12]}, which is no record here"
@@ -261,11 +262,8 @@ def _appeal_problems(record: Record, others: Sequence[Record]) -> Iterator[str]:
 
 def _best(record: Record) -> float:
     """The mean of its accuracies, of the best setting; 0 where there is none."""
-    groups: dict[tuple[object, ...], list[float]] = {}
-    for run in record.runs:
-        if run.top1 is not None:
-            groups.setdefault(run.identity().setting, []).append(run.top1)
-    return max((fmean(values) for values in groups.values()), default=0.0)
+    groups = ([run.top1 for run in runs if run.top1 is not None] for runs in record.by_setting().values())
+    return max((fmean(values) for values in groups if values), default=0.0)
 
 
 def _lost(before: Path, root: Path, records: Mapping[Path, Record]) -> list[Problem]:

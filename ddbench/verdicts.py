@@ -3,7 +3,6 @@
 Percent in what people read; csv and json are data, in fractions.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import pandas as pd
 from ddbench.errors import unknown
 from ddbench.protocol import find_protocol
 from ddbench.reproduce import RULE, Compared
-from ddbench.table_forms import DASH, WRITERS, Grid, Shown
+from ddbench.table_forms import DASH, Grid, Shown, data_text, grids_text
 from ddbench.tables import FORMATS
 
 FULL = ("cell", "student", "paper %", "ours %", "difference", "n", "95 % interval", "verdict")
@@ -40,8 +39,8 @@ def render(title: str, compared: Sequence[Compared], form: str) -> str:
     if form not in FORMATS or form == "terminal":
         raise unknown("table format", form, FORMATS)
     if form in ("csv", "json"):
-        return _data(compared, form)
-    return "\n".join(WRITERS[form](grid) for grid in grids(title, compared))
+        return data_text(pd.DataFrame(rows(compared), dtype=object), form)
+    return grids_text(grids(title, compared), form)
 
 
 def rows(compared: Sequence[Compared]) -> list[dict[str, Any]]:
@@ -49,18 +48,11 @@ def rows(compared: Sequence[Compared]) -> list[dict[str, Any]]:
     return [_row(each) for each in compared]
 
 
-def _data(compared: Sequence[Compared], form: str) -> str:
-    plain = rows(compared)
-    if form == "json":
-        return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    return pd.DataFrame(plain).to_csv(index=False, lineterminator="\n")
-
-
 def _row(each: Compared) -> dict[str, Any]:
     item, figure = each.item, each.item.figure
     return {
         "method": item.method,
-        "dataset": _dataset(each),
+        "dataset": item.dataset_id,
         "budget": str(item.budget),
         "student": item.network,
         "protocol": item.protocol,
@@ -87,12 +79,6 @@ def _row(each: Compared) -> dict[str, Any]:
     }
 
 
-def _dataset(each: Compared) -> str:
-    """The id of the data set that was run; of one that is not here, its name."""
-    item = each.item
-    return item.source.id if item.source is not None and item.cells else item.dataset
-
-
 def _label(each: Compared) -> str:
     """The method, and the protocol where that is not the paper's own post-evaluation."""
     shipped = find_protocol(each.item.protocol).shipped
@@ -100,7 +86,7 @@ def _label(each: Compared) -> str:
 
 
 def _cell(each: Compared) -> str:
-    return f"{_dataset(each)} {each.item.budget}"
+    return f"{each.item.dataset_id} {each.item.budget}"
 
 
 def _full(each: Compared) -> list[Shown]:

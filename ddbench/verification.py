@@ -18,8 +18,9 @@ set's images and bytes as they are counted here. The cost of the distillation ca
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -37,11 +38,6 @@ from ddbench.synset import load
 
 Verdict = Literal["holds", "too high", "too low", "undecided"]
 LEVEL, MARGIN, WIDEST, FEWEST = 0.99, 0.005, 0.03, 3
-RULE = (
-    "A claim holds where its mean is within half a point, plus the 99 % interval that our students' spread gives for the "
-    "mean of so many runs, of our mean, or where all its runs, of seeds 0 to n - 1, were made again to the bit; it is "
-    "undecided with fewer than 3 students or a tolerance above 3 points."
-)
 
 
 @dataclass(frozen=True)
@@ -112,18 +108,15 @@ def judge_record(claimed: Record, found: Record, synset: str) -> list[Verificati
     return [_judge_setting(runs, ours, found) for runs in theirs.values()]
 
 
-def claim_holds(claimed: Record, records: Iterable[Record]) -> bool:
-    """Whether all that a submitted record claims holds against what was measured among some records.
+def claim_holds(claimed: Record, measured: Sequence[Record]) -> bool:
+    """Whether all that a submitted record claims holds against what was measured, the parts of one record of its cell.
 
     False as well where nothing was measured on one of its sets, or where the records differ in their facts.
     """
-    ours: Record | None = None
-    for record in records:
-        if record.submission is None and record.key() == claimed.key():
-            ours = record if ours is None else merge(ours, record, where="two folders of records")
     sets = {run.synset for run in claimed.runs if run.status == "ok" and run.synset is not None}
-    if ours is None or not sets:
+    if not measured or not sets:
         return False
+    ours = reduce(partial(merge, where="two folders of records"), measured)
     try:
         return all(found.holds for synset in sets for found in judge_record(claimed, ours, synset))
     except UsageError:
@@ -143,11 +136,11 @@ def _judge_setting(runs: list[Run], ours: list[Run], found: Record) -> Verificat
 
 def _settings(record: Record, synset: str) -> dict[tuple[Any, ...], list[Run]]:
     """The runs of a set with an accuracy, by setting."""
-    groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in record.runs:
-        if run.status == "ok" and run.synset == synset:
-            groups.setdefault(run.identity().setting, []).append(run)
-    return groups
+    groups = {
+        setting: [run for run in runs if run.status == "ok" and run.synset == synset]
+        for setting, runs in record.by_setting().items()
+    }
+    return {setting: runs for setting, runs in groups.items() if runs}
 
 
 def check_facts(claimed: Record, found: Record, synset: str) -> None:

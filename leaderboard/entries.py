@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ddbench.errors import UsageError
+from ddbench.cli.viewing import read_records
 from ddbench.records import Record
 from ddbench.settings import results_dir
-from ddbench.store import RecordStore, merge
+from ddbench.store import merge
 
 Standing = Literal["measured", "verified", "claimed"]
 STANDINGS: dict[str, str] = {
@@ -52,13 +52,12 @@ def read(folders: Sequence[Path] = ()) -> list[Entry]:
     for a broken file, or where there is no record at all.
     """
     places = list(folders) or default_folders()
-    records = [record for folder in places for record in RecordStore(folder)]
-    if not records:
-        where = ", ".join(map(str, places))
-        raise UsageError(
-            f"no records in {where}: make some (ddbench run random --ipc 1), or name a folder by --results"
-        )
-    return united(_entry(record, records) for record in records)
+    records = read_records(places)
+    measured: dict[str, list[Record]] = {}
+    for record in records:
+        if record.submission is None:
+            measured.setdefault(record.key_hash(), []).append(record)
+    return united(_entry(record, measured.get(record.key_hash(), [])) for record in records)
 
 
 def default_folders() -> list[Path]:
@@ -68,13 +67,14 @@ def default_folders() -> list[Path]:
     return [measured, *([submitted] if submitted.is_dir() else [])]
 
 
-def _entry(record: Record, records: Sequence[Record]) -> Entry:
+def _entry(record: Record, measured: Sequence[Record]) -> Entry:
+    """A record; of a claim also the records that were measured of its cell, which may bear it out."""
     claim = record.submission
     if claim is None:
         return Entry(record)
     from ddbench.verification import claim_holds  # asked for claims alone: it brings torch
 
-    standing: Standing = "verified" if claim_holds(record, records) else "claimed"
+    standing: Standing = "verified" if claim_holds(record, measured) else "claimed"
     return Entry(record, standing, words_of(claim.model_dump(mode="json", exclude_none=True)))
 
 

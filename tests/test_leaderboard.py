@@ -223,9 +223,9 @@ def test_a_record_with_a_submission_is_a_claim_until_what_was_measured_bears_it_
 
     true, false = claim(0.0), claim(0.2)
     assert _entry(ours, [ours]).standing == "measured"
-    assert _entry(true, [true]).standing == "claimed"  # another claim bears nothing out
-    assert _entry(true, [true, record("random"), ours]).standing == "verified"
-    assert _entry(false, [false, ours]).standing == "claimed"
+    assert _entry(true, []).standing == "claimed"
+    assert _entry(true, [ours]).standing == "verified"
+    assert _entry(false, [ours]).standing == "claimed"
     files = {f"files {name[:12]} {key}": str(value) for key, value in file.items()}
     assert _entry(true, [ours]).about == {**words, "authors": "A, B"} | files
 

@@ -253,7 +253,7 @@ class _Line:
         item, found = self.item, self.foreseen
         return {
             "method": item.method,
-            "dataset": item.source.id if item.source is not None and item.cells else item.dataset,
+            "dataset": item.dataset_id,
             "budget": str(item.budget),
             "student": item.network,
             "protocol": item.protocol,
@@ -367,9 +367,8 @@ def _shown(line: _Line) -> list[str]:
     why = "" if item.why is None else "no data" if item.why.startswith("no data") else "not run"
     if line.excluded and line.foreseen:
         why = line.foreseen.distill.basis if line.foreseen.distill.excluded else line.foreseen.student.basis
-    dataset = item.source.id if item.source is not None and item.cells else item.dataset
     return [
-        f"{item.method}, {dataset} {item.budget}" + ("" if _own(item) else f", {item.protocol}"),
+        f"{item.method}, {item.dataset_id} {item.budget}" + ("" if _own(item) else f", {item.protocol}"),
         item.network or "the set's",
         recipe,
         ", ".join(cached) or DASH,

@@ -112,7 +112,7 @@ def show_record(path: Path, *, as_json: bool) -> None:
         print_json({"record": record.model_dump(mode="json", by_alias=True), "reproduce": commands})
         return
     print_facts(_record_lines(record))
-    for setting, runs in _by_setting(record).items():
+    for setting, runs in record.by_setting().items():
         device, precision, compiled, stacked, threads, build = setting
         more = "".join(f", {name}" for name, on in (("compiled", compiled), ("stacked", stacked)) if on)
         print(f"\nRuns on {device}, {precision}, {threads} thread(s), torch {build}{more}")
@@ -148,13 +148,6 @@ def _record_lines(record: "Record") -> Iterator[tuple[str, object]]:
     yield from (("supersedes", record.supersedes), ("note", record.note))
 
 
-def _by_setting(record: "Record") -> "dict[tuple[Any, ...], list[Run]]":
-    found: dict[tuple[Any, ...], list[Run]] = {}
-    for run in record.runs:
-        found.setdefault(run.identity().setting, []).append(run)
-    return found
-
-
 def _run_row(run: "Run") -> list[str]:
     top1 = "" if run.top1 is None else f"{100 * run.top1:.1f}"
     status = run.status if run.reason is None else f"{run.status}: {run.reason}"
@@ -169,7 +162,7 @@ def reproduce(record: "Record") -> Iterator[str]:
     if packed:
         yield shlex.join(_distill_words(record))
         yield shlex.join(_pack_words(record))
-    for runs in _by_setting(record).values():
+    for runs in record.by_setting().values():
         found, device, threads = sorted({run.seed for run in runs}), runs[0].device, runs[0].threads
         seeds = ",".join(map(str, found)) + ("," if len(found) == 1 else "")
         words = ["--seeds", seeds, "--device", device, "--threads", str(threads)]

@@ -311,7 +311,7 @@ def _of_labels(frame: "pd.DataFrame", kind: str, dataset: str, budget: str) -> "
     if len(hard) != 1:
         raise UsageError(f"one plot reads one hard protocol: choose with --protocol among {', '.join(hard) or 'none'}")
     if kind == "weights":
-        return plots.lrs_against_weight(frame, dataset, budget, known[hard[0]], known.get("shipped", ""))
+        return plots.lrs_against_weight(frame, dataset, budget, known[hard[0]])
     soft = hard[0].replace("hard", "soft", 1)
     return plots.hard_and_soft(frame, dataset, budget, known[hard[0]], known.get(soft, soft))
 

@@ -80,6 +80,5 @@ def comparisons(frame: pd.DataFrame, part: pd.DataFrame, dataset: str, budget: s
         soft = known.get(family.replace("hard", "soft", 1))
         if soft and set(part.loc[part["protocol"] == hard, "label"]) & set(part.loc[part["protocol"] == soft, "label"]):
             yield f"labels_{dataset}_{budget}_{hard}", hard_and_soft(frame, dataset, budget, hard, soft)
-        shipped = known.get("shipped", "")
-        if len(lrs_parts(frame, dataset, budget, hard, shipped)) > 1:
-            yield f"weights_{dataset}_{budget}_{hard}", lrs_against_weight(frame, dataset, budget, hard, shipped)
+        if len(lrs_parts(frame, dataset, budget, hard)) > 1:
+            yield f"weights_{dataset}_{budget}_{hard}", lrs_against_weight(frame, dataset, budget, hard)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ddbench import scores
+from ddbench.cells import protocol_family
 from ddbench.errors import UsageError
 from ddbench.plots.style import ACCURACY, COLUMN, GREY, add_legend, figure_for, labelled, settings, settle, styles_of
+from ddbench.score_table import score_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WHOLE, RANDOM = "whole", "random"
-"""The baselines of HLR and IOR."""
 PUBLISHED = 0.5
 """LRS's published weight."""
 
@@ -61,9 +61,14 @@ def _by_student(frame: pd.DataFrame, dataset: str, budget: str, protocol: str) -
     """The student of a protocol that most methods have, and its cells by label; all the data among them."""
     here = (frame["dataset"] == dataset) & (frame["protocol"] == protocol) & (frame["status"] == "ok")
     part = frame[here & frame["budget"].isin((budget, "all"))]
-    counts = part["student"].value_counts()
-    student = min(counts[counts == counts.max()].index, default="")
-    return str(student), {row.label: row for row in part[part["student"] == student].itertuples()}
+    student = _usual(part["student"])
+    return student, {row.label: row for row in part[part["student"] == student].itertuples()}
+
+
+def _usual(students: "pd.Series[str]") -> str:
+    """The most frequent student, of several the first by name."""
+    counts = students.value_counts()
+    return str(min(counts[counts == counts.max()].index, default=""))
 
 
 def _draw_side(axes: "Axes", cells: Sequence[Any], label: str, marker: str, face: str) -> None:
@@ -88,49 +93,17 @@ class Parts:
         return scores.lrs(self.hlr, self.ior, weight)
 
 
-def lrs_parts(
-    frame: pd.DataFrame, dataset: str, budget: str, protocol: str = "hard-v1", shipped: str = "shipped-v1"
-) -> dict[str, Parts]:
+def lrs_parts(frame: pd.DataFrame, dataset: str, budget: str, protocol: str = "hard-v1") -> dict[str, Parts]:
     """HLR and IOR of every method that has both, by its label, at one budget; by the student that most methods have.
 
-    IOR is of the shipped recipe where the set ships one and random borrowed it, else of the hard protocol; random in the
-    set's own space where there is one.
+    They are those of the table of scores (`ddbench.score_table`).
     """
-    student, hard = _by_student(labelled(frame), dataset, budget, protocol)
-    whole = next((row for row in hard.values() if row.method == WHOLE and row.budget == "all"), None)
-    here = (frame["dataset"] == dataset) & (frame["budget"] == budget) & (frame["status"] == "ok")
-    if whole is None:
-        return {}
-    lent = list(labelled(frame)[here & (frame["protocol"] == shipped)].itertuples())
-    found = {}
-    for label, row in hard.items():
-        if row.method in (WHOLE, RANDOM) or row.budget == "all":
-            continue
-        pair, by_recipe = _shipped_pair(row, lent, student), True
-        if pair is None:
-            pair, by_recipe = _hard_pair(row, hard.values()), False
-        if pair is not None:
-            found[label] = Parts(scores.hlr(whole.top1, row.top1), scores.ior(*pair), by_recipe)
-    return found
-
-
-def _made_by(row: Any) -> str:
-    return str(row.imported or row.recipe_hash)
-
-
-def _shipped_pair(row: Any, lent: Sequence[Any], student: str) -> tuple[float, float] | None:
-    """Accuracies of the set and of random, both by the set's own recipe and on one student; that of `row` if it is there."""
-    own = [each for each in lent if each.method == row.method and not each.borrowed and _made_by(each) == _made_by(row)]
-    random = [each for each in lent if each.method == RANDOM and each.lender == _made_by(row)]
-    pairs = [(a, b) for a in own for b in random if a.student == b.student]
-    pairs.sort(key=lambda pair: (pair[0].student != student, pair[1].space != row.space))
-    return (pairs[0][0].top1, pairs[0][1].top1) if pairs else None
-
-
-def _hard_pair(row: Any, hard: Any) -> tuple[float, float] | None:
-    random = [each for each in hard if each.method == RANDOM and each.budget == row.budget]
-    random.sort(key=lambda each: each.space != row.space)
-    return (row.top1, random[0].top1) if random else None
+    frame = labelled(frame)
+    table = score_table(frame[(frame["dataset"] == dataset) & frame["budget"].isin((budget, "all"))])
+    known = table["hlr"].notna() & table["ior"].notna() & (table["hard"] == protocol_family(protocol))
+    part = table[known & (table["budget"] == budget)]
+    rows = part[part["student"] == _usual(part["student"])].itertuples()
+    return {row.label: Parts(row.hlr, row.ior, row.ior_baseline == "borrowed") for row in rows}
 
 
 def crossings(parts: Mapping[str, Parts]) -> list[tuple[float, str, str]]:
@@ -147,14 +120,12 @@ def crossings(parts: Mapping[str, Parts]) -> list[tuple[float, str, str]]:
     return sorted(found)
 
 
-def lrs_against_weight(
-    frame: pd.DataFrame, dataset: str, budget: str, protocol: str = "hard-v1", shipped: str = "shipped-v1"
-) -> "Figure":
+def lrs_against_weight(frame: pd.DataFrame, dataset: str, budget: str, protocol: str = "hard-v1") -> "Figure":
     """LRS of each method over the weight of IOR from 0 to 1, a cross where two methods change places.
 
     UsageError where fewer than two methods have HLR and IOR.
     """
-    parts, styles = lrs_parts(frame, dataset, budget, protocol, shipped), styles_of(frame)
+    parts, styles = lrs_parts(frame, dataset, budget, protocol), styles_of(frame)
     if len(parts) < 2:
         raise UsageError(
             f"no two methods with HLR and IOR for {dataset}, {protocol} at {budget}: whole and random are needed"
