@@ -122,6 +122,15 @@ def test_bars_show_every_method_also_what_failed(frame):
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([63, 63, 63])
 
 
+def test_a_single_panel_of_bars_keeps_clear_of_the_figures_own_texts():
+    figure = bars(cells([record(method, 10, [0.6, 0.61]) for method in ("dm", "random")]), "digits", "ipc 10")
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in (figure._suptitle, axes.title, *axes.get_xticklabels())]
+    below = figure._supxlabel.get_window_extent()
+    assert not boxes[0].overlaps(boxes[1])
+    assert not any(below.overlaps(box) for box in boxes[2:])
+
+
 def labelled(method, form, lines, top1, recipe="paper"):
     """A record of a set with labels, packed or as the method gives them."""
     plain = record(method, 10, [top1, top1 + 0.02]).model_dump(mode="json", by_alias=True)

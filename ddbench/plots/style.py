@@ -166,7 +166,7 @@ def add_legend(figure: "Figure", title: str = "") -> None:
 
 def settle(figure: "Figure") -> None:
     """Lay the figure out once, and not again for every format; with an engine left, each file is drawn twice."""
-    if len(figure.axes) == 1:
+    if len(figure.axes) == 1 and not (figure.get_suptitle() or figure.get_supxlabel()):
         _settle_one(figure, figure.axes[0])
     else:
         engine = figure.get_layout_engine()
@@ -176,7 +176,7 @@ def settle(figure: "Figure") -> None:
 
 
 def _settle_one(figure: "Figure", axes: "Axes") -> None:
-    """One axes above the legend, in one pass: what stands around it takes what it needs, whatever the axes' size."""
+    """One axes above the legend, without texts of the figure's own, in one pass: what stands around it takes what it needs, whatever the axes' size."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     renderer = FigureCanvasAgg(figure).get_renderer()
