@@ -22,11 +22,12 @@ from ddbench.canonical import digest
 from ddbench.data import Dataset
 from ddbench.errors import UsageError, unknown
 from ddbench.randomness import rng
+from ddbench.storage import stored_parts
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import Provenance, SynSet, Targets
 from ddbench.targets import targets_of
 from ddbench.targets.encodings import ENCODINGS, encoding_of, stored_encoding
-from ddbench.targets.recording import DRAWS, STEP_BYTES, Draw, Loop, drawn_by
+from ddbench.targets.recording import DRAWS, STEP_BYTES, Draw, Loop
 from ddbench.targets.replay import record_replay, require_room, rewritten
 from ddbench.targets.soft import packed
 from ddbench.teachers import Teacher
@@ -147,12 +148,8 @@ def full_size(synset: SynSet) -> int:
 
 def parts(synset: SynSet) -> dict[str, int]:
     """Bytes of a set by part, as they are stored: images (an index counts as its pixels), extra, targets, external."""
-    stored, shape = synset.images, synset.channels * synset.side**2
-    found = {"images": len(synset) * shape if stored is None else stored.nbytes}
-    if synset.views is not None:
-        found["extra"] = sum(tensor.nbytes for tensor in synset.views.tensors.values())
     kind, _ = targets_of(synset)
-    return found | kind.bytes(synset)
+    return stored_parts(synset) | kind.bytes(synset)
 
 
 def pack_labels(
@@ -215,7 +212,7 @@ def packed_targets(
         if kept <= len(steps):
             places = packing.choose(len(steps), kept, seed)
             if stored_encoding(targets, classes).suffices(encoding_of(packing.encoding, packing.topk, classes)):
-                return _rewritten(synset, places, packing, draw, loop)
+                return rewritten(synset, places, encoding=packing.encoding, topk=packing.topk, draw=draw, loop=loop)
             chosen: list[int] | None = steps[places].tolist()
         else:
             chosen = _chosen(packing, recipe, images, classes, seed)
@@ -231,13 +228,6 @@ def _chosen(packing: Packing, recipe: StudentRecipe, images: int, classes: int, 
     packing.require_room(recipe, images, classes)
     total, kept = recipe.steps(images), packing.batches(recipe, images, classes)
     return None if kept == total else packing.choose(total, kept, seed).tolist()
-
-
-def _rewritten(synset: SynSet, places: torch.Tensor, packing: Packing, draw: Draw, loop: Loop | None) -> Targets:
-    """The labels that are stored at some places, and how a training takes them."""
-    made = rewritten(synset, places, encoding=packing.encoding, topk=packing.topk, loop=loop)
-    params = {name: value for name, value in made.params.items() if name != "draw"}
-    return Targets("replay", {**params, **drawn_by(draw)}, made.tensors)
 
 
 def _soft(synset: SynSet, targets: Targets, packing: Packing) -> Targets:

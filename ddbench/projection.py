@@ -9,6 +9,7 @@ and then along a column; merged, it costs nothing. E stays in eval mode, so that
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from ddbench import clip
 from ddbench.canonical import tensors_digest
 from ddbench.errors import UsageError
 from ddbench.networks.parts import Network
+from ddbench.resizing import resized
 from ddbench.space import Space
 from ddbench.teachers import Teacher, require
 
@@ -70,13 +72,6 @@ class Form:
     normalised: bool = False
 
 
-def resized(images: Tensor, side: int) -> Tensor:
-    """Images [b, C, H, W] bilinearly at another side, smoothed where they shrink; those that have it as they are."""
-    if images.shape[-1] == side:
-        return images
-    return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
-
-
 def teacher_encoder(teacher: Teacher) -> Encoder:
     """A kept network without its head; UsageError if it does not end in one linear layer."""
     network = teacher.module(torch.device("cpu"))
@@ -102,9 +97,8 @@ def clip_encoder(model: str, tag: str | None, seed: int) -> Encoder:
     tower: Any = whole.visual
     size = tower.image_size
     side = int(size if isinstance(size, int) else size[0])
-    channels, weights = 3, tensors_digest(tower.state_dict())
-    features = tower(torch.zeros(2, channels, side, side))
-    if not isinstance(features, Tensor) or features.dim() != 2:
+    channels, (width, weights) = 3, _tower_facts(tower, 3, side)
+    if width is None:
         raise UsageError(f"open_clip model {model!r} does not give one row of features for each image")
     drawn = {} if tag else {"seed": seed}
     return Encoder(
@@ -112,13 +106,21 @@ def clip_encoder(model: str, tag: str | None, seed: int) -> Encoder:
         space=Space("normalised", mean=tuple(tower.image_mean), std=tuple(tower.image_std)),
         channels=channels,
         side=side,
-        width=features.shape[1],
+        width=width,
         name=f"open_clip:{model}" + (f":{tag}" if tag else ""),
         params={"kind": "open_clip", "model": model, "tag": tag, "weights": weights, **drawn},
         stored=_nbytes(tower),
         texts=_nbytes(whole) - _nbytes(tower),
         hash=weights,
     )
+
+
+@lru_cache(maxsize=1)  # of the one model that is kept, see `clip.load_clip`: every student asks
+def _tower_facts(tower: nn.Module, channels: int, side: int) -> tuple[int | None, str]:
+    """Width of its features, None unless it gives rows of them, and the digest of its weights."""
+    features = tower(torch.zeros(2, channels, side, side))
+    width = features.shape[1] if isinstance(features, Tensor) and features.dim() == 2 else None
+    return width, tensors_digest(tower.state_dict())
 
 
 def named_encoder(params: Mapping[str, Any], recall: Callable[[str], Teacher | None] | None = None) -> Encoder:

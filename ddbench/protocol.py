@@ -93,7 +93,7 @@ def _resolve(protocol: Protocol, tiers: tuple[Tier, ...], dataset: Dataset, netw
     fields = dict(tier.student)
     name = networks.canonical(network or str(fields["network"]), side=dataset.side)
     recipe = StudentRecipe.model_validate({**fields, "network": name})
-    return recipe if dataset.flip else recipe.without_flip()
+    return recipe.flipped(dataset.flip)
 
 
 def protocol_names() -> tuple[str, ...]:

@@ -28,6 +28,15 @@ def png_bytes(images: torch.Tensor) -> int:
     return total
 
 
+def stored_parts(synset: SynSet) -> dict[str, int]:
+    """Bytes of what a set stores but its targets: `images`, and `extra`, as `bytes_of` has them."""
+    stored = synset.images
+    lines = {"images": stored.nbytes if stored is not None else len(synset) * synset.channels * synset.side**2}
+    if synset.views is not None:
+        lines["extra"] = sum(tensor.nbytes for tensor in synset.views.tensors.values())
+    return lines
+
+
 def bytes_of(
     synset: SynSet,
     dataset: Dataset,
@@ -49,13 +58,10 @@ def bytes_of(
         bytes by line: `images` (as stored, or as uint8 pixels for indices), `images_encoded` (8-bit PNG, level 9; images
         outside the pixel range are clipped for counting), `targets`, `extra` (tensors of views), `external` (models).
     """
-    stored = synset.images
-    lines = {"images": stored.nbytes if stored is not None else len(synset) * synset.channels * synset.side**2}
+    lines = stored_parts(synset)
     if len(synset) <= encode_limit:
         decoded = transform_for(synset.space, dataset).decode(synset.pixels(dataset))
         lines["images_encoded"] = png_bytes((decoded.clamp(0, 1) * 255).round().to(torch.uint8))
-    if synset.views is not None:
-        lines["extra"] = sum(tensor.nbytes for tensor in synset.views.tensors.values())
     if reference is not None:
         lines["external"] = reference.bytes()
     if protocol.shipped and synset.student_recipe is not None and synset.student_recipe.labels == "targets":

@@ -73,6 +73,10 @@ class StudentRecipe(BaseModel):
         """SHA-256 of the recipe as canonical JSON."""
         return digest(self.model_dump(mode="json"))
 
+    def flipped(self, flip: bool) -> "StudentRecipe":
+        """This recipe, or the one without flips, as a data set bears them or not."""
+        return self if flip else self.without_flip()
+
     def without_flip(self) -> "StudentRecipe":
         """The same recipe without horizontal flips: for data sets where a flip changes the class."""
         kept = []

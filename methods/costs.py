@@ -16,11 +16,12 @@ from ddbench.task import Task
 
 from .engines.bins import BinFields
 from .engines.cam import AT_ONCE as CAM_AT_ONCE
-from .engines.dynamics import DynamicsFields
+from .engines.dynamics import SHOWN, DynamicsFields
 from .engines.encoders import OPEN_CLIP, STAND_IN, TEACHER
 from .engines.experts import ExpertRecipe
 from .engines.matching import chunk_images, dsa_student
 from .engines.outer_loop import TrajectoryHyper, soft_student, student_of
+from .engines.patches import AT_ONCE as CROPS_AT_ONCE
 from .engines.recover import CPU_PIXELS, CUDA_PIXELS
 from .engines.selection import equal_shares
 from .engines.squeeze import SqueezeFields
@@ -97,7 +98,9 @@ def refinement(task: Task, hyper: NRRDDHyper) -> Plan:
     if hyper.init == "critical":
         looked_at = sum(min(hyper.pool, count) for count in _class_sizes(task))
         works.append(Work("maps of real images", "image", looked_at / CAM_AT_ONCE, CAM_AT_ONCE, name))
-        works.append(Work("crops", "forward", looked_at / 2 / 256, 256, name))
+        wanted = ipc * hyper.factor**2
+        tried = sum(hyper.top or max(wanted, min(hyper.pool, count) // 2) for count in _class_sizes(task))
+        works.append(Work("crops", "forward", tried / CROPS_AT_ONCE, CROPS_AT_ONCE, name))
     block = min(hyper.block, classes)
     steps = _recovery(task, hyper, [name], ipc * math.ceil(classes / block), block, 1.0)
     works += [*steps, *(replace(work, label="maps", steps=work.steps / hyper.cam_every) for work in steps)]
@@ -175,7 +178,7 @@ def _teachers(task: Task, fields: SqueezeFields, names: Sequence[str]) -> list[W
     works = []
     for name in names:
         recipe = fields.teacher_recipe(name)
-        recipe = recipe if task.dataset.flip else recipe.without_flip()
+        recipe = recipe.flipped(task.dataset.flip)
         (training,) = student_work(recipe, name, len(task.dataset.labels), label=f"teacher {name}")
         steps = training.steps if fields.weights == "trained" else 0
         works.append(Work(training.label, "train", steps, training.images, name, training.shown, "squeeze"))
@@ -186,7 +189,7 @@ def _patches(task: Task, fields: Any, network: str) -> list[Work]:
     if getattr(fields, "init", "patches") != "patches":
         return []
     looked_at = sum(min(fields.pool, count) for count in _class_sizes(task)) * fields.crops
-    return [Work("patches", "forward", looked_at / 256, 256, network)]
+    return [Work("patches", "forward", looked_at / CROPS_AT_ONCE, CROPS_AT_ONCE, network)]
 
 
 def _recovery(task: Task, fields: Any, names: Sequence[str], problems: int, block: int, share: float) -> list[Work]:
@@ -222,6 +225,6 @@ def _dynamics(task: Task, fields: DynamicsFields) -> list[Work]:
             Work(training.label, "train", training.steps, training.images, recipe.network, training.shown, "dynamics")
         )
         if fields.score_outputs == "eval":
-            looks = fields.score_epochs * count / 500
-            works.append(Work(f"outputs {number}", "forward", looks, 500, recipe.network, (), "dynamics"))
+            looks = fields.score_epochs * count / SHOWN
+            works.append(Work(f"outputs {number}", "forward", looks, SHOWN, recipe.network, (), "dynamics"))
     return works

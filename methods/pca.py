@@ -25,6 +25,7 @@ from ddbench.task import Task
 
 from .engines.codecs import Codec, stored
 from .engines.dynamics import DynamicsFields, dynamics_of
+from .engines.patches import join_tiles
 from .engines.pruning import SCORES
 from .engines.selection import equal_shares
 from .engines.students import StudentFields
@@ -113,8 +114,7 @@ def canvases(images: Tensor, tiles: int, shrink: str = "bilinear") -> Tensor:
         return images
     size = images.shape[-1] // tiles
     small = F.interpolate(images, (size, size), mode=shrink, align_corners=False, antialias=True)
-    rows = small.unflatten(0, (-1, tiles, tiles))  # [n, row, column, C, h, w]
-    return rows.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    return join_tiles(small, tiles)
 
 
 METHOD = Method(

@@ -31,7 +31,7 @@ STUDENT_FILES = (
     "targets/recording.py",
     "targets/replay.py",
 )
-STUDENT = {1: "0cb68c5c8e5fd3778f17a543fb5cb7ac1fec2ff0f3e6af477c954f95abd7bc9d"}
+STUDENT = {1: "046ccd34a46601d67f1bc48031493cd3646d1911918732e19fdf55742bfb046e"}
 """By `ddbench.student.CODE_VERSION`: SHA-256 of the files above, whose change may change what a training gives."""
 EXPERT_FILES = (
     "augment/crops.py",
@@ -59,28 +59,28 @@ PRIOR_ENGINES = (
     "students.py",
     "windows.py",
 )
-PRIORS = {1: "e414235347d5d56675efc5c06e2220d9d4fc16c42375e58873eae556f7b045b7"}
+PRIORS = {1: "f8ffa4b947999b2e14075089750a813d6ca34304d768be0294d498dcd02948e8"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
-DYNAMICS = {1: "7f80bb2821abb19ad8ebe0446a6aabce54e0ba417d83ed3093053d220cb214bc"}
+DYNAMICS = {1: "68d358dfad58ac39f9c26571df8f7c50069fb7e3f024d183f94c5c5548f2d341"}
 """By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""
-BINS = {1: "4c1fafa8e6b0e1e2a403185c17ba156b03498d77109981966602d5fc146bc9b7"}
-"""By `bins.CODE_VERSION`: SHA-256 of bins.py, graph_cut.py and the core's projection.py, whose change may change what is in a bin of DQ."""
+BINS = {1: "9315b1ddf9d6e5d38962d6960f45ea5cfe37f5b72fe78a1a7f6431c4d408ebe8"}
+"""By `bins.CODE_VERSION`: SHA-256 of bins.py, graph_cut.py and the core's resizing.py, whose change may change what is in a bin of DQ."""
 ENCODER_FILES = ("clip.py", "projection.py")
-ENCODERS = {1: "22693a67133af552b427ec872e322af97357c3536a77d0307b9059f1ee9691b9"}
+ENCODERS = {1: "3640ab608034dfb4553be58aa65cfe97297a0fca2dfcf7f51bc9051ad9d752a3"}
 """By `encoders.CODE_VERSION`: SHA-256 of encoders.py and the files above: what an encoder and its columns become."""
-WEAK_TEACHERS = {1: "b256152f6fe4111da30b89cb2d355f5c01a2ba0fc3f3186dee3c3a5fe3f44ade"}
+WEAK_TEACHERS = {1: "5a60057d5032e83edab60e8bfb9acec24cdb6fe18d4b36751f14d054f191341f"}
 """By `weak_teachers.CODE_VERSION`: SHA-256 of weak_teachers.py, whose change may change what a snapshot is."""
-PROJECTORS = {1: "9653ecd40641a1d928d84138d93fd7ea3807426c393b48ced4215678f210e5a6"}
+PROJECTORS = {1: "f4c718fc461b3faf81be48dbe1e95d0044d9fe99b18c5e208eea53a9af3fb278"}
 """By `projector.CODE_VERSION`: SHA-256 of projector.py and ddbench/projection.py, whose change may change factors."""
 SOURCES = {
     student: (STUDENT, STUDENT_FILES, ()),
     experts: (EXPERTS, EXPERT_FILES, EXPERT_ENGINES),
     priors: (PRIORS, ("kept.py",), PRIOR_ENGINES),
     dynamics: (DYNAMICS, (), ("dynamics.py",)),
-    bins: (BINS, ("projection.py",), ("bins.py", "graph_cut.py")),
+    bins: (BINS, ("resizing.py",), ("bins.py", "graph_cut.py")),
     encoders: (ENCODERS, ENCODER_FILES, ("encoders.py",)),
     weak_teachers: (WEAK_TEACHERS, (), ("weak_teachers.py",)),
-    projector: (PROJECTORS, ("projection.py",), ("projector.py",)),
+    projector: (PROJECTORS, ("projection.py", "resizing.py"), ("projector.py",)),
 }
 """Module with a CODE_VERSION -> pins, files of the core and of the engines that the number stands for."""
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from ddbench.methods.engines import encoders as encoders_engine
 from ddbench.methods.engines.codecs import pixel_bounds
 from ddbench.methods.engines.encoders import EncoderFields, class_means, encoder_of, stand_in, start_of
-from ddbench.methods.engines.patch_update import Updater, cut_tiles, enlarged, join_tiles, updated
-from ddbench.methods.engines.patches import PatchFields, patch_images
+from ddbench.methods.engines.patch_update import Updater, cut_tiles, enlarged, updated
+from ddbench.methods.engines.patches import PatchFields, join_tiles, patch_images
 from ddbench.methods.engines.projector import Adapted, FitFields, FromSpace, first_factors, fitted, merged
 from ddbench.methods.engines.weak_teachers import WeakFields, weak_labels, weak_teachers
 from pydantic import ValidationError
@@ -420,7 +420,7 @@ def test_a_stand_in_needs_other_classes():
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"prompt": "a photo"}, "a prompt has one"),
+        ({"prompt": "a photo"}, "must have one {}, where the class goes"),
         ({"update_steps": 3}, "factor must be 2 or more"),
         ({"weights": "pretrained"}, "weights"),
     ],

@@ -44,8 +44,7 @@ class Encoding(ABC):
 
     def bytes(self, rows: int, classes: int) -> int:
         """Size of one place's entry."""
-        shapes = self.shapes(rows, classes).values()
-        return sum(torch.Size(shape).numel() * dtype.itemsize for dtype, shape in shapes)
+        return shapes_bytes(self.shapes(rows, classes))
 
 
 @dataclass(frozen=True)
@@ -159,3 +158,20 @@ def stored_encoding(targets: Targets, classes: int) -> Encoding:
     values = targets.tensors.get("values")
     kept = values.shape[-1] if values is not None and values.ndim else None
     return encoding_of(targets.params["encoding"], kept, classes)
+
+
+def shapes_bytes(shapes: Shapes) -> int:
+    """Size of tensors of these dtypes and shapes."""
+    return sum(torch.Size(shape).numel() * dtype.itemsize for dtype, shape in shapes.values())
+
+
+def check_shapes(targets: Targets, shapes: Shapes) -> None:
+    """UsageError unless targets hold tensors of these names, dtypes and shapes, and no others."""
+    if set(targets.tensors) != set(shapes):
+        raise UsageError(f"{targets.kind} targets hold {sorted(shapes)}, not {sorted(targets.tensors)}")
+    for name, (dtype, shape) in shapes.items():
+        tensor = targets.tensors[name]
+        if tensor.dtype != dtype or tuple(tensor.shape) != tuple(shape):
+            raise UsageError(
+                f"{targets.kind} targets: {name} must be {dtype} {list(shape)}, not {tensor.dtype} {list(tensor.shape)}"
+            )

@@ -21,7 +21,6 @@ from ddbench.teachers import Teacher
 
 PARAMS = {"encoder", "columns", "conv", "scale", "normalised"}
 ENCODERS = {"teacher": {"kind", "hash"}, "open_clip": {"kind", "model", "tag", "weights"}}
-STORED = "columns"
 LONGEST_PROMPT = 1000
 
 
@@ -105,7 +104,7 @@ def projector_of(synset: SynSet, recall: Callable[[str], Teacher | None] | None 
     if encoder.channels != synset.channels:
         raise UsageError(f"encoder {encoder.name} reads {encoder.channels} channels, the set has {synset.channels}")
     check_factors(encoder, len(synset.class_names), targets.tensors, form_of(targets))
-    stored = targets.tensors.get(STORED)
+    stored = targets.tensors.get(COLUMNS)
     if stored is not None and len(stored) != encoder.width:
         raise UsageError(f"projector targets: columns must have {encoder.width} rows, not {len(stored)}")
     return ProjectorTeacher(
@@ -133,7 +132,7 @@ def _columns(targets: Targets, class_names: tuple[str, ...]) -> Tensor:
     """W before its adaptation, [d, K]: stored, or made of its texts again."""
     said = targets.params["columns"]
     if said is None:
-        return targets.tensors[STORED]
+        return targets.tensors[COLUMNS]
     prompts = clip.prompts_of(said["prompt"], class_names)
     if digest(prompts) != said["texts"]:
         raise UsageError("projector targets: the classes are called otherwise here than when the projector was fitted")
@@ -188,19 +187,19 @@ def _check_columns(columns: Any, kind: str) -> None:
 def _check_tensors(targets: Targets, classes: int) -> None:
     """Two-dimensional float32 tensors, factors in pairs, K columns."""
     tensors, stored = targets.tensors, targets.params["columns"] is None
-    if stored != (STORED in tensors):
-        raise UsageError(f"projector targets: a tensor {STORED} goes with columns = null, and with nothing else")
+    if stored != (COLUMNS in tensors):
+        raise UsageError(f"projector targets: a tensor {COLUMNS} goes with columns = null, and with nothing else")
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or tensor.dim() != 2 or not tensor.numel():
             raise UsageError(
                 f"projector targets: {name} must be a float32 matrix, not {tensor.dtype} {list(tensor.shape)}"
             )
         part, _, end = name.rpartition(".")
-        if name != STORED and (end not in ("a", "b") or not {f"{part}.a", f"{part}.b"} <= set(tensors)):
+        if name != COLUMNS and (end not in ("a", "b") or not {f"{part}.a", f"{part}.b"} <= set(tensors)):
             raise UsageError(f"projector targets: {name!r} is not one of a pair of factors, PART.a and PART.b")
-        if end == "a" and name != STORED and tensor.shape[1] != len(tensors[f"{part}.b"]):
+        if end == "a" and name != COLUMNS and tensor.shape[1] != len(tensors[f"{part}.b"]):
             raise UsageError(f"projector targets: the factors of {part} have different ranks")
-        if name in (STORED, f"{COLUMNS}.b") and tensor.shape[1] != classes:
+        if name in (COLUMNS, f"{COLUMNS}.b") and tensor.shape[1] != classes:
             raise UsageError(f"projector targets: {name} must have a column for each of {classes} classes")
 
 

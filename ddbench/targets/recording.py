@@ -18,7 +18,7 @@ from ddbench.errors import JobFailed, UsageError
 from ddbench.streams import Batch, Batches, Stream
 from ddbench.synset import SynSet, Targets
 from ddbench.targets import Binding, own_targets
-from ddbench.targets.encodings import Shapes, Tensors
+from ddbench.targets.encodings import Shapes, Tensors, check_shapes, shapes_bytes
 from ddbench.targets.teachers import TEACHERS, check_params
 from ddbench.teachers import Teacher
 from ddbench.views import drawn, expand, training_count
@@ -55,8 +55,7 @@ class Form:
 
     def require_room(self, rows: int, steps: int) -> None:
         """UsageError where so many steps' entries would be too large."""
-        entry = sum(torch.Size(shape).numel() * dtype.itemsize for dtype, shape in self.shapes(rows).values())
-        if (size := steps * entry) > MAX_BYTES:
+        if (size := steps * shapes_bytes(self.shapes(rows))) > MAX_BYTES:
             raise UsageError(
                 f"the labels of {steps:,} steps would take {size / 2**30:.1f} GiB, allowed are {MAX_BYTES / 2**30:.0f}: "
                 f"{self.cheaper}"
@@ -182,15 +181,8 @@ def check_entries(targets: Targets, shapes: Callable[[], Shapes]) -> None:
         raise UsageError(f"{kind} targets: steps must be int64 [S], of at least one step")
     if int(steps[0]) < 0 or bool((steps[1:] <= steps[:-1]).any()):
         raise UsageError(f"{kind} targets: steps must be 0 or more, and rising")
-    entries = shapes()
-    if set(targets.tensors) != {"steps", *entries}:
-        raise UsageError(f"{kind} targets hold {sorted({'steps', *entries})}, not {sorted(targets.tensors)}")
-    for name, (dtype, shape) in entries.items():
-        tensor, wanted = targets.tensors[name], (len(steps), *shape)
-        if tensor.dtype != dtype or tuple(tensor.shape) != wanted:
-            raise UsageError(
-                f"{kind} targets: {name} must be {dtype} {list(wanted)}, not {tensor.dtype} {list(tensor.shape)}"
-            )
+    entries = {name: (dtype, (len(steps), *shape)) for name, (dtype, shape) in shapes().items()}
+    check_shapes(targets, {"steps": (steps.dtype, tuple(steps.shape)), **entries})
 
 
 def check_makers(targets: Targets) -> None:

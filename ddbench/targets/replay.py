@@ -25,6 +25,7 @@ from ddbench.targets.recording import (
     check_entries,
     check_makers,
     check_stream,
+    drawn_by,
     entries_of,
     filled,
     record,
@@ -104,7 +105,13 @@ def record_replay(
 
 
 def rewritten(
-    synset: SynSet, places: Tensor, *, encoding: str, topk: int | None = None, loop: Loop | None = None
+    synset: SynSet,
+    places: Tensor,
+    *,
+    encoding: str,
+    topk: int | None = None,
+    draw: Draw = "cycle",
+    loop: Loop | None = None,
 ) -> Targets:
     """The stored logits of some of a set's kept steps, in another encoding or the same; no teacher is asked.
 
@@ -113,11 +120,13 @@ def rewritten(
         places: int64, rising, in the list of steps that are kept.
         encoding: how logits are stored from now on.
         topk: for "topk": how many logits of a row to keep.
+        draw: how a training takes them from now on.
         loop: as for `record_replay`.
     """
     targets, classes = own_targets(synset), len(synset.class_names)
     before, after = stored_encoding(targets, classes), encoding_of(encoding, topk, classes)
-    steps, params = targets.tensors["steps"][places], {**targets.params, "encoding": encoding}
+    steps, plain = targets.tensors["steps"][places], {k: v for k, v in targets.params.items() if k != "draw"}
+    params = {**plain, "encoding": encoding, **drawn_by(draw)}
     if before == after:
         return Targets("replay", params, {name: tensor[places] for name, tensor in targets.tensors.items()})
     batch = targets.params["batch"]

@@ -6,7 +6,7 @@ from ddbench.errors import UsageError
 from ddbench.streams import Batch, Labeller
 from ddbench.synset import SynSet, Targets
 from ddbench.targets import Binding, TargetKind, own_targets
-from ddbench.targets.encodings import encoding_of, stored_encoding
+from ddbench.targets.encodings import check_shapes, encoding_of, stored_encoding
 from ddbench.views import drawn, training_count
 
 FORMS = ("logits", "probabilities")
@@ -107,15 +107,7 @@ def _check_packed(synset: SynSet, targets: Targets) -> None:
         raise UsageError(f"soft targets: logits may have an encoding, {' or '.join(PACKED)}, not {targets.params}")
     classes = len(synset.class_names)
     how = stored_encoding(targets, classes)
-    shapes = how.shapes(training_count(synset), classes)
-    if set(targets.tensors) != set(shapes):
-        raise UsageError(f"soft targets hold {sorted(shapes)}, not {sorted(targets.tensors)}")
-    for name, (dtype, shape) in shapes.items():
-        tensor = targets.tensors[name]
-        if tensor.dtype != dtype or tuple(tensor.shape) != shape:
-            raise UsageError(
-                f"soft targets: {name} must be {dtype} {list(shape)}, not {tensor.dtype} {list(tensor.shape)}"
-            )
+    check_shapes(targets, how.shapes(training_count(synset), classes))
     how.check(targets.tensors, classes)
 
 

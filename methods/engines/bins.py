@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ddbench import networks
 from ddbench.canonical import tensors_digest
 from ddbench.errors import UsageError
-from ddbench.projection import resized as resized
 from ddbench.randomness import forked
+from ddbench.resizing import resized
 from ddbench.space import Space
 from ddbench.task import Task
 

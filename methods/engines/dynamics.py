@@ -82,7 +82,7 @@ class DynamicsFields(Hyper):
             epochs=self.score_epochs,
             batch=self.score_batch,
         )
-        return recipe if task.dataset.flip else recipe.without_flip()
+        return recipe.flipped(task.dataset.flip)
 
 
 @dataclass(frozen=True, eq=False)

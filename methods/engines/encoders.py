@@ -61,8 +61,10 @@ class EncoderFields(SqueezeFields):
     @field_validator("prompt")
     @classmethod
     def _one_place(cls, prompt: str) -> str:
-        if prompt.count("{}") != 1:
-            raise ValueError("a prompt has one {}, where the class goes")
+        try:
+            clip.require_template(prompt)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
         return prompt
 
 
@@ -137,7 +139,7 @@ def encoder_of(task: Task, fields: EncoderFields) -> Encoder:
     if ":" in own and not fields.encoder_drawn:
         return _kept(task, _pretrained(task, own, fields.encoder_side), "pretrained")
     # a network whose weights are drawn has no side of its own to be resized to
-    drawn = SqueezeFields(**{**_squeezed(fields), "weights": "random" if fields.encoder_drawn else "trained"})
+    drawn = fields.model_copy(update={"weights": "random" if fields.encoder_drawn else "trained"})
     return _kept(task, squeeze(task, drawn, [own])[own], "drawn" if fields.encoder_drawn else "trained on the split")
 
 
@@ -145,10 +147,6 @@ def _kept(task: Task, teacher: Teacher, kind: str, **facts: Any) -> Encoder:
     found = teacher_encoder(teacher)  # before it is kept: one without an embedding is no encoder
     task.teachers[task.keep_teacher(teacher)] = {"network": teacher.network, "encoder": kind, **facts}
     return found
-
-
-def _squeezed(fields: SqueezeFields) -> dict[str, Any]:
-    return {name: getattr(fields, name) for name in SqueezeFields.model_fields}
 
 
 def _clip_name(name: str) -> tuple[str, str | None]:
@@ -206,7 +204,7 @@ def stand_in(task: Task, fields: EncoderFields) -> Teacher:
     chosen, space = stand_in_classes(task, fields.stand_in_share), task.space("normalised")
     name = networks.canonical(fields.stand_in_network or task.network, side=task.dataset.side)
     recipe = fields.teacher_recipe(name).model_copy(update={"epochs": fields.stand_in_epochs})
-    recipe = recipe if task.dataset.flip else recipe.without_flip()
+    recipe = recipe.flipped(task.dataset.flip)
     key = {
         "recipe": recipe.model_dump(mode="json"),
         "classes": chosen,

@@ -176,7 +176,7 @@ def dsa_student(task: Task, *, epochs: int, batch: int, schedule: dict[str, Any]
         epochs=epochs,
         batch=batch,
     )
-    return recipe if task.dataset.flip else recipe.without_flip()
+    return recipe.flipped(task.dataset.flip)
 
 
 def class_groups(counts: Sequence[int], limit: int | None) -> Iterator[range]:

@@ -234,7 +234,7 @@ def student_of(task: Task, syn_lr: float, **changes: Any) -> StudentRecipe:
         "batch": 256,
     }
     recipe = StudentRecipe(**{**fields, **changes})
-    return recipe if task.dataset.flip else recipe.without_flip()
+    return recipe.flipped(task.dataset.flip)
 
 
 def soft_student(student: StudentRecipe, **changes: Any) -> StudentRecipe:

@@ -23,9 +23,10 @@ from ddbench.downloads import patience
 from ddbench.errors import UsageError
 from ddbench.method import Hyper
 from ddbench.networks.parts import plain_activations
+from ddbench.resizing import resized
 from ddbench.task import Task
 
-from .bins import LIBRARY_CLASSES, resized
+from .bins import LIBRARY_CLASSES
 
 AT_ONCE = 64  # images in a forward
 CHANNELS = 3  # of the libraries' weights; a grey image is shown to them as three equal channels

@@ -17,7 +17,7 @@ from ddbench.task import Task
 
 from .codecs import pixel_bounds
 from .encoders import AT_ONCE
-from .patches import PatchFields
+from .patches import PatchFields, join_tiles
 
 
 class UpdateFields(PatchFields):
@@ -34,15 +34,9 @@ class UpdateFields(PatchFields):
 
 
 def cut_tiles(images: Tensor, factor: int) -> Tensor:
-    """Tiles [n * factor^2, C, h, w] of images [n, C, H, W], image by image, row by row."""
+    """Tiles [n * factor^2, C, h, w] of images [n, C, H, W], image by image, row by row: what `join_tiles` puts together."""
     rows = images.unflatten(3, (factor, -1)).unflatten(2, (factor, -1))  # [n, C, row, h, column, w]
     return rows.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
-
-
-def join_tiles(tiles: Tensor, factor: int) -> Tensor:
-    """The images that `cut_tiles` took apart."""
-    rows = tiles.unflatten(0, (-1, factor, factor))
-    return rows.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 def enlarged(tiles: Tensor, side: int) -> Tensor:

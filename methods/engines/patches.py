@@ -88,10 +88,9 @@ def tiled(
     images = torch.zeros(len(pools), task.ipc or 0, data.channels, data.side, data.side)
     for label in task.loop(0, len(pools), "scoring patches"):
         picked = pick(pools[label], label)
-        made = tile(task, space, picked, fields.factor)
-        if refine is not None:
-            made = refine(label, resized_crop(task.read(space, picked.places), picked.boxes), made)
-        images[label] = made
+        whole = task.read(space, picked.places)
+        made = tile(whole, picked.boxes, fields.factor)
+        images[label] = made if refine is None else refine(label, resized_crop(whole, picked.boxes), made)
     return images.flatten(0, 1)
 
 
@@ -157,15 +156,19 @@ def choose(errors: Tensor, wanted: int, difficulty: Literal["easy", "medium"]) -
     return order[first : first + wanted]
 
 
-def tile(task: Task, space: Space, chosen: Scored, factor: int) -> Tensor:
-    """Images [p / factor^2, C, H, W], each of factor^2 of the chosen patches, row by row."""
-    whole = task.read(space, chosen.places)
+def tile(whole: Tensor, boxes: Tensor, factor: int) -> Tensor:
+    """Images [p / factor^2, C, H, W], each of factor^2 of the patches at `boxes` [p, 4] of images, row by row."""
     if factor == 1:
-        return resized_crop(whole, chosen.boxes)
-    small = task.dataset.side // factor
-    cut = [_cut(image, box, small) for image, box in zip(whole, chosen.boxes.tolist(), strict=True)]
-    tiles = torch.stack(cut).unflatten(0, (-1, factor, factor))  # [ipc, row, column, C, h, w]
-    return tiles.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+        return resized_crop(whole, boxes)
+    small = whole.shape[-1] // factor
+    cut = [_cut(image, box, small) for image, box in zip(whole, boxes.tolist(), strict=True)]
+    return join_tiles(torch.stack(cut), factor)
+
+
+def join_tiles(tiles: Tensor, factor: int) -> Tensor:
+    """Images [n / factor^2, C, H, W] of tiles [n, C, h, w], factor x factor of them each, row by row."""
+    rows = tiles.unflatten(0, (-1, factor, factor))  # [image, row, column, C, h, w]
+    return rows.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 def _cut(image: Tensor, box: list[int], size: int) -> Tensor:

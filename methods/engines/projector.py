@@ -30,15 +30,16 @@ from ddbench.projection import (
     convolutions,
     matrix_shapes,
     project,
-    resized,
 )
 from ddbench.randomness import rng, seed_of
+from ddbench.resizing import resized
 from ddbench.space import Space
 from ddbench.streams import Labeller
 from ddbench.student import CODE_VERSION as STUDENT_CODE
 from ddbench.student import train
 from ddbench.student_recipe import Component, StudentRecipe
 from ddbench.synset import Targets
+from ddbench.targets.projector import form_of
 from ddbench.task import Task
 
 from .codecs import pixel_bounds
@@ -100,7 +101,7 @@ class FitFields(Hyper):
             epochs=self.fit_epochs,
             batch=self.fit_batch,
         )
-        return recipe if task.dataset.flip else recipe.without_flip()
+        return recipe.flipped(task.dataset.flip)
 
 
 class FromSpace(nn.Module):
@@ -223,9 +224,6 @@ def fitted(task: Task, fields: FitFields, start: Start, labels: Labeller, labell
 
 def merged(task: Task, start: Start, targets: Targets) -> nn.Module:
     """The projector of targets made here, for images in the data set's normalised space; on the device, in eval mode."""
-    params = targets.params
-    form = Form(params["conv"], params["scale"], params["normalised"])
-    factors = {name: tensor for name, tensor in targets.tensors.items() if name != COLUMNS}
-    projector = Projector(start.encoder, start.columns, factors, form)
+    projector = Projector(start.encoder, start.columns, targets.tensors, form_of(targets))
     own = task.space("normalised")
     return FromSpace(projector, start.encoder.space, own, start.encoder.channels).to(task.device).eval()

@@ -93,7 +93,7 @@ def squeeze(task: Task, fields: SqueezeFields, names: Sequence[str]) -> dict[str
 
 def _teacher(task: Task, fields: SqueezeFields, name: str) -> Teacher:
     recipe = fields.teacher_recipe(name)
-    recipe = recipe if task.dataset.flip else recipe.without_flip()
+    recipe = recipe.flipped(task.dataset.flip)
     key: dict[str, Any] = {"network": name, "weights": fields.weights, "code": CODE_VERSION}
     if fields.weights != "pretrained":
         key["space"] = task.space("normalised").to_json()

@@ -44,7 +44,7 @@ class StudentFields(Hyper):
             "batch": self.student_batch,
         }
         recipe = StudentRecipe(**{**own, **more})
-        return recipe if task.dataset.flip else recipe.without_flip()
+        return recipe.flipped(task.dataset.flip)
 
     def _optimizer(self) -> Component:
         common: Component = {"lr": self.student_lr, "weight_decay": self.student_weight_decay}

@@ -66,21 +66,22 @@ def weak_teachers(task: Task, fields: WeakFields) -> list[Teacher]:
     """
     name = canonical(fields.weak_network or task.network, side=task.dataset.side)
     recipe, space, epochs = fields.teacher_recipe(name), task.space("normalised"), fields.snapshot_epochs()
-    recipe = recipe if task.dataset.flip else recipe.without_flip()
+    recipe = recipe.flipped(task.dataset.flip)
     key = {
         "recipe": recipe.model_dump(mode="json"),
         "space": space.to_json(),
         "code": [CODE_VERSION, STUDENT_CODE],
     }
     stage = task.open_stage("weak-teachers", key)
-    if any(_snapshot(task, stage, epoch) is None for epoch in epochs):
+    have = {epoch: _snapshot(task, stage, epoch) for epoch in epochs}
+    if lacking := [epoch for epoch in epochs if have[epoch] is None]:
         with stage.locked():
-            missing = [epoch for epoch in epochs if _snapshot(task, stage, epoch) is None]
+            missing = [epoch for epoch in lacking if _snapshot(task, stage, epoch) is None]
             if missing:
                 _Trajectory(task, stage, recipe.network, missing).train(recipe, space)
+        have |= {epoch: _snapshot(task, stage, epoch) for epoch in lacking}
     found = []
-    for epoch in epochs:
-        teacher = _snapshot(task, stage, epoch)
+    for epoch, teacher in have.items():
         assert teacher is not None
         found.append(teacher)
         credited: Callable[[], Teacher] = partial(_known, task, teacher.hash)
