@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from ddbench import networks
+from ddbench.allocator import keep_freed_memory
 from ddbench.borrowing import Lender
 from ddbench.canonical import digest
 from ddbench.data import Dataset
@@ -45,8 +46,9 @@ class Setting:
     precision: str = "float32"
 
     def apply(self) -> torch.device:
-        """Set this process's threads and give the device."""
+        """Set this process's threads and how it keeps memory, and give the device."""
         torch.set_num_threads(self.threads)
+        keep_freed_memory()
         return torch.device(self.device)
 
     def identity(self) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from ddbench.allocator import give_back
+
 STATM = Path("/proc/self/statm")
 
 
@@ -41,6 +43,7 @@ class Meter:
             torch.cuda.reset_peak_memory_stats()
             self._base = torch.cuda.memory_allocated()
             return self
+        give_back()
         self._base = self._peak = resident_bytes()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
