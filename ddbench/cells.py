@@ -47,23 +47,27 @@ def cells(
     `samples` holds the accuracies by (synthesis seed, evaluation seed), `snapshots` those on the way of the distillation
     by the same, each {step: accuracy}; the other columns are plain values, None or NaN where there is none. UsageError where two versions or two digests of a protocol would stand side by side.
     """
+    return pooled(records, protocols=protocols, superseded=superseded, reference=reference)[0]
+
+
+def pooled(
+    records: Iterable[Record],
+    *,
+    protocols: Collection[str] | None = None,
+    superseded: bool = False,
+    reference: Mapping[tuple[str, str], float] | None = None,
+) -> tuple[pd.DataFrame, dict[str, list[Record]]]:
+    """The table of `cells`, and by a cell's `group` the records whose runs it pools, each once."""
     kept, replaced = _chosen(records, protocols, superseded)
-    rows = [_row(group, entries, replaced) for group, entries in _groups(kept)]
+    groups = dict(_groups(kept))
+    rows = [_row(group, entries, replaced) for group, entries in groups.items()]
     for row in rows:
         _flag_teacher(row, reference or {})
     _mark_best(rows)
     rows.sort(key=_order)
     frame = pd.DataFrame([[row.get(name) for name in COLUMNS] for row in rows], columns=COLUMNS, dtype=object)
-    return frame.astype(dict.fromkeys(NUMBERS, float))
-
-
-def behind(
-    records: Iterable[Record], *, protocols: Collection[str] | None = None, superseded: bool = False
-) -> dict[str, list[Record]]:
-    """The records whose runs a cell pools, each once, by the cell's `group`; arguments and errors as of `cells`."""
-    kept, _ = _chosen(records, protocols, superseded)
-    parts = {group: {id(record): record for record, _ in entries} for group, entries in _groups(kept)}
-    return {group: list(found.values()) for group, found in parts.items()}
+    behind = {group: list({id(record): record for record, _ in entries}.values()) for group, entries in groups.items()}
+    return frame.astype(dict.fromkeys(NUMBERS, float)), behind
 
 
 def protocol_label(record: Record) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from ddbench.cells import COMPARED, behind, cells, protocol_label
+from ddbench.cells import COMPARED, pooled, protocol_label
 from ddbench.comparisons import compared
 from ddbench.data import dataset_names, describe
 from ddbench.errors import UsageError
@@ -115,10 +115,10 @@ def _frame(entries: Sequence[Entry]) -> tuple[pd.DataFrame, dict[str, tuple[str,
     frames: list[pd.DataFrame] = []
     ids: dict[str, tuple[str, ...]] = {}
     for (standing, _), records in sorted(parts.items()):
-        found = cells(records)
+        found, behind = pooled(records)
         own = {group: f"{group}-{standing}" for group in found["group"]}
         frames.append(found.assign(standing=standing, group=found["group"].map(own)))
-        for group, members in behind(records).items():
+        for group, members in behind.items():
             ids[own[group]] = tuple(names[standing, record.key_hash()] for record in members)
     whole = pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
     return whole.assign(label=row_labels(whole)), ids

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from ddbench import reported
 from ddbench.canonical import digest
-from ddbench.cells import behind, cells
+from ddbench.cells import cells, pooled
 from ddbench.cli.app import app
 from ddbench.comparisons import compared
 from ddbench.errors import UsageError
@@ -158,7 +158,7 @@ def test_numbers_of_a_row_are_those_of_its_runs():
 
 def test_records_behind_a_cell_give_its_samples():
     records = toy()
-    frame, members = cells(records), behind(records)
+    frame, members = pooled(records)
     assert set(members) == set(frame["group"])
     for cell in frame.itertuples():
         own = {(r.synthesis_seed, run.seed): run.top1 for r in members[cell.group] for run in r.runs if run.top1}
