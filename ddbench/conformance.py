@@ -80,7 +80,7 @@ def demand(truth: bool, otherwise: str) -> None:
 
 def page(method: Method) -> None:
     """The module has a docstring, every hyper-parameter says what it is, and the settings can be written down."""
-    module = inspect.getmodule(method.distill)
+    module = inspect.getmodule(method.hyper)
     demand(bool(module and (module.__doc__ or "").strip()), "its module has no docstring: say what the steps are")
     silent = [name for name, field in method.hyper.model_fields.items() if not field.description]
     demand(not silent, f"hyper-parameter {', '.join(silent)} has no description: unit, paper symbol, meaning")

@@ -60,7 +60,7 @@ def method_facts(method: "Method") -> dict[str, Any]:
     from ddbench.recipes import published
 
     file = published(method)
-    module = inspect.getmodule(method.distill)
+    module = inspect.getmodule(method.hyper)
     return {
         "name": method.name,
         "title": method.title,
