@@ -21,29 +21,48 @@ BUDGETS = ("ipc", "fraction", "all")
 
 
 class SynSetFacts(Strict):
-    """What a table shows of a distilled set: its size, what it costs to store and what it cost to make."""
+    """What a table shows of a distilled set: its size, what it costs to store and what it cost to make.
+
+    Attributes:
+        images: that the set stores, or names by index.
+        bytes: a line each, as the record's protocol counts them (`ddbench.storage`).
+        cost: of the distillation: "seconds" (wall clock), "peak_memory" (bytes above the level at its start).
+        environment: of the distillation: device, threads, precision, versions, processor, commit.
+        codec: how images are stored: float, uint8, jpeg75, or indices into the training split.
+        space: the kind of space that they live in: pixel, normalised, zca.
+    """
 
     images: Number
-    bytes: dict[Name, Count]  # a line each, as the record's protocol counts them
-    cost: dict[Name, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict
-    )  # "seconds", "peak_memory" (bytes), ...
-    environment: dict[Name, Plain] = Field(default_factory=dict)  # versions, device and threads of the distillation
+    bytes: dict[Name, Count]
+    cost: dict[Name, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    environment: dict[Name, Plain] = Field(default_factory=dict)
     codec: Name = "float"
-    space: Name = "pixel"  # the kind of space: pixel, normalised, zca
+    space: Name = "pixel"
 
 
 class TeacherFacts(Strict):
-    """A teacher that labelled for students: its network, its test accuracy (a fraction), the recipe behind it."""
+    """A teacher that labelled for students.
+
+    Attributes:
+        network: its name.
+        accuracy: top-1 on the test images.
+        reference: whether it is the protocol's reference teacher of this data set.
+        recipe_hash: of the training that made it.
+    """
 
     network: Name
     accuracy: Fraction
-    reference: bool = False  # the protocol's reference teacher of this data set
+    reference: bool = False
     recipe_hash: Hash | None = None
 
 
 class Snapshot(Strict):
-    """Accuracy of a student trained on the set as it was after `step` steps of the distillation."""
+    """Accuracy of a student trained on the set as it was on the way of the distillation.
+
+    Attributes:
+        step: steps of the distillation that were done.
+        top1: of the student that was trained on the set as it was then, with the run's seed.
+    """
 
     step: Count
     top1: Fraction
@@ -78,6 +97,31 @@ class Run(Strict):
 
     `failed`: the job gave no result (diverged, out of memory); `n/a`: the method's definition excludes the cell.
     Both have a reason and no accuracy; `ok` has a top-1 accuracy and the hash of the set.
+
+    Attributes:
+        seed: evaluation seed.
+        synset: hash of the set, a key of the record's `synsets`.
+        teacher: hash of the teacher that labelled (of a committee, the first), a key of the record's `teachers`.
+        device: its kind.
+        precision: of the arithmetic: float32, ...
+        compiled: whether the student's steps were compiled.
+        stacked: whether it was trained together with the students of other seeds, in one stack of networks.
+        threads: of the job, on a CPU.
+        build: torch's version with its local part, such as 2.9.0+cpu.
+        status: see above.
+        reason: why there is no accuracy.
+        top1: accuracy on the test images, of the last step's network.
+        top5: likewise, only where there are more than 10 classes.
+        seconds: wall clock of the training.
+        steps: optimiser steps of the training.
+        final_loss: of the last step's batch.
+        per_class: top-1 accuracy of each class, in the order of the data set's classes.
+        snapshots: accuracies on the way of the distillation, where they were asked for.
+        versions: of ddbench, Python and the libraries.
+        commit: of ddbench's checkout; none: it was installed without one.
+        dirty: whether that checkout held changes.
+        date: when the run ended, in UTC.
+        wandb: of the run at Weights & Biases: its address, or "offline:" and its folder's name.
     """
 
     seed: Count
@@ -130,14 +174,39 @@ class Run(Strict):
 
 
 class Record(Strict):
-    """The runs of one cell of the benchmark and one synthesis seed, and the facts they rest on."""
+    """The runs of one cell of the benchmark and one synthesis seed, and the facts they rest on.
+
+    Attributes:
+        schema: version of this schema (`schema_version` in Python).
+        protocol: its name, version at the end.
+        protocol_version: that version.
+        protocol_digest: SHA-256 of all its constants.
+        dataset: id of the data set.
+        budget: {"ipc": 10}, {"fraction": 0.1} or {"all": true}; of an imported set, IPC of its largest class.
+        student_network: that was trained and scored.
+        distill_network: that the set was distilled with; none of an imported set.
+        student_recipe_hash: under `shipped-v1`, of the student recipe that the set ships.
+        method: its name; of an imported set the name that it was given.
+        recipe: the resolved recipe: data set, split, budget, network and every hyper-parameter.
+        recipe_hash: SHA-256 of `recipe` as canonical JSON.
+        synthesis_seed: of the distillation.
+        imported: of an imported set: its hash, which stands in for recipe and synthesis seed.
+        borrowed: of a baseline trained by another set's student recipe: that set's method.
+        lender: that set's recipe hash; its own hash if it was imported.
+        synsets: facts of every set that runs name, by its hash.
+        teachers: facts of every teacher that labelled, by its hash.
+        runs: one for each student.
+        supersedes: key hash of the record that this one replaces in tables.
+        note: words for people.
+        submission: who claims the runs, and where the files are; none: they were made here.
+    """
 
     schema_version: Literal[1] = Field(1, alias="schema")
     protocol: Name
     protocol_version: Number
     protocol_digest: Hash
     dataset: Annotated[Name, StringConstraints(pattern=r"^[^/\\]+$")]
-    budget: dict[str, int | float | bool]  # {"ipc": 10} | {"fraction": 0.1} | {"all": true}
+    budget: dict[str, int | float | bool]
     student_network: Name
     distill_network: Name | None = None
     student_recipe_hash: Hash | None = None
@@ -146,14 +215,14 @@ class Record(Strict):
     recipe_hash: Hash
     synthesis_seed: Count | None = None
     imported: Hash | None = None
-    borrowed: Name | None = None  # a baseline trained by another set's student recipe: that set's method
-    lender: Hash | None = None  # that set's recipe; its own hash if it was imported
+    borrowed: Name | None = None
+    lender: Hash | None = None
     synsets: dict[Hash, SynSetFacts] = Field(default_factory=dict)
     teachers: dict[Hash, TeacherFacts] = Field(default_factory=dict)
     runs: list[Run] = Field(default_factory=list)
     supersedes: Hash | None = None
     note: str | None = None
-    submission: Submission | None = None  # who claims the runs, and where the files are; none: they were made here
+    submission: Submission | None = None
 
     @field_validator("budget")
     @classmethod
