@@ -62,7 +62,7 @@ def row(cell: str) -> list[tuple[str, float, float]]:
         assert expected is not None, f"{name} says no costs"
         job = DistillJob.of(data, recipe, 0, setting)
         distill = taken(lambda: distill_job(job))
-        student = taken(lambda: evaluate_job(EvaluateJob(data, job.path, "shipped-v1", None, 0, setting)))
+        student = taken(lambda: evaluate_job(EvaluateJob(data, job.path, "shipped-v1", None, (0,), setting)))
     what = f"{name} on {dataset}, {budget}"
     return [
         (f"{what}: set", expected.distill.seconds or 0.0, distill),

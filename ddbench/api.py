@@ -13,23 +13,47 @@ from ddbench.budget import Budget
 from ddbench.environment import find_device
 from ddbench.errors import UsageError
 from ddbench.evaluation import Setting
+from ddbench.execution import checked_switch, chosen_precision
 from ddbench.files import check_writable
 from ddbench.grid import Cell, Grid, Report, run_cells
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.label_budget import Packing
 from ddbench.progress import Reporter
 from ddbench.records import Record
-from ddbench.settings import cache_dir, default_threads, results_dir
+from ddbench.settings import cache_dir, default_compile, default_precision, default_threads, results_dir
 from ddbench.store import RecordStore, read_record
 from ddbench.synset import SynSet, load, save
 from ddbench.transfer import from_tensors
 
 
-def setting(device: str | None = None, threads: int | None = None) -> Setting:
-    """How to compute: device "cpu", "cuda" or "auto" (DDBENCH_DEVICE), threads per job (DDBENCH_THREADS, else 1)."""
+def setting(
+    device: str | None = None, threads: int | None = None, precision: str | None = None, compile: str | None = None
+) -> Setting:
+    """How to compute.
+
+    Args:
+        device: "cpu", "cuda" or "auto", CUDA where there is one; None: DDBENCH_DEVICE, else auto.
+        threads: per job, on a CPU; None: DDBENCH_THREADS, else 1.
+        precision: of the students' steps: "float32", "bf16", or "auto", bf16 where the device has it; None:
+            DDBENCH_PRECISION, else float32.
+        compile: whether the students' steps are compiled: "on", "off", or "auto", where that repays its set-up; None:
+            DDBENCH_COMPILE, else off.
+
+    On CUDA all students of a cell train at once.
+
+    Raises:
+        UsageError: a word that is none of these, or what this machine cannot do.
+    """
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
-    return Setting(device=find_device(device).type, threads=threads or default_threads())
+    found = find_device(device).type
+    return Setting(
+        device=found,
+        threads=threads or default_threads(),
+        precision=chosen_precision(precision or default_precision(), found),
+        compile=checked_switch(compile or default_compile(), found),
+        stack=found == "cuda",
+    )
 
 
 def distill(
@@ -192,6 +216,8 @@ def evaluate(
     workers: int = 1,
     device: str | None = None,
     threads: int | None = None,
+    precision: str | None = None,
+    compile: str | None = None,
     retry_failed: bool = False,
     reporter: Reporter | None = None,
     observe: Callable[[Record], Record] | None = None,
@@ -215,6 +241,8 @@ def evaluate(
         workers: processes; 1 stays in this one.
         device: see `setting`.
         threads: see `setting`.
+        precision: see `setting`.
+        compile: see `setting`.
         reporter: shown the progress.
         retry_failed: run failed runs again.
         observe: see `ddbench.grid.run_cells`.
@@ -233,7 +261,7 @@ def evaluate(
         protocol=protocol,
         network=network,
         seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
-        setting=setting(device, threads),
+        setting=setting(device, threads, precision, compile),
         lender=Path(borrow) if borrow else None,
         label=name,
     )

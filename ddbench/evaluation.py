@@ -1,13 +1,14 @@
 """One student under one protocol: from a SynSet to a record with one run."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from ddbench import networks
 from ddbench.allocator import keep_freed_memory
@@ -16,11 +17,13 @@ from ddbench.canonical import digest
 from ddbench.data import Dataset
 from ddbench.environment import commit, versions
 from ddbench.errors import JobFailed, UsageError, first_problem
+from ddbench.execution import Execution, Switch, repays
 from ddbench.protocol import Protocol
 from ddbench.records import Record, Run, SynSetFacts, TeacherFacts, now
-from ddbench.space import Space, transform_for
+from ddbench.space import Space, Transform, transform_for
+from ddbench.stacked import stackable, train_together
 from ddbench.storage import bytes_of
-from ddbench.student import Labeller, Stream, accuracy, train
+from ddbench.student import Labeller, Stream, Training, accuracy, train
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, check_dataset
 from ddbench.targets import Binding, online_teacher, targets_of
@@ -38,12 +41,16 @@ class Setting:
     Attributes:
         device: "cpu" or "cuda".
         threads: of the job, on a CPU.
-        precision: "float32".
+        precision: of the students' steps, "float32" or "bf16"; sets and teachers are made in float32.
+        compile: whether the students' steps are compiled: "on", "off", or "auto", where that repays its set-up.
+        stack: train all students of a cell at once, where their network allows it.
     """
 
     device: str = "cpu"
     threads: int = 1
     precision: str = "float32"
+    compile: Switch = "off"
+    stack: bool = False
 
     def apply(self) -> torch.device:
         """Set this process's threads and how it keeps memory, and give the device."""
@@ -52,15 +59,21 @@ class Setting:
         return torch.device(self.device)
 
     def identity(self) -> dict[str, Any]:
-        """The fields of a run that say how it was computed."""
+        """The fields of a run that say how it was computed, but for what is decided for each cell."""
+        decided = {"compiled": self.compile == "on"} if self.compile != "auto" else {}
         return {
             "device": self.device,
             "precision": self.precision,
-            "compiled": False,
-            "stacked": False,
+            **decided,
+            **({} if self.stack else {"stacked": False}),
             "threads": self.threads,
             "build": torch.__version__,
         }
+
+    def execution(self, recipe: StudentRecipe, dataset: Dataset, images: int) -> Execution:
+        """How the steps of a training on so many images are computed: what "auto" comes to."""
+        auto = self.compile == "auto" and repays(recipe, dataset, images, self.device, self.threads)
+        return Execution(self.precision, auto or self.compile == "on")
 
 
 class NotScored(Exception):
@@ -94,7 +107,33 @@ def evaluate_once(
     lender: Lender | None = None,
     progress: Progress | None = None,
 ) -> Record:
-    """Train one student on a set and test it; the record holds this one run.
+    """Train one student on a set and test it; see `evaluate_seeds`, whose record holds this one run."""
+    return evaluate_seeds(
+        synset,
+        dataset,
+        protocol,
+        seeds=(seed,),
+        setting=setting,
+        network=network,
+        label=label,
+        lender=lender,
+        progress=progress,
+    )
+
+
+def evaluate_seeds(
+    synset: SynSet,
+    dataset: Dataset,
+    protocol: Protocol,
+    *,
+    seeds: Sequence[int],
+    setting: Setting,
+    network: str | None = None,
+    label: str | None = None,
+    lender: Lender | None = None,
+    progress: Progress | None = None,
+) -> Record:
+    """Train students on a set, one a seed, and test them; the record holds these runs.
 
     A student that diverges gives a failed run with its reason. See `base_record` for `label` and `lender`.
 
@@ -115,12 +154,12 @@ def evaluate_once(
     for key, (_, is_reference) in teachers.items():
         _flag(protocol, dataset, facts[key], is_reference)
     about = _synset_facts(synset, dataset, protocol, reference)
-    run = _run(synset, dataset, protocol, recipe, reference, seed, setting, progress)
+    runs = _runs_that_fit(synset, dataset, protocol, recipe, reference, seeds, setting, progress)
     return record.model_copy(
         update={
             "synsets": {synset.hash: about},
             "teachers": facts,
-            "runs": [run.model_copy(update={"teacher": next(iter(facts), None)})],
+            "runs": [run.model_copy(update={"teacher": next(iter(facts), None)}) for run in runs],
         }
     )
 
@@ -130,54 +169,125 @@ def _reference(protocol: Protocol, dataset: Dataset, device: torch.device, progr
     return reference_teacher(recipe, dataset, device, progress=progress) if recipe else None
 
 
-def _run(
+def _runs_that_fit(
     synset: SynSet,
     dataset: Dataset,
     protocol: Protocol,
     recipe: StudentRecipe,
     reference: Teacher | None,
-    seed: int,
+    seeds: Sequence[int],
     setting: Setting,
     progress: Progress | None,
-) -> Run:
+) -> list[Run]:
+    """One run a seed; a stack that the device's memory does not hold is taken in halves."""
+    try:
+        return _runs(synset, dataset, protocol, recipe, reference, seeds, setting, progress)
+    except torch.OutOfMemoryError:
+        if not setting.stack or len(seeds) == 1:
+            raise
+    half = len(seeds) // 2
+    log.warning("%d students at once are too many for the device's memory: halved", len(seeds))
+    parts = (seeds[:half], seeds[half:])
+    return [
+        run
+        for part in parts
+        for run in _runs_that_fit(synset, dataset, protocol, recipe, reference, part, setting, progress)
+    ]
+
+
+def _runs(
+    synset: SynSet,
+    dataset: Dataset,
+    protocol: Protocol,
+    recipe: StudentRecipe,
+    reference: Teacher | None,
+    seeds: Sequence[int],
+    setting: Setting,
+    progress: Progress | None,
+) -> list[Run]:
+    """One run a seed; the students train one after another, or stacked."""
     device = torch.device(setting.device)
+    images, classes, space = training_images(synset, dataset, reference if protocol.space == "teacher" else None)
+    students = [_new_student(recipe, dataset, seed).to(device) for seed in seeds]
+    stacked = setting.stack and stackable(students[0], recipe.network, dataset.side)
+    execution = setting.execution(recipe, dataset, len(images))
     head, dirty = commit()
     about = {
-        "seed": seed,
         "synset": synset.hash,
         **setting.identity(),
+        "compiled": execution.compiled,
+        "stacked": stacked,
         "versions": versions(),
         "commit": head,
         "dirty": dirty,
-        "date": now(),
     }
-    images, classes, space = training_images(synset, dataset, reference if protocol.space == "teacher" else None)
-    network = networks.create(
-        recipe.network,
-        channels=dataset.channels,
-        side=dataset.side,
-        classes=len(dataset.class_names),
-        seed=seed,
-        key=("student",),
-    ).to(device)
+    transform = transform_for(space, dataset)
+
+    def run(seed: int, student: nn.Module, done: Training | JobFailed) -> Run:
+        try:
+            found = _scored(student, done, dataset, transform, device)
+        except JobFailed as failure:
+            return Run(seed=seed, **about, date=now(), status="failed", reason=str(failure))
+        return Run(seed=seed, **about, date=now(), status="ok", **found)
+
     try:
         labeller, kept = _labeller(recipe, synset, dataset, reference, device)
-        stream = kept or Stream(seed, draw=drawn(synset))
-        images, classes = images.to(device), classes.to(device)
-        done = train(network, images, classes, recipe, seed=seed, labeller=labeller, progress=progress, stream=stream)
-        found = accuracy(network, dataset.test, transform_for(space, dataset), device)
     except JobFailed as failure:
-        return Run(**about, status="failed", reason=str(failure))
-    return Run(
-        **about,
-        status="ok",
-        top1=found.top1,
-        top5=found.top5,
-        per_class=found.per_class,
-        seconds=round(done.seconds, 3),
-        steps=done.steps,
-        final_loss=done.final_loss,
-    )
+        return [run(seed, student, failure) for seed, student in zip(seeds, students, strict=True)]
+    streams = [kept or Stream(seed, draw=drawn(synset)) for seed in seeds]
+    images, classes = images.to(device), classes.to(device)
+    if stacked:
+        together = train_together(
+            students,
+            images,
+            classes,
+            recipe,
+            streams=streams,
+            labeller=labeller,
+            execution=execution,
+            progress=progress,
+        )
+        return [run(*each) for each in zip(seeds, students, together, strict=True)]
+    runs = []
+    for seed, student, stream in zip(seeds, students, streams, strict=True):
+        try:
+            done: Training | JobFailed = train(
+                student,
+                images,
+                classes,
+                recipe,
+                seed=seed,
+                labeller=labeller,
+                progress=progress,
+                stream=stream,
+                execution=execution,
+            )
+        except JobFailed as failure:
+            done = failure
+        runs.append(run(seed, student, done))
+    return runs
+
+
+def _new_student(recipe: StudentRecipe, dataset: Dataset, seed: int) -> nn.Module:
+    shape = {"channels": dataset.channels, "side": dataset.side}
+    return networks.create(recipe.network, **shape, classes=len(dataset.class_names), seed=seed, key=("student",))
+
+
+def _scored(
+    student: nn.Module, done: Training | JobFailed, dataset: Dataset, transform: Transform, device: torch.device
+) -> dict[str, Any]:
+    """The fields of a run that say what a student reached; raises the reason of a training that failed, or of a test."""
+    if isinstance(done, JobFailed):
+        raise done
+    found = accuracy(student, dataset.test, transform, device)
+    return {
+        "top1": found.top1,
+        "top5": found.top5,
+        "per_class": found.per_class,
+        "seconds": round(done.seconds, 3),
+        "steps": done.steps,
+        "final_loss": done.final_loss,
+    }
 
 
 def training_images(

@@ -281,7 +281,7 @@ class _Driver:
             self.report.records.append(self.store.path(record.key()))
 
     def _students(self, cell: Cell) -> list[Work]:
-        """One piece of work for each student that is missing, now that the set is there."""
+        """The work of the students that are missing, now that the set is there: one each, or one for all in a stack."""
         try:
             synset = cell.known_set()
             if synset is None:
@@ -297,7 +297,10 @@ class _Driver:
             return []
         seeds = missing_seeds(cell, record, self.store, self.retry_failed)
         self._reuse(record, len(cell.seeds) - len(seeds))
-        work = [Work(evaluate_job, _student(cell, cell.set_path(), seed), tag=(cell, record)) for seed in seeds]
+        alike = replace(cell, setting=_as_before(cell, record, self.store))
+        at_once = [seeds] if seeds and cell.setting.stack else [(seed,) for seed in seeds]
+        jobs = [_students(alike, cell.set_path(), some) for some in at_once]
+        work = [Work(evaluate_job, job, tag=(cell, record)) for job in jobs]
         return work + self._on_the_way(cell, record, set(cell.seeds) - set(seeds))
 
     def _on_the_way(self, cell: Cell, record: Record, seeds: Collection[int]) -> list[Work]:
@@ -314,7 +317,7 @@ class _Driver:
                 continue
             have = {each.step for each in run.snapshots or ()}
             files = {step: path for step, path in cell.made.kept_snapshots().items() if step not in have}
-            jobs = [replace(_student(cell, path, run.seed), step=step) for step, path in files.items()]
+            jobs = [replace(_students(cell, path, (run.seed,)), step=step) for step, path in files.items()]
             work += [Work(evaluate_job, job, tag=(cell, record, run)) for job in jobs]
         return work
 
@@ -323,7 +326,7 @@ class _Driver:
         found = outcome.value.runs[0] if outcome.value is not None else None
         if cell.made is None or job.step is None or found is None or found.top1 is None:
             reason = outcome.usage or outcome.failure or (found and found.reason) or ""
-            self.report.failed.append((f"{cell.what()}, step {job.step}, seed {job.seed}", reason))
+            self.report.failed.append((f"{cell.what()}, step {job.step}, {job.which()}", reason))
             return
         _, total = kept(cell.made.snapshot_folder)
         points = {job.step: found.top1} | ({total: run.top1} if total else {})
@@ -339,11 +342,12 @@ class _Driver:
             self._scored(cell, record, stored[0], work.job, outcome)
         elif outcome.value is not None:
             self._store(outcome.value)
-            return self._on_the_way(cell, record, {work.job.seed})
+            return self._on_the_way(cell, record, set(work.job.seeds))
         elif outcome.usage is not None:
-            self.report.problems.append(f"{work.job.protocol}, seed {work.job.seed}: {outcome.usage}")
+            self.report.problems.append(f"{work.job.protocol}, {work.job.which()}: {outcome.usage}")
         elif outcome.failure is not None:
-            self._store(_without_result(record, cell, work.job.seed, outcome))
+            for seed in work.job.seeds:
+                self._store(_without_result(record, cell, seed, outcome))
         return []
 
     def _distilled(self, job: DistillJob, outcome: Outcome) -> list[Work]:
@@ -395,13 +399,13 @@ def record_of(cell: Cell, synset: SynSet) -> Record:
     return base_record(synset, protocol, recipe, label=cell.label, lender=lender_of(load(path)) if path else None)
 
 
-def _student(cell: Cell, synset: Path, seed: int) -> EvaluateJob:
+def _students(cell: Cell, synset: Path, seeds: tuple[int, ...]) -> EvaluateJob:
     return EvaluateJob(
         data=cell.data,
         synset=synset,
         protocol=cell.protocol,
         network=cell.network,
-        seed=seed,
+        seeds=seeds,
         setting=cell.setting,
         lender=cell.lender_path(),
         label=cell.label,
@@ -436,10 +440,22 @@ def excluded(cell: Cell, record: Record, store: RecordStore) -> str | None:
 
 def _stored(cell: Cell, record: Record, store: RecordStore) -> list[Run]:
     """The runs of a cell's seeds and setting in the store."""
+    return [run for run in _alike(cell, record, store) if run.seed in cell.seeds]
+
+
+def _alike(cell: Cell, record: Record, store: RecordStore) -> list[Run]:
+    """The runs of a cell's setting in the store, of any seed."""
     stored, wanted = store.find(record.key()), cell.setting.identity()
     runs = stored.runs if stored else []
-    alike = [run for run in runs if all(getattr(run, name) == value for name, value in wanted.items())]
-    return [run for run in alike if run.seed in cell.seeds]
+    return [run for run in runs if all(getattr(run, name) == value for name, value in wanted.items())]
+
+
+def _as_before(cell: Cell, record: Record, store: RecordStore) -> Setting:
+    """A cell's setting, compiled or not as its stored runs were: seeds that are added later belong to the same mean."""
+    known = {run.compiled for run in _alike(cell, record, store) if run.status == "ok"}
+    if cell.setting.compile != "auto" or len(known) != 1:
+        return cell.setting
+    return replace(cell.setting, compile="on" if known.pop() else "off")
 
 
 def planned(cell: Cell) -> Record | None:

@@ -17,7 +17,7 @@ from ddbench.checkpoints import Checkpoint
 from ddbench.data import Dataset, load_dataset
 from ddbench.environment import environment
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.files import locked
 from ddbench.meter import Meter
 from ddbench.method import Method
@@ -33,6 +33,7 @@ from ddbench.task import Task
 from ddbench.teachers import measured_accuracy, roles
 
 log = logging.getLogger("ddbench")
+PRECISION = "float32"  # of every distillation; a setting's precision is its students'
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class DistillJob:
     def key(self) -> str:
         """Digest of recipe, seed, setting, the core's code version and the method's source: the set's name in the cache."""
         resolved = self.resolved()
-        setting = {"device": self.setting.device, "threads": self.setting.threads, "precision": self.setting.precision}
+        setting = {"device": self.setting.device, "threads": self.setting.threads, "precision": PRECISION}
         return digest([resolved.hash, self.seed, setting, CODE_VERSION, source_digest(resolved.method)])[:32]
 
     @property
@@ -188,7 +189,7 @@ def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
         "recipe": recipe.to_json(),
         "recipe_hash": recipe.hash,
         "seed": job.seed,
-        "environment": {**environment(), "device": job.setting.device, "precision": job.setting.precision},
+        "environment": {**environment(), "device": job.setting.device, "precision": PRECISION},
     }
 
     def on_the_way(synset: SynSet, step: int, total: int) -> SynSet:
@@ -257,14 +258,14 @@ def check_balance(synset: SynSet, recipe: Resolved) -> None:
 
 @dataclass(frozen=True)
 class EvaluateJob:
-    """One student on one set.
+    """Students on one set: one a job, or all of a cell at once.
 
     Attributes:
         data: the data set.
         synset: the set's file.
         protocol: its name.
         network: student network; None: the protocol's default.
-        seed: evaluation seed.
+        seeds: evaluation seeds.
         setting: how to compute.
         lender: file of the set whose student recipe a baseline borrows.
         label: method name of an imported set.
@@ -275,11 +276,15 @@ class EvaluateJob:
     synset: Path
     protocol: str
     network: str | None
-    seed: int
+    seeds: tuple[int, ...]
     setting: Setting
     lender: Path | None = None
     label: str | None = None
     step: int | None = None
+
+    def which(self) -> str:
+        """For people: "seed 3", "seeds 0, 1, 2"."""
+        return f"seed{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}"
 
 
 def borrowed_set(
@@ -293,16 +298,16 @@ def borrowed_set(
 
 
 def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:
-    """Train and test the student of a job; see `ddbench.evaluation.evaluate_once` for what it raises."""
+    """Train and test the students of a job; see `ddbench.evaluation.evaluate_seeds` for what it raises."""
     dataset, show = job.data.load(), reporter or Reporter()
     synset, lender = borrowed_set(load(job.synset), job.lender, dataset, job.setting)
     at = "" if job.step is None else f" at step {job.step}"
-    label = f"{synset.provenance.method}{at}, {job.protocol}, seed {job.seed}"
-    return evaluate_once(
+    label = f"{synset.provenance.method}{at}, {job.protocol}, {job.which()}"
+    return evaluate_seeds(
         synset,
         dataset,
         find_protocol(job.protocol),
-        seed=job.seed,
+        seeds=job.seeds,
         setting=job.setting,
         network=job.network,
         label=job.label,

@@ -34,10 +34,24 @@ def default_workers() -> int:
 
 def default_device() -> str:
     """DDBENCH_DEVICE ("cpu" or "cuda"), else "auto": CUDA where torch finds it."""
-    name = os.environ.get("DDBENCH_DEVICE") or "auto"
-    if name not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"DDBENCH_DEVICE={name!r}: allowed are auto, cpu, cuda")
-    return name
+    return _one_of("DDBENCH_DEVICE", "auto", ("auto", "cpu", "cuda"))
+
+
+def default_precision() -> str:
+    """Of students' steps: DDBENCH_PRECISION, else float32, the reference."""
+    return _one_of("DDBENCH_PRECISION", "float32", ("float32", "bf16", "auto"))
+
+
+def default_compile() -> str:
+    """Whether students' steps are compiled: DDBENCH_COMPILE, else off."""
+    return _one_of("DDBENCH_COMPILE", "off", ("auto", "on", "off"))
+
+
+def _one_of(variable: str, default: str, allowed: tuple[str, ...]) -> str:
+    word = os.environ.get(variable) or default
+    if word not in allowed:
+        raise UsageError(f"{variable}={word!r}: allowed are {', '.join(allowed)}")
+    return word
 
 
 def _positive(variable: str, default: int) -> int:

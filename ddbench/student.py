@@ -16,6 +16,7 @@ from ddbench.canonical import digest
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import Split
 from ddbench.errors import JobFailed
+from ddbench.execution import Execution
 from ddbench.grouped import group_batch_norms
 from ddbench.losses import LOSSES, Labels
 from ddbench.randomness import forked
@@ -30,6 +31,7 @@ from ddbench.streams import views_of as views_of
 from ddbench.student_recipe import StudentRecipe
 
 CODE_VERSION = 1  # raise when a change here or in what it calls changes what a training gives; a test pins the source
+CHECKED = 50  # steps between two looks at the loss: on a GPU each look waits for it
 
 Loop = Callable[[int, int], Iterable[int]]
 """Gives the steps from the first number to before the second; may stop early, or report as it goes."""
@@ -66,6 +68,7 @@ def train(
     loop: Loop | None = None,
     checkpoint: Checkpoint | None = None,
     observe: Callable[[Batch, torch.Tensor], None] | None = None,
+    execution: Execution | None = None,
 ) -> Training:
     """Train a network in place by a recipe and leave it in train mode.
 
@@ -82,6 +85,7 @@ def train(
             so does the training.
         checkpoint: where to save and resume; left as it is at the end. The state of another training is not taken.
         observe: shown every batch with the logits [b, K] that the network gave in training, before the step.
+        execution: in which precision the steps are computed, and whether compiled; None: float32, as written.
 
     Raises:
         JobFailed: the loss is not finite.
@@ -99,6 +103,7 @@ def train(
     if recipe.bn_batch is not None:
         group_batch_norms(network, recipe.bn_batch)
     network.train()
+    forward = (execution or Execution()).forward(network)
     state = _State(checkpoint, network, optimizer, _identity(recipe, seed, stream, len(images)))
     with forked(seed, "dropout"):
         done, loss, before = state.resume()
@@ -108,7 +113,7 @@ def train(
             labels = Labels.of(classes[batch.index], said, batch.permutation, batch.weight)
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * factor(step, steps, steps_per_epoch)
-            given = network(batch.images)
+            given = forward(batch.images)
             if observe:
                 observe(batch, given.detach())
             loss = loss_of(given, labels)
@@ -116,7 +121,7 @@ def train(
             loss.backward()
             optimizer.step()
             done = step + 1
-            if step % 50 == 0 or done == steps:
+            if step % CHECKED == 0 or done == steps:
                 _refuse_divergence(loss, step)
                 if progress:
                     progress(done, steps)
@@ -178,7 +183,12 @@ def _identity(recipe: StudentRecipe, seed: int, stream: Stream, images: int) -> 
 
 def _refuse_divergence(loss: torch.Tensor, step: int) -> None:
     if not bool(torch.isfinite(loss)):
-        raise JobFailed(f"the student's loss is not finite ({float(loss.detach())}) at step {step}")
+        raise diverged(float(loss.detach()), step)
+
+
+def diverged(loss: float, step: int) -> JobFailed:
+    """The failure of a training whose loss is not finite."""
+    return JobFailed(f"the student's loss is not finite ({loss}) at step {step}")
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ CORE = Path(ddbench.__file__).parent
 ENGINES = Path(experts.__file__).parent
 STUDENT_FILES = (
     "augment/*.py",
+    "execution.py",
     "grouped.py",
     "label_budget.py",
     "losses.py",
@@ -31,7 +32,7 @@ STUDENT_FILES = (
     "targets/recording.py",
     "targets/replay.py",
 )
-STUDENT = {1: "046ccd34a46601d67f1bc48031493cd3646d1911918732e19fdf55742bfb046e"}
+STUDENT = {1: "1f193d0577d54cfb5f7b8514686637cd1e0ba8394292165d1065e9c77367e89d"}
 """By `ddbench.student.CODE_VERSION`: SHA-256 of the files above, whose change may change what a training gives."""
 EXPERT_FILES = (
     "augment/crops.py",

@@ -109,7 +109,7 @@ def test_balance_is_checked_where_it_is_declared(toys):
 
 
 def evaluation(seed=0, protocol="toy-hard-v1", **more):
-    return EvaluateJob(DataName("digits"), job().path, protocol, None, seed, Setting(), **more)
+    return EvaluateJob(DataName("digits"), job().path, protocol, None, (seed,), Setting(), **more)
 
 
 def test_an_evaluation_gives_a_record_with_one_run(toys):

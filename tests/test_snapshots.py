@@ -295,7 +295,7 @@ def test_a_shipped_recipe_is_the_snapshots_own(toys):
 
 
 def test_a_student_that_diverges_on_a_snapshot_is_a_failure_and_no_point(toys, monkeypatch):
-    real = jobs.evaluate_once
+    real = jobs.evaluate_seeds
 
     def breaks(synset, *args, **more):
         record = real(synset, *args, **more)
@@ -305,7 +305,7 @@ def test_a_student_that_diverges_on_a_snapshot_is_a_failure_and_no_point(toys, m
         gone = {"top1": None, "per_class": None, "status": "failed", "reason": "loss is not finite"}
         return record.model_copy(update={"runs": [run.model_copy(update=gone)]})
 
-    monkeypatch.setattr(jobs, "evaluate_once", breaks)
+    monkeypatch.setattr(jobs, "evaluate_seeds", breaks)
     report = ddbench.sweep(grid(snapshots=HALVES, seeds=(0,)))
     assert report.exit_code() == 1 and report.failed[0][1] == "loss is not finite" and "step 2" in report.failed[0][0]
     assert [each.step for each in runs()[0].snapshots] == [0, 4] and runs()[0].status == "ok"

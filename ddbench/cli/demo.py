@@ -36,6 +36,8 @@ def demo(
     ] = None,
     threads: o.Threads = None,
     device: o.Device = None,
+    precision: o.Precision = None,
+    compile: o.Compile = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Run every method on the embedded digits.
@@ -59,7 +61,7 @@ def demo(
             plan=plan,
             methods=names,
             workers=workers or preset,
-            setting=api.setting(device, threads),
+            setting=api.setting(device, threads, precision, compile),
             reporter=reporter,
             counted=lambda cells, store, show: Steady(show, missing_work(cells, store)),
         )

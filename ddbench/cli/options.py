@@ -64,6 +64,24 @@ Threads = Annotated[
 Device = Annotated[
     str | None, O("--device", metavar="NAME", help="auto, cpu or cuda (DDBENCH_DEVICE, auto: CUDA if there is one).")
 ]
+Precision = Annotated[
+    str | None,
+    O(
+        "--precision",
+        metavar="WORD",
+        help="Of the students' steps: float32, bf16, or auto, bf16 where the device has it; part of a run's identity "
+        "(DDBENCH_PRECISION, float32).",
+    ),
+]
+Compile = Annotated[
+    str | None,
+    O(
+        "--compile",
+        metavar="WORD",
+        help="Compile the students' steps: on, off, or auto, where that repays its set-up; part of a run's identity "
+        "(DDBENCH_COMPILE, off).",
+    ),
+]
 Results = Annotated[
     Path | None, O("--results", metavar="DIR", help="Folder of records (DDBENCH_RESULTS, ./results/measured).")
 ]

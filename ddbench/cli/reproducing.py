@@ -66,6 +66,8 @@ def reproduce(
     workers: o.Workers = None,
     threads: o.Threads = None,
     device: o.Device = None,
+    precision: o.Precision = None,
+    compile: o.Compile = None,
     form: Annotated[
         str, typer.Option("--format", metavar="NAME", help="terminal, markdown, csv, latex or json.")
     ] = "terminal",
@@ -93,7 +95,7 @@ def reproduce(
         protocols=tuple(o.words(protocols, "--protocols")),
         seeds=o.seeds(seeds),
         synthesis_seeds=o.seeds(synthesis_seeds, "--synthesis-seeds"),
-        setting=api.setting(device, threads),
+        setting=api.setting(device, threads, precision, compile),
         data=data_folders(data or []),
     )
     wanted = _Wanted(

@@ -129,6 +129,8 @@ def evaluate(
     workers: o.Workers = None,
     threads: o.Threads = None,
     device: o.Device = None,
+    precision: o.Precision = None,
+    compile: o.Compile = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -156,6 +158,8 @@ def evaluate(
             workers=workers or default_workers(),
             device=device,
             threads=threads,
+            precision=precision,
+            compile=compile,
             retry_failed=retry_failed,
             reporter=reporter,
             observe=observe,
@@ -192,6 +196,8 @@ def run(
     workers: o.Workers = None,
     threads: o.Threads = None,
     device: o.Device = None,
+    precision: o.Precision = None,
+    compile: o.Compile = None,
     dry_run: o.DryRun = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -216,7 +222,7 @@ def run(
         recipe=recipe,
         overrides=change or [],
         distill_network=distill_network,
-        setting=api.setting(device, threads),
+        setting=api.setting(device, threads, precision, compile),
         snapshots=o.shares(snapshots),
     )
     _go(grid, borrow, results, workers, retry_failed=retry_failed, wandb=wandb, dry_run=dry_run, quiet=quiet)
@@ -245,6 +251,8 @@ def sweep(
     workers: o.Workers = None,
     threads: o.Threads = None,
     device: o.Device = None,
+    precision: o.Precision = None,
+    compile: o.Compile = None,
     dry_run: o.DryRun = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -269,7 +277,7 @@ def sweep(
         recipe=recipe,
         overrides=change or [],
         distill_network=distill_network,
-        setting=api.setting(device, threads),
+        setting=api.setting(device, threads, precision, compile),
         snapshots=o.shares(snapshots),
     )
     _go(grid, None, results, workers, retry_failed=retry_failed, wandb=wandb, dry_run=dry_run, quiet=quiet)

@@ -1,0 +1,127 @@
+"""How a student's steps are computed: in which precision, compiled or not.
+
+float32, as written, is the reference. In bf16 forward and backward run under autocast: products in bfloat16, weights,
+statistics of norms, loss and optimiser in float32. Compiling (`torch.compile`) joins what lies between the products.
+Either changes the last digits of a step, so both are part of a run's identity, and of neither are labels or the test:
+teachers label, and networks are tested, in float32 and as they are.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ddbench import networks
+from ddbench.data import Dataset
+from ddbench.errors import UsageError
+from ddbench.networks.build import build
+from ddbench.student_recipe import StudentRecipe
+
+Switch = Literal["auto", "on", "off"]
+PRECISIONS = ("float32", "bf16", "auto")
+SWITCHES = ("auto", "on", "off")
+REPAID = 2e13
+"""Floating-point operations of a training and thread from which on compiling repays itself on a CPU: about five minutes'
+worth, of which it saves one or more, and takes 10 to 40 s (measured, benchmarks/students.md)."""
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the steps of one training are computed.
+
+    Attributes:
+        precision: "float32" or "bf16".
+        compiled: whether forward and backward are compiled.
+    """
+
+    precision: str = "float32"
+    compiled: bool = False
+
+    def forward(self, network: Callable[[Tensor], Tensor]) -> Forward:
+        """A network as it is called in a training: float32 images to float32 logits, with gradients.
+
+        What was compiled for other networks is forgotten: torch keeps a few variants of a function and runs it as it
+        is when there are more.
+        """
+        if self.compiled:
+            torch.compiler.reset()
+            network = cast(Forward, torch.compile(network, dynamic=False))
+        if self.precision == "float32":
+            return network
+
+        def in_bf16(images: Tensor) -> Tensor:
+            with torch.autocast(images.device.type, torch.bfloat16):
+                return network(images).float()
+
+        return in_bf16
+
+
+def chosen_precision(word: str, device: str) -> str:
+    """The precision that a word stands for; "auto" is bf16 where the device multiplies in it faster, else float32.
+
+    Raises:
+        UsageError: no such precision, or a CUDA device that has no bf16.
+    """
+    if word not in PRECISIONS:
+        raise UsageError(f"unknown precision {word!r}: allowed are {', '.join(PRECISIONS)}")
+    if word == "auto":
+        return "bf16" if _has_bf16(device) else "float32"
+    if word == "bf16" and device == "cuda" and not _has_bf16(device):
+        raise UsageError("precision bf16: this CUDA device does not compute in it")
+    return word
+
+
+def _has_bf16(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    return "AVX512" in capabilities and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def checked_switch(word: str, device: str) -> Switch:
+    """A word for compiling; UsageError where it is unknown, or asks for what this machine cannot do."""
+    if word not in SWITCHES:
+        raise UsageError(f"unknown word for compiling {word!r}: allowed are {', '.join(SWITCHES)}")
+    missing = missing_compiler(device) if word == "on" else None
+    if missing:
+        raise UsageError(f"compile on: {missing}; leave it off, or install it")
+    return cast(Switch, word)
+
+
+def missing_compiler(device: str) -> str | None:
+    """What torch would need to compile and this machine lacks, in words."""
+    if device == "cuda":
+        return None if find_spec("triton") else "triton is not installed"
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    return None if any(shutil.which(name) for name in names) else f"there is no C++ compiler ({' or '.join(names)})"
+
+
+def repays(recipe: StudentRecipe, dataset: Dataset, images: int, device: str, threads: int) -> bool:
+    """Whether compiling a training repays its set-up, from the recipe alone: so every seed of a cell is alike.
+
+    On CUDA never, as nothing was measured there.
+    """
+    if device != "cpu" or missing_compiler(device):
+        return False
+    shown = recipe.steps(images) * min(recipe.batch, images)
+    return 3 * shown * _flops(recipe.network, dataset) >= REPAID * threads
+
+
+def _flops(name: str, dataset: Dataset) -> int:
+    """Floating-point operations of one image's forward, counted without computing; 0 for a library's network."""
+    if networks.parse(name, side=dataset.side).library:
+        return 0
+    shape = {"channels": dataset.channels, "side": dataset.side}
+    with torch.device("meta"):
+        network: nn.Module = build(name, **shape, classes=len(dataset.class_names)).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.empty(1, dataset.channels, dataset.side, dataset.side))
+    return counter.get_total_flops()
