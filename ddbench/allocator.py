@@ -28,8 +28,7 @@ def keep_freed_memory() -> bool:
     """Tell the C library to keep what this process frees; False where it takes no such word."""
     library = _glibc()
     return library is not None and all(
-        library.mallopt(parameter, size) == 1
-        for parameter, size in ((MMAP_THRESHOLD, MAPPED), (TRIM_THRESHOLD, KEPT))
+        library.mallopt(parameter, size) == 1 for parameter, size in ((MMAP_THRESHOLD, MAPPED), (TRIM_THRESHOLD, KEPT))
     )
 
 
