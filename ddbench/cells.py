@@ -21,6 +21,7 @@ from ddbench.store import budget_label, merge
 
 Entry = tuple[Record, Run]
 SETTING = tuple(columns.SETTING)
+UNPACKED = ("online", "stored")  # forms of labels as a method gives them
 COMPARED = ("dataset", "protocol", "student", "budget")  # cells that compete for the best mark
 _NUMBERS = (
     "fraction top1 std ci_low ci_high top5 bytes label_bytes distill_seconds peak_memory train_seconds teacher_accuracy"

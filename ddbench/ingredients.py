@@ -6,11 +6,12 @@ by the same teacher.
 """
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddbench.cells import SETTING
+from ddbench.cells import SETTING, UNPACKED
+from ddbench.command_words import borrow_words, budget_words, data_words, folder_words, scoring_words, set_file
 
 Cell = Mapping[str, Any]  # a row of `ddbench.cells.cells`
 KEY = ("method", "recipe_hash", "imported", "distill_network", "dataset", "budget", "student", *SETTING)
@@ -96,19 +97,24 @@ def _place(row: Cell, family: str) -> tuple[Any, ...]:
 
 
 def own_command(row: Cell, protocol: str) -> str:
-    """The command that scores the row's set under a protocol, on the same seeds and in the same setting."""
-    if row["imported"]:
-        where = _data_words(row["dataset"]) if "@" in row["dataset"] else []
-        head = ["evaluate", f"SET-{row['imported']}.safetensors", "--name", row["method"], *where]
-        return _line(head, row, protocol)
-    return _line([*_made_by(row, row["method"]), "--recipe", row["recipe"].removesuffix("+set")], row, protocol)
+    """The command that scores the row's set under a protocol, on the same seeds and in the same setting.
+
+    A set that was imported, or whose labels were packed, is named as a file; "" where several packed ones are meant.
+    """
+    if row["labels"] in (None, *UNPACKED) and not row["imported"]:
+        return _line([*_made_by(row, row["method"]), "--recipe", row["recipe"].removesuffix("+set")], row, protocol)
+    made = row["imported"] or row["synset"]
+    if made is None:
+        return ""
+    name = ["--name", row["method"]] if row["imported"] else []
+    return _line(["evaluate", set_file(made), *name, *folder_words(row["dataset"])], row, protocol)
 
 
 def whole_command(row: Cell, protocol: str, families: Families) -> str:
     """The command that scores the whole data in the row's space, network and setting, as often as the row's set."""
-    seeds = sorted({evaluation for _, evaluation in row["samples"]})
-    seeds = seeds if len(seeds) >= row["draws"] else list(range(row["draws"]))
-    return _line(["run", families.whole, *_data_words(row["dataset"]), *_space_words(row)], row, protocol, seeds)
+    seeds = {evaluation for _, evaluation in row["samples"]}
+    seeds = seeds if len(seeds) >= row["draws"] else set(range(row["draws"]))
+    return _line(["run", families.whole, *data_words(row["dataset"]), *_space_words(row)], row, protocol, seeds)
 
 
 def random_command(row: Cell, protocol: str, families: Families) -> str:
@@ -122,9 +128,9 @@ def borrowing_command(row: Cell, protocol: str, families: Families) -> str:
     Indices move into another space by themselves, but not into a whitened one.
     """
     seed = min((synthesis or 0 for synthesis, _ in row["samples"]), default=0)
-    head = ["run", families.random, *_data_words(row["dataset"]), *_budget_words(row), "--seed", str(seed)]
+    head = ["run", families.random, *_place_words(row), "--seed", str(seed)]
     head += _space_words(row) if row["space"] == "zca" else []
-    return _line([*head, "--borrow", f"SET-OF-{row['method']}.safetensors"], row, protocol)
+    return _line([*head, *borrow_words(row["method"])], row, protocol)
 
 
 def draws_words(row: Cell) -> str:
@@ -147,15 +153,14 @@ def by_command(lacking: Iterable[Sequence[Missing]]) -> Iterator[Missing]:
         yield Missing(", ".join(scores), what, command)
 
 
-def _line(head: Sequence[str], row: Cell, protocol: str, seeds: Sequence[int] | None = None) -> str:
-    seeds = seeds or sorted({evaluation for _, evaluation in row["samples"]})
-    text = ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")
-    tail = ["--protocol", protocol, "--network", row["student"], "--seeds", text]
-    return shlex.join(["ddbench", *head, *tail, "--device", row["device"], "--threads", str(row["threads"])])
+def _line(head: Sequence[str], row: Cell, protocol: str, seeds: Collection[int] | None = None) -> str:
+    seeds = seeds or {evaluation for _, evaluation in row["samples"]}
+    tail = scoring_words(protocol, row["student"], seeds, row["device"], row["threads"])
+    return shlex.join(["ddbench", *head, *tail])
 
 
 def _made_by(row: Cell, method: str) -> list[str]:
-    seeds, where = _synthesis_seeds(row), [*_data_words(row["dataset"]), *_budget_words(row)]
+    seeds, where = _synthesis_seeds(row), _place_words(row)
     if len(seeds) > 1:
         return ["sweep", "--methods", method, *where, "--synthesis-seeds", ",".join(map(str, seeds))]
     return ["run", method, *where, *(["--seed", str(seeds[0])] if seeds and seeds[0] else [])]
@@ -165,14 +170,8 @@ def _synthesis_seeds(row: Cell) -> list[int]:
     return sorted({synthesis for synthesis, _ in row["samples"] if synthesis is not None})
 
 
-def _data_words(dataset: str) -> list[str]:
-    family, folder, _ = dataset.partition("@")
-    return ["--dataset", "folder:PATH", "--dataset-name", family] if folder else ["--dataset", family]
-
-
-def _budget_words(row: Cell) -> list[str]:
-    kind, _, size = row["budget"].partition(" ")
-    return {"ipc": ["--ipc", size], "frac": ["--fraction", size], "all": []}[kind]
+def _place_words(row: Cell) -> list[str]:
+    return [*data_words(row["dataset"]), *budget_words(row["ipc"], row["fraction"])]
 
 
 def _space_words(row: Cell) -> list[str]:

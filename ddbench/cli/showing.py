@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddbench.cli.output import component, duration, plain, print_facts, print_json, print_table, size
+from ddbench.command_words import borrow_words, budget_words, data_words, folder_words, scoring_words, set_file
 from ddbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -157,16 +158,18 @@ def _run_row(run: "Run") -> list[str]:
 
 def reproduce(record: "Record") -> Iterator[str]:
     """A command per setting that makes a record's runs again; before them, those that make and pack a packed set."""
-    packed = isinstance(record.recipe.get("labels"), dict)
-    head = _evaluate_words(record) if record.imported or packed else _run_words(record)
-    if packed:
-        yield shlex.join(_distill_words(record))
-        yield shlex.join(_pack_words(record))
+    if record.imported:
+        words = ["evaluate", set_file(record.imported), "--name", record.method, *folder_words(record.dataset)]
+    elif isinstance(record.recipe.get("labels"), dict):
+        yield shlex.join(["ddbench", "distill", *_set_words(record), "--out", WHOLE])
+        yield shlex.join(["ddbench", *_pack_words(record)])
+        words = ["evaluate", PACKED, *folder_words(record.dataset)]
+    else:
+        words = ["run", *_set_words(record)]
     for runs in record.by_setting().values():
-        found, device, threads = sorted({run.seed for run in runs}), runs[0].device, runs[0].threads
-        seeds = ",".join(map(str, found)) + ("," if len(found) == 1 else "")
-        words = ["--seeds", seeds, "--device", device, "--threads", str(threads)]
-        yield shlex.join([*head, *words, *_snapshot_words(runs)])
+        device, threads, seeds = runs[0].device, runs[0].threads, {run.seed for run in runs}
+        scoring = scoring_words(record.protocol, record.student_network, seeds, device, threads)
+        yield shlex.join(["ddbench", *words, *scoring, *borrow_words(record.borrowed), *_snapshot_words(runs)])
 
 
 def _snapshot_words(runs: "Sequence[Run]") -> list[str]:
@@ -189,56 +192,26 @@ def needed(record: "Record") -> Iterator[str]:
         yield f"PATH is the folder whose content gives {record.dataset}"
 
 
-def _evaluate_words(record: "Record") -> list[str]:
-    words = ["ddbench", "evaluate", f"SET-{record.imported[:12]}.safetensors" if record.imported else PACKED]
-    words += ["--name", record.method] if record.imported else []
-    words += [*_data_words(record), "--protocol", record.protocol, "--network", record.student_network]
-    return words + (
-        ["--borrow", f"SET-OF-{record.borrowed}.safetensors"] if record.borrowed and not record.imported else []
-    )
-
-
-def _distill_words(record: "Record") -> list[str]:
-    """The command that makes the set whose labels were packed."""
-    words = ["ddbench", "distill", record.method, *_set_words(record)]
-    return [*words, "--seed", str(record.synthesis_seed), "--out", WHOLE]
+def _set_words(record: "Record") -> list[str]:
+    """The method and everything that its set is made of."""
+    budget = budget_words(record.budget.get("ipc"), record.budget.get("fraction"))
+    words = [record.method, *data_words(record.dataset), *budget, *_recipe_words(record)]
+    return [*words, "--seed", str(record.synthesis_seed)]
 
 
 def _pack_words(record: "Record") -> list[str]:
-    """The command that packs the labels of that set."""
-    folder = _data_words(record) if "@" in record.dataset else []
-    words, labels = ["ddbench", "pack-labels", WHOLE, *folder], record.recipe["labels"]
+    """How the labels of that set are packed."""
+    words, labels = ["pack-labels", WHOLE, *folder_words(record.dataset)], record.recipe["labels"]
     for name in ("encoding", "topk", "ratio", "bytes", "keep", "draw", "seed"):
         if labels.get(name) is not None:
             words += [f"--{name}", str(labels[name])]
     return [*words, "--out", PACKED]
 
 
-def _data_words(record: "Record") -> list[str]:
-    family, folder, _ = record.dataset.partition("@")
-    if folder:
-        return ["--dataset", "folder:PATH", "--dataset-name", family]
-    return [] if record.imported else ["--dataset", family]
-
-
-def _set_words(record: "Record") -> list[str]:
-    words = _data_words(record)
-    for kind in ("ipc", "fraction"):
-        if kind in record.budget:
-            words += [f"--{kind}", str(record.budget[kind])]
-    return words + _recipe_words(record)
-
-
 def _own_recipe(record: "Record") -> str:
     """The name of the recipe; of a set whose labels were packed, of the recipe that made the set."""
     labels = record.recipe.get("labels")
     return str(labels.get("recipe")) if isinstance(labels, dict) else record.recipe_name
-
-
-def _run_words(record: "Record") -> list[str]:
-    words = ["ddbench", "run", record.method, *_set_words(record)]
-    words += ["--seed", str(record.synthesis_seed), "--protocol", record.protocol, "--network", record.student_network]
-    return words + (["--borrow", f"SET-OF-{record.borrowed}.safetensors"] if record.borrowed else [])
 
 
 def _recipe_words(record: "Record") -> list[str]:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ddbench.cells import UNPACKED
 from ddbench.errors import UsageError
 from ddbench.plots.costs import bytes_axis
 from ddbench.plots.style import COLOURS, LINES, MARKERS, Style, chosen, draw_intervals, figure_for, finish, settings
@@ -11,8 +12,6 @@ from ddbench.table_forms import DAGGER
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-HELD = ("online", "stored")  # labels as a method gives them, not packed
 
 
 def accuracy_against_label_bytes(frame: pd.DataFrame, dataset: str, protocol: str, student: str) -> "Figure":
@@ -44,14 +43,14 @@ def accuracy_against_label_bytes(frame: pd.DataFrame, dataset: str, protocol: st
 
 def some_packed(part: pd.DataFrame) -> bool:
     """Whether some cells' labels are packed: then the plot says something."""
-    return not part.loc[part["label_bytes"] > 0, "labels"].isin(HELD).all()
+    return not part.loc[part["label_bytes"] > 0, "labels"].isin(UNPACKED).all()
 
 
 def _families(part: pd.DataFrame) -> pd.DataFrame:
     """The cells with labels, in the order of their bytes, and whose they are: the method, the recipe too if it has several."""
     part = part[part["label_bytes"] > 0].sort_values("label_bytes")
     pairs = zip(part["recipe"], part["labels"], strict=True)
-    part = part.assign(base=[name if form in HELD else name.rpartition("+")[0] for name, form in pairs])
+    part = part.assign(base=[name if form in UNPACKED else name.rpartition("+")[0] for name, form in pairs])
     several = part.groupby("method")["base"].transform("nunique") > 1
     named = zip(part["method"], part["base"], several, part["reduced"], strict=True)
     return part.assign(
@@ -60,5 +59,5 @@ def _families(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _form_order(form: str) -> tuple[int, str]:
-    first = (*HELD, "fp16", "int8")
+    first = (*UNPACKED, "fp16", "int8")
     return (first.index(form) if form in first else len(first), form)
