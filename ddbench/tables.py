@@ -190,7 +190,7 @@ def notes(frame: pd.DataFrame) -> list[str]:
         spans = " or, with one draw, ".join(over[name] for name in over if name in set(good["over"]))
         lines.append(f"±: half of the 95 % t interval of the mean over {spans}.")
     if len(good):
-        lines.append(f"Runs behind a cell: {_span(good['n'])}, from {_span(good['draws'])} synthesis seed(s).")
+        lines.append(f"Runs behind a cell: {span(good['n'])}, from {span(good['draws'])} synthesis seed(s).")
     if good["best"].any():
         lines.append(
             f"{MARK}: the best of its column, and what is not told apart from it at 5 % (paired t, else Welch)."
@@ -241,7 +241,8 @@ def _reference_only(frame: pd.DataFrame, label: str) -> bool:
     return set(frame.loc[frame["label"] == label, "budget"]) == {"all"}
 
 
-def _span(values: "pd.Series[Any]") -> str:
+def span(values: "pd.Series[Any]") -> str:
+    """Counts in words: "5", or "5 to 15"."""
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low} to {high}"
 
