@@ -1,6 +1,7 @@
 """The words of commands that make a score again, for whoever shows one: data, budget, files, protocol and setting."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 
 def data_words(dataset: str) -> list[str]:
@@ -31,8 +32,13 @@ def borrow_words(lender: str | None) -> list[str]:
     return ["--borrow", f"SET-OF-{lender}.safetensors"] if lender else []
 
 
-def scoring_words(protocol: str, network: str, seeds: Collection[int], device: str, threads: int) -> list[str]:
-    """How a set is scored; a comma behind a single seed, which would be a number of seeds without."""
+def scoring_words(protocol: str, network: str, seeds: Collection[int], setting: Mapping[str, Any]) -> list[str]:
+    """How a set is scored; `setting` has the device, threads and precision, and whether steps are compiled.
+
+    A comma is behind a single seed, which would be a number of seeds without.
+    """
     text = ",".join(map(str, sorted(seeds))) + ("," if len(seeds) == 1 else "")
-    setting = ["--seeds", text, "--device", device, "--threads", str(threads)]
-    return ["--protocol", protocol, "--network", network, *setting]
+    words = ["--protocol", protocol, "--network", network, "--seeds", text]
+    words += ["--device", setting["device"], "--threads", str(setting["threads"])]
+    words += ["--precision", setting["precision"]] if setting["precision"] != "float32" else []
+    return [*words, "--compile", "on"] if setting["compiled"] else words

@@ -155,8 +155,7 @@ def by_command(lacking: Iterable[Sequence[Missing]]) -> Iterator[Missing]:
 
 def _line(head: Sequence[str], row: Cell, protocol: str, seeds: Collection[int] | None = None) -> str:
     seeds = seeds or {evaluation for _, evaluation in row["samples"]}
-    tail = scoring_words(protocol, row["student"], seeds, row["device"], row["threads"])
-    return shlex.join(["ddbench", *head, *tail])
+    return shlex.join(["ddbench", *head, *scoring_words(protocol, row["student"], seeds, row)])
 
 
 def _made_by(row: Cell, method: str) -> list[str]:

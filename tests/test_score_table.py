@@ -264,6 +264,7 @@ LACKING = {
     "changed": [made("hard", name="paper+set")],
     "folder": [made("hard", dataset="mine@0123abcd")],
     "imported": [made("hard", imported=digest("set"), synthesis_seed=None)],
+    "bf16": [made("hard", setting={"precision": "bf16", "compiled": True})],
     "fraction": [made("hard", budget={"fraction": 0.125})],
     "packed": [made("hard", recipe=PACKED, recipe_hash=digest(PACKED))],
     "packed draws": [made("hard", recipe=PACKED, recipe_hash=digest(PACKED), synthesis=s) for s in (0, 1)],
@@ -283,6 +284,7 @@ def test_missing_ingredients_come_with_commands_that_parse(case):
         options = get_command(app).commands[name].make_context(name, list(words)).params
         assert options["networks" if "networks" in options else "network"] == "net"
         assert (options["threads"], options["device"]) == (1, "cpu")
+        assert (options["precision"], options["compile"]) == (("bf16", "on") if case == "bf16" else (None, None))
         assert ("space=zca" in words) == (case == "zca" and ("random" in words or "whole" in words))
 
 

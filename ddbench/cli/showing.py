@@ -167,8 +167,8 @@ def reproduce(record: "Record") -> Iterator[str]:
     else:
         words = ["run", *_set_words(record)]
     for runs in record.by_setting().values():
-        device, threads, seeds = runs[0].device, runs[0].threads, {run.seed for run in runs}
-        scoring = scoring_words(record.protocol, record.student_network, seeds, device, threads)
+        seeds, setting = {run.seed for run in runs}, runs[0].identity()._asdict()
+        scoring = scoring_words(record.protocol, record.student_network, seeds, setting)
         yield shlex.join(["ddbench", *words, *scoring, *borrow_words(record.borrowed), *_snapshot_words(runs)])
 
 
