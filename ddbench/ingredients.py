@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddbench.cells import SETTING, UNPACKED
+from ddbench.cells import SETTING, UNPACKED, protocol_family
 from ddbench.command_words import borrow_words, budget_words, data_words, folder_words, scoring_words, set_file
 
 Cell = Mapping[str, Any]  # a row of `ddbench.cells.cells`
@@ -36,6 +36,13 @@ class Families:
 
 
 FULL, SMALL = Families(), Families("hard-small", None, "soft-small", None)
+
+
+def soft_twins(protocols: Iterable[str]) -> dict[str, str]:
+    """The hard protocols among some labels, each with its soft twin: its label, or its family where it is not among them."""
+    known = {protocol_family(label): label for label in sorted(protocols)}
+    twins = {family: family.replace(FULL.hard, FULL.soft, 1) for family in known if family.split("-")[0] == FULL.hard}
+    return {known[hard]: known.get(soft, soft) for hard, soft in twins.items()}
 
 
 @dataclass(frozen=True)

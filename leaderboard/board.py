@@ -15,6 +15,7 @@ from ddbench.cells import COMPARED, pooled, protocol_label
 from ddbench.comparisons import compared
 from ddbench.data import dataset_names, describe
 from ddbench.errors import UsageError
+from ddbench.ingredients import FULL
 from ddbench.method import find_method
 from ddbench.networks import canonical
 from ddbench.recipes import entries_for, published
@@ -25,7 +26,6 @@ from ddbench.tables import row_labels
 
 from .entries import RANKED, STANDINGS, Entry, Standing
 
-SHIPPED = "shipped"  # the family of protocols whose figures a paper's own post-evaluation may be held beside
 _TEXTS = ("method", "dataset", "budget", "protocol", "student", "status")
 _NUMBERS = ("top1", "bytes", "distill_seconds", "train_seconds")
 PAPERS = "paper: "  # before a reported row's protocol, so that none is taken for a protocol of the suite
@@ -201,7 +201,7 @@ class Reported:
 
         Nothing for a reduced, borrowed or imported cell, nor for a protocol under which figures are no targets.
         """
-        if cell["protocol_family"] != SHIPPED or cell["reduced"] or cell["borrowed"] or cell["imported"]:
+        if cell["protocol_family"] != FULL.shipped or cell["reduced"] or cell["borrowed"] or cell["imported"]:
             return ()
         near = self.own.get((cell["method"], cell["dataset"], cell["budget"]), [])
         return tuple(figure for figure in near if _same_student(figure, cell) and _same_recipe(figure, cell))

@@ -304,16 +304,15 @@ def _one_plot(frame: "pd.DataFrame", kind: str | None, ipc: int | None, fraction
 def _of_labels(frame: "pd.DataFrame", kind: str, dataset: str, budget: str) -> "Figure":
     """The plots that read several protocols: those of the one hard family among the records."""
     from ddbench import plots
-    from ddbench.cells import protocol_family
+    from ddbench.ingredients import soft_twins
 
-    known = {protocol_family(name): name for name in frame.loc[frame["status"] == "ok", "protocol"]}
-    hard = sorted(name for name in known if name.split("-")[0] == "hard")
-    if len(hard) != 1:
-        raise UsageError(f"one plot reads one hard protocol: choose with --protocol among {', '.join(hard) or 'none'}")
+    twins = soft_twins(frame.loc[frame["status"] == "ok", "protocol"])
+    if len(twins) != 1:
+        raise UsageError(f"one plot reads one hard protocol: choose with --protocol among {', '.join(twins) or 'none'}")
+    ((hard, soft),) = twins.items()
     if kind == "weights":
-        return plots.lrs_against_weight(frame, dataset, budget, known[hard[0]])
-    soft = hard[0].replace("hard", "soft", 1)
-    return plots.hard_and_soft(frame, dataset, budget, known[hard[0]], known.get(soft, soft))
+        return plots.lrs_against_weight(frame, dataset, budget, hard)
+    return plots.hard_and_soft(frame, dataset, budget, hard, soft)
 
 
 def _budget(cells: "pd.DataFrame", ipc: int | None, fraction: float | None) -> str:

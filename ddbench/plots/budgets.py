@@ -13,9 +13,8 @@ from ddbench.plots.style import (
     COLUMN,
     CROWD,
     PAGE,
-    Style,
     chosen,
-    draw_intervals,
+    draw_line,
     draw_references,
     figure_for,
     finish,
@@ -50,9 +49,8 @@ def accuracy_against_ipc(frame: pd.DataFrame, dataset: str, protocol: str, stude
         shifts = _shifts(ticks, lines["label"].nunique())
         for shift, (label, cells) in zip(shifts, lines.groupby("label"), strict=True):
             laid = cells.set_index("ipc")[["top1", "ci_low", "ci_high"]].reindex(ticks)
-            _draw_line(
-                axes, str(label), styles[str(label)], laid, [tick * shift for tick in ticks], band=len(shifts) <= CROWD
-            )
+            x, band = [tick * shift for tick in ticks], len(shifts) <= CROWD
+            draw_line(axes, str(label), styles[str(label)], x, laid, band=band)  # a missing cell breaks the line
         draw_references(axes, part)
         _ipc_axis(axes, ticks)
         drawn = "bands and bars" if len(shifts) <= CROWD else "bars"
@@ -96,14 +94,6 @@ def _shifts(ticks: Sequence[int], count: int) -> list[float]:
     gaps = [math.log(high / low) for low, high in pairwise(ticks)]
     spread = min(0.16, 0.02 * count) * min(gaps, default=1.0)
     return [math.exp(spread * (i / (count - 1) - 0.5)) if count > 1 else 1.0 for i in range(count)]
-
-
-def _draw_line(axes: "Axes", label: str, style: Style, cells: pd.DataFrame, x: Sequence[float], *, band: bool) -> None:
-    """One method's line, its cells laid on all ticks: a missing one is NaN and breaks the line and the band."""
-    axes.plot(x, 100 * cells["top1"], linestyle=style.line, label=label, zorder=3, **style.point)
-    if band:
-        axes.fill_between(x, 100 * cells["ci_low"], 100 * cells["ci_high"], color=style.colour, alpha=0.15, linewidth=0)
-    draw_intervals(axes, x, cells, style)
 
 
 def _draw_bars(axes: "Axes", cells: pd.DataFrame, rows: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ddbench.errors import UsageError
-from ddbench.plots.style import GREY, chosen, draw_intervals, figure_for, finish, settings, styles_of
+from ddbench.plots.style import GREY, chosen, draw_line, figure_for, finish, settings, styles_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,10 +69,7 @@ def _against(
     figure, axes = figure_for(part["label"].nunique() + 1)
     _draw_front(axes, front_cells(part, cost, dataset, protocol, student), cost)
     for label, cells in part.groupby("label"):
-        style = styles[str(label)]
-        top1 = 100 * cells["top1"]
-        axes.plot(cells[cost], top1, linestyle=style.line, linewidth=0.7, label=label, zorder=3, **style.point)
-        draw_intervals(axes, cells[cost], cells, style)
+        draw_line(axes, str(label), styles[str(label)], cells[cost], cells, linewidth=0.7)
     low, high = part[cost].min(), part[cost].max()
     room = max(1.15, (high / low) ** 0.05)
     axes.set_xlim(low / room, high * room)

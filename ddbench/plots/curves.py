@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ddbench.errors import UsageError
-from ddbench.plots.style import CROWD, GREY, chosen, draw_intervals, figure_for, finish, settings, styles_of
+from ddbench.ingredients import FULL
+from ddbench.plots.style import CROWD, GREY, chosen, draw_line, figure_for, finish, settings, styles_of
 from ddbench.statistics import Seeds, summarize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-RANDOM = "random"  # the line that a method has to rise above
 
 
 def learning_curves(frame: pd.DataFrame, dataset: str, protocol: str, student: str, budget: str) -> "Figure":
@@ -26,17 +25,13 @@ def learning_curves(frame: pd.DataFrame, dataset: str, protocol: str, student: s
         raise UsageError(f"no snapshots for {dataset}, {protocol}, {student} at {budget}: make some by --snapshots")
     totals = {label: int(curve["step"].max()) for label, curve in curves.items()}
     alike = len(set(totals.values())) == 1
-    across = part[(part["budget"] == "all") | ((part["method"] == RANDOM) & (part["budget"] == budget))]
+    across = part[(part["budget"] == "all") | ((part["method"] == FULL.random) & (part["budget"] == budget))]
     with settings():
         figure, axes = figure_for(len(curves) + len(across))
         for label, curve in curves.items():
             x = curve["step"] if alike else 100 * curve["step"] / totals[label]
-            style, name = styles[label], label if alike else f"{label}, {totals[label]:,} steps"
-            axes.plot(x, 100 * curve["top1"], linestyle=style.line, label=name, zorder=3, **style.point)
-            if len(curves) <= CROWD:
-                low, high = 100 * curve["ci_low"], 100 * curve["ci_high"]
-                axes.fill_between(x, low, high, color=style.colour, alpha=0.15, linewidth=0)
-            draw_intervals(axes, x, curve, style)
+            name = label if alike else f"{label}, {totals[label]:,} steps"
+            draw_line(axes, name, styles[label], x, curve, band=len(curves) <= CROWD)
         for row in across.itertuples():
             line = "--" if row.budget == "all" else ":"
             label = f"{row.label}: {100 * row.top1:.1f}"

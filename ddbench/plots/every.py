@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ddbench.cells import protocol_family
+from ddbench.ingredients import soft_twins
 from ddbench.plots.budgets import accuracy_against_ipc, bars
 from ddbench.plots.costs import accuracy_against_bytes, accuracy_against_seconds
 from ddbench.plots.curves import learning_curves
@@ -73,12 +73,8 @@ def comparisons(frame: pd.DataFrame, part: pd.DataFrame, dataset: str, budget: s
         if cells["student"].nunique() > 1:
             name = f"students_{dataset}_{budget}_{protocol}"
             yield name, accuracy_by_student(frame, dataset, str(protocol), budget)
-    known = {protocol_family(name): name for name in sorted(set(part["protocol"]))}
-    for family, hard in known.items():
-        if family != "hard" and not family.startswith("hard-"):
-            continue
-        soft = known.get(family.replace("hard", "soft", 1))
-        if soft and set(part.loc[part["protocol"] == hard, "label"]) & set(part.loc[part["protocol"] == soft, "label"]):
+    for hard, soft in soft_twins(part["protocol"]).items():
+        if set(part.loc[part["protocol"] == hard, "label"]) & set(part.loc[part["protocol"] == soft, "label"]):
             yield f"labels_{dataset}_{budget}_{hard}", hard_and_soft(frame, dataset, budget, hard, soft)
         if len(lrs_parts(frame, dataset, budget, hard)) > 1:
             yield f"weights_{dataset}_{budget}_{hard}", lrs_against_weight(frame, dataset, budget, hard)

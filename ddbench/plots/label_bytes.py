@@ -1,13 +1,13 @@
 """What does a byte of labels buy: accuracy against the bytes of the labels alone, packed and as a method gives them."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ddbench.cells import UNPACKED
 from ddbench.errors import UsageError
 from ddbench.plots.costs import bytes_axis
-from ddbench.plots.style import COLOURS, LINES, MARKERS, Style, chosen, draw_intervals, figure_for, finish, settings
+from ddbench.plots.style import COLOURS, LINES, MARKERS, Style, chosen, draw_line, figure_for, finish, settings
 from ddbench.table_forms import DAGGER
 
 if TYPE_CHECKING:
@@ -30,11 +30,8 @@ def accuracy_against_label_bytes(frame: pd.DataFrame, dataset: str, protocol: st
             place = families.index(family)
             colour, marker = COLOURS[place % len(COLOURS)], MARKERS[forms.index(form) % len(MARKERS)]
             style = Style(colour, marker, LINES[place % len(LINES)])
-            face = {"markerfacecolor": "white" if place % 2 else colour, "markeredgecolor": colour}
-            point = {**style.point, "markeredgewidth": 1.0, **face}
-            top1, name = 100 * cells["top1"], f"{family}, {form}"
-            axes.plot(cells["label_bytes"], top1, linestyle=style.line, label=name, zorder=3, **point)
-            draw_intervals(axes, cells["label_bytes"], cells, style)
+            face: Any = {"markerfacecolor": "white" if place % 2 else colour, "markeredgecolor": colour}
+            draw_line(axes, f"{family}, {form}", style, cells["label_bytes"], cells, markeredgewidth=1.0, **face)
         axes.set_xscale("log", base=2)
         bytes_axis(axes, "Bytes of the labels")
         finish(figure, axes, part, f"{dataset}, {protocol}\n{student} students")

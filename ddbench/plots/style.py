@@ -6,7 +6,7 @@ that colour-blind readers can tell, a marker and a line style, the same in every
 
 import io
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +127,26 @@ def panels_for(width: float, columns: int, lines: int, rows: int) -> tuple["Figu
     figure = Figure(figsize=(width, 0.45 + lines * (0.75 + 0.19 * rows)), layout="constrained")
     made = figure.subplots(lines, columns, sharey=True, squeeze=False)
     return figure, list(made.flat)
+
+
+def draw_line(
+    axes: "Axes",
+    label: str,
+    style: Style,
+    x: "Sequence[float] | pd.Series[float]",
+    cells: pd.DataFrame,
+    *,
+    band: bool = False,
+    **look: Any,
+) -> None:
+    """One method's cells in order, with their intervals, as a band too if wanted; NaN breaks line and band.
+
+    `look`: what is other than the style has it.
+    """
+    axes.plot(x, 100 * cells["top1"], **{"linestyle": style.line, "label": label, "zorder": 3, **style.point, **look})
+    if band:
+        axes.fill_between(x, 100 * cells["ci_low"], 100 * cells["ci_high"], color=style.colour, alpha=0.15, linewidth=0)
+    draw_intervals(axes, x, cells, style)
 
 
 def draw_intervals(axes: "Axes", x: Iterable[float], cells: pd.DataFrame, style: Style) -> None:
