@@ -1,0 +1,226 @@
+"""The measured records of `digits`: every method at IPC 1, 3 and 10, and what has to be run for them.
+
+    python benchmarks/digits_grid.py --dry-run             # what is missing in results/measured, and for how long
+    python benchmarks/digits_grid.py [--workers 2]         # run it; after a stop the same command goes on
+    python benchmarks/digits_grid.py --parts hard,soft     # only these
+
+    hard      hard-v1, 5 students of each of 3 syntheses (of one, where a method draws nothing)
+    soft      soft-v1, 5 students of one synthesis
+    shipped   shipped-v1, 5 students of one synthesis, of methods whose sets ship a student recipe
+    plain     hard-plain-v1 and soft-plain-v1 at IPC 10, 3 students of one synthesis
+    networks  hard-v1 at IPC 10, six methods, 3 students each of four networks beside the protocol's own
+    borrowed  shipped-v1 of `random` by the student recipe of each method, 5 students; only where it is named
+
+Records come from a clean checkout: run it where nothing is edited meanwhile. `python benchmarks/readme.py` then writes
+README's tables and figure anew.
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from ddbench.api import setting
+from ddbench.budget import Budget
+from ddbench.cli.output import duration, progress, say
+from ddbench.cli.planning import Estimator, Planned, Steady, missing_work, plan
+from ddbench.cli.running import tell
+from ddbench.cost_model import CostModel, Work, plan_of, student_work
+from ddbench.errors import NotDefined, UsageError, unknown
+from ddbench.estimate import Estimate, Foreseen, foresee
+from ddbench.evaluation import Setting
+from ddbench.files import check_writable
+from ddbench.grid import Cell, Grid, run_cells
+from ddbench.jobs import DataName, DistillJob
+from ddbench.method import find_method, method_names
+from ddbench.protocol import find_protocol
+from ddbench.store import RecordStore
+
+MEASURED = Path(__file__).parents[1] / "results" / "measured"
+DATA = DataName("digits")
+IPCS = (1, 3, 10)
+BASELINES = ("herding", "kcenter", "random", "whole")
+"""Their sets ship no student recipe: `shipped-v1` does not score them."""
+FAMILIES = ("random", "dm", "datadam", "mtt", "sre2l", "rded")
+NETWORKS = ("mlp", "lenet", "alexnet", "resnet18")
+PARTS = ("hard", "soft", "shipped", "plain", "networks")
+BORROWED = "borrowed"
+
+
+def methods() -> list[str]:
+    """The suite's own methods, whatever else is installed."""
+    return [name for name in method_names() if find_method(name).distill.__module__.startswith("ddbench.methods.")]
+
+
+def grid(
+    names: Sequence[str],
+    protocols: Sequence[str],
+    how: Setting,
+    *,
+    ipcs: Sequence[int] = IPCS,
+    seeds: int = 5,
+    syntheses: int = 1,
+    networks: Sequence[str | None] = (None,),
+) -> Grid:
+    """A grid of default recipes on `digits`."""
+    return Grid(
+        methods=names,
+        datasets=[DATA],
+        budgets=[Budget(ipc=ipc) for ipc in ipcs],
+        protocols=protocols,
+        networks=networks,
+        seeds=range(seeds),
+        synthesis_seeds=range(syntheses),
+        setting=how,
+    )
+
+
+def part(name: str, how: Setting) -> list[Cell]:
+    """The cells of one part; no two parts share one."""
+    every = methods()
+    lending = [name for name in every if name not in BASELINES]
+    fixed = [name for name in every if find_method(name).deterministic]
+    grids = {
+        "hard": [
+            grid([name for name in every if name not in fixed], ["hard-v1"], how, syntheses=3),
+            grid(fixed, ["hard-v1"], how),
+        ],
+        "soft": [grid(every, ["soft-v1"], how)],
+        "shipped": [grid(lending, ["shipped-v1"], how)],
+        "plain": [grid(every, ["hard-plain-v1", "soft-plain-v1"], how, ipcs=[10], seeds=3)],
+        "networks": [grid(FAMILIES, ["hard-v1"], how, ipcs=[10], seeds=3, networks=NETWORKS)],
+    }
+    if name == BORROWED:
+        return list(_borrowing(part("shipped", how), how))
+    if name not in grids:
+        raise unknown("part", name, [*PARTS, BORROWED])
+    return [cell for each in grids[name] for cell in each.cells()]
+
+
+def _borrowing(lenders: Iterable[Cell], how: Setting) -> Iterator[Cell]:
+    """`random` at each lender's IPC, by its student recipe."""
+    own = {job.resolved().budget: job for job in grid(["random"], [], how).distillations()}
+    for cell in lenders:
+        assert cell.made is not None
+        made = own[cell.made.resolved().budget]
+        yield Cell(DATA, cell.protocol, cell.seeds, how, made=made, lender=cell.made)
+
+
+@dataclass
+class Costs:
+    """Seconds of what is left, by the cost model; a set whose method says no costs is probed.
+
+    Products that the sets of a method share (teachers, experts) are counted with the first of them.
+    """
+
+    estimator: Estimator = field(default_factory=Estimator)
+    _paid: set[tuple[str, Work]] = field(default_factory=set)
+
+    def of_set(self, job: DistillJob, how: Setting) -> Estimate:
+        """Of making a set."""
+        recipe = job.resolved()
+        shared: dict[str, list[int]] = defaultdict(list)
+        for work in _stages(job, how):
+            key = (recipe.method.name, work)
+            shared[work.stage or ""].append(work.entries if key in self._paid else 0)
+            self._paid.add(key)
+        found = foresee(recipe, job.data.load(), "hard-v1", None, how, cached=shared, tell=say)
+        return found.distill if found else self.estimator.distilling(job)
+
+    def of_student(self, each: Planned) -> Estimate:
+        """Of one training and test."""
+        made = each.cell.lender if isinstance(each.cell.lender, DistillJob) else each.cell.made
+        assert made is not None
+        found = _foreseen(made, each.cell.protocol, each.cell.network, each.cell.setting)
+        return found.student if found else _by_protocol(each.cell)
+
+
+def _stages(job: DistillJob, how: Setting) -> list[Work]:
+    """The works of a set whose products others share; none where the method says no costs, or excludes the cell."""
+    try:
+        known = plan_of(job.resolved(), job.data.load(), how)
+    except NotDefined:
+        return []
+    return [work for work in known.works if work.stage] if known else []
+
+
+@cache
+def _foreseen(job: DistillJob, protocol: str, network: str | None, how: Setting) -> Foreseen | None:
+    return foresee(job.resolved(), job.data.load(), protocol, network, how, tell=say)
+
+
+def _by_protocol(cell: Cell) -> Estimate:
+    """A training where the method says no costs: it trains on as many images as its budget says."""
+    protocol, dataset = find_protocol(cell.protocol), DATA.load()
+    if protocol.shipped or cell.made is None:
+        return Estimate(None, None, "not known before the set")
+    recipe, reference = protocol.student(dataset, cell.network), protocol.reference(dataset)
+    ipc = cell.made.resolved().budget.ipc
+    images = ipc * len(dataset.class_names) if ipc else len(dataset.train)
+    works = student_work(recipe, recipe.network, images, [reference.network] if reference else [])
+    model = CostModel.of(dataset, cell.setting, say)
+    return Estimate(sum(model.seconds(work) for work in works), None, "by the cost model, without the test")
+
+
+def dry_run(names: Sequence[str], store: RecordStore, how: Setting, workers: int) -> None:
+    """Say what each part still needs, and how long all of it takes; run and write nothing.
+
+    A set is counted in the first part that needs it. A cell that a method's definition excludes is no work.
+    """
+    costs, counted, total = Costs(), set[Path](), 0.0
+    for name in names:
+        cells = part(name, how)
+        left = [each for cell in cells if (each := plan(cell, store)).missing]
+        students = {each: cost for each in left if not (cost := costs.of_student(each)).excluded}
+        jobs = {job.path: job for each in students for job in each.sets() if job.path not in counted}
+        counted |= jobs.keys()
+        spent = [costs.of_set(job, how) for job in jobs.values()]
+        spent += [cost for each, cost in students.items() for _ in each.missing]
+        seconds, blind = sum(cost.seconds or 0 for cost in spent), sum(cost.seconds is None for cost in spent)
+        trainings, of = len(spent) - len(jobs), sum(len(cell.seeds) for cell in cells)
+        notes = [f"{blind} jobs without estimate"] * bool(blind)
+        notes += [f"{len(left) - len(students)} cells n/a"] * (len(left) > len(students))
+        words = [f"{trainings:,} of {of:,} trainings missing", f"{len(jobs)} sets to make", duration(seconds), *notes]
+        print(f"{name}: {', '.join(words)}", flush=True)
+        total += seconds
+    print(f"All: about {duration(total / workers)} with {workers} worker(s). Nothing was run or written.")
+
+
+def run(names: Sequence[str], store: RecordStore, how: Setting, workers: int, *, retry_failed: bool) -> int:
+    """Run what is missing, part after part in one go; the exit code."""
+    cells = [cell for name in names for cell in part(name, how)]
+    check_writable(store.root / "record")
+    with progress(quiet=False) as reporter:
+        steady = Steady(reporter, missing_work(cells, store, retry_failed=retry_failed))
+        report = run_cells(cells, store, workers=workers, retry_failed=retry_failed, reporter=steady)
+    tell(report)
+    return report.exit_code()
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
+    parser.add_argument("--results", type=Path, default=MEASURED)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--threads", type=int, help="per job (DDBENCH_THREADS, 1); part of a run's identity")
+    parser.add_argument("--device", help="auto, cpu or cuda (DDBENCH_DEVICE, auto)")
+    parser.add_argument("--retry-failed", action="store_true")
+    parser.add_argument("--dry-run", action="store_true", help="say what is missing and for how long; run nothing")
+    args = parser.parse_args()
+    names, how, store = args.parts.split(","), setting(args.device, args.threads), RecordStore(args.results)
+    try:
+        if args.dry_run:
+            dry_run(names, store, how, args.workers)
+            return 0
+        return run(names, store, how, args.workers, retry_failed=args.retry_failed)
+    except UsageError as error:
+        say(f"error: {error}")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
