@@ -14,7 +14,7 @@ from ddbench.canonical import digest
 from ddbench.cells import cells
 from ddbench.cli.app import app
 from ddbench.errors import UsageError
-from ddbench.ingredients import SMALL
+from ddbench.ingredients import SMALL, soft_twins
 from ddbench.records import Record
 from ddbench.score_table import data, grid, score_table
 from ddbench.statistics import t_interval
@@ -250,6 +250,12 @@ def test_superseded_records_are_left_out():
 def test_bad_options_are_refused(options):
     with pytest.raises(UsageError):
         score_table(cells(everything()), **options)
+
+
+def test_hard_protocols_have_their_soft_twins():
+    labels = ["soft-v1", "hard-small-v1", "hard-plain-v1", "hard-v1", "soft-plain-v2", "shipped-v1", "harder-v1"]
+    twins = {"hard-v1": "soft-v1", "hard-plain-v1": "soft-plain-v2", "hard-small-v1": "soft-small"}
+    assert soft_twins(labels) == twins
 
 
 # --- what is missing
