@@ -25,6 +25,9 @@ from ddbench.student_recipe import StudentRecipe
 
 Switch = Literal["auto", "on", "off"]
 PRECISIONS = ("float32", "bf16", "auto")
+ADMITTED = {"float32": ("cpu", "cuda")}
+"""Precisions that records of `results/` may have, by devices: the reference, and those that `benchmarks/equivalence.py`
+has shown to give the same accuracies."""
 SWITCHES = ("auto", "on", "off")
 REPAID = 2e13
 """Floating-point operations of a training and thread from which on compiling repays itself on a CPU: about five minutes'
@@ -65,7 +68,7 @@ class Execution:
 
 
 def chosen_precision(word: str, device: str) -> str:
-    """The precision that a word stands for; "auto" is bf16 where the device multiplies in it faster, else float32.
+    """The precision that a word stands for; "auto" is bf16 where it is admitted and the device has it, else float32.
 
     Raises:
         UsageError: no such precision, or a CUDA device that has no bf16.
@@ -73,10 +76,15 @@ def chosen_precision(word: str, device: str) -> str:
     if word not in PRECISIONS:
         raise UsageError(f"unknown precision {word!r}: allowed are {', '.join(PRECISIONS)}")
     if word == "auto":
-        return "bf16" if _has_bf16(device) else "float32"
+        return "bf16" if admitted("bf16", device) and _has_bf16(device) else "float32"
     if word == "bf16" and device == "cuda" and not _has_bf16(device):
         raise UsageError("precision bf16: this CUDA device does not compute in it")
     return word
+
+
+def admitted(precision: str, device: str) -> bool:
+    """Whether records of `results/` may have this precision on this kind of device."""
+    return device in ADMITTED.get(precision, ())
 
 
 def _has_bf16(device: str) -> bool:

@@ -210,6 +210,17 @@ def compare(a: Samples, b: Samples, level: float = 0.95) -> Difference:
     return unpaired_difference(list(left.values()), list(right.values()), level)
 
 
+def equivalent(a: Samples, b: Samples, margin: float, alpha: float = 0.05) -> tuple[bool, Difference]:
+    """Whether two cells are shown to differ by less than `margin`: two one-sided tests, each at alpha (TOST).
+
+    Both reject where the interval of level 1 - 2 alpha lies within (-margin, margin) (Schuirmann, 1987), which is the
+    interval of the difference that comes along. Cells without a test are not shown to be equivalent.
+    """
+    found = compare(a, b, 1 - 2 * alpha)
+    inside = found.low is not None and found.high is not None and -margin < found.low and found.high < margin
+    return inside, found
+
+
 def holm(values: Sequence[float]) -> list[float]:
     """Holm's adjusted p values, in the order given: reject where one is below alpha, and no more than alpha of all
     families hold a false rejection.

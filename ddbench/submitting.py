@@ -17,6 +17,7 @@ from ddbench import networks
 from ddbench.addresses import parse_address
 from ddbench.data import dataset_names
 from ddbench.errors import DDBenchError, UsageError, first_problem, unknown
+from ddbench.execution import admitted
 from ddbench.files import make_folder
 from ddbench.protocol import find_protocol
 from ddbench.records import Record
@@ -224,6 +225,9 @@ def _run_problems(record: Record) -> Iterator[str]:
             yield f"{len(seeds)} evaluation seeds: at least {SEEDS} are needed"
     if not any(run.status == "ok" for run in record.runs):
         yield "no run with an accuracy"
+    for precision, device in sorted({(run.precision, run.device) for run in record.runs}):
+        if not admitted(precision, device):
+            yield f"precision {precision} on {device} is not admitted: it was not shown to give float32's accuracies"
     if any(run.dirty for run in record.runs):
         yield "made with a changed checkout of ddbench (dirty)"
 

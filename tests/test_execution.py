@@ -1,5 +1,7 @@
 """Precision and compiling: what they change, what they leave alone, and how they are chosen."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from ddbench.execution import Execution, chosen_precision, repays
 from ddbench.grid import Grid
 from ddbench.jobs import DataName
 from ddbench.protocol import find_protocol
-from ddbench.store import read_record
+from ddbench.store import RecordStore, read_record
 from ddbench.student import train
 from ddbench.student_recipe import StudentRecipe
 
@@ -65,6 +67,13 @@ def test_bf16_multiplies_in_bfloat16_and_keeps_the_rest_in_float32():
     assert 0 < (half_weights - weights).norm() < 0.05 * weights.norm()
 
 
+def test_measured_records_have_admitted_precisions():
+    """A precision other than float32 comes into results/measured when `benchmarks/equivalence.py` has admitted it."""
+    kept = RecordStore(Path(__file__).parent.parent / "results" / "measured")
+    found = {(run.precision, run.device) for record in kept for run in record.runs}
+    assert found and all(execution.admitted(*each) for each in found)
+
+
 def test_compiled_steps_are_the_same_steps():
     loss, weights = trained()
     compiled_loss, compiled_weights = trained(Execution(compiled=True))
@@ -75,7 +84,10 @@ def test_compiled_steps_are_the_same_steps():
 def test_words_are_checked(monkeypatch):
     assert chosen_precision("float32", "cpu") == "float32" and chosen_precision("bf16", "cpu") == "bf16"
     monkeypatch.setattr(execution, "_has_bf16", lambda device: device == "cpu")
+    monkeypatch.setattr(execution, "ADMITTED", {"bf16": ("cpu",)})
     assert chosen_precision("auto", "cpu") == "bf16" and chosen_precision("auto", "cuda") == "float32"
+    monkeypatch.setattr(execution, "ADMITTED", {})
+    assert chosen_precision("auto", "cpu") == "float32"
     with pytest.raises(UsageError, match="this CUDA device does not compute in it"):
         chosen_precision("bf16", "cuda")
     with pytest.raises(UsageError, match="unknown precision 'fp16': allowed are float32, bf16, auto"):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ddbench.statistics import (
     combine,
     compare,
+    equivalent,
     holm,
     linear_combination,
     mean,
@@ -101,6 +102,23 @@ def test_single_values_are_not_tested():
     found = unpaired_difference([0.6], [0.5])
     assert found.mean == pytest.approx(0.1)
     assert (found.p, found.low, found.test) == (None, None, "none")
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.004, 0.006, -0.02])
+@pytest.mark.parametrize("seed", range(5))
+def test_equivalence_is_two_one_sided_tests_of_scipy(shift, seed):
+    draws = np.random.default_rng(seed)
+    a, b = draws.normal(0.9, 0.01, 40), draws.normal(0.9 + shift, 0.01, 40)
+    samples = [{(0, place): float(value) for place, value in enumerate(values)} for values in (a, b)]
+    above = scipy.stats.ttest_1samp(a - b, -0.01, alternative="greater").pvalue
+    below = scipy.stats.ttest_1samp(a - b, 0.01, alternative="less").pvalue
+    found, difference = equivalent(*samples, 0.01)
+    assert found == (max(above, below) < 0.05)
+    assert difference.mean == pytest.approx((a - b).mean()) and difference.test == "paired"
+
+
+def test_single_runs_show_no_equivalence():
+    assert not equivalent({(0, 0): 0.5}, {(0, 0): 0.5}, 0.1)[0]
 
 
 def test_constant_differences_are_certain():

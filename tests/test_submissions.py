@@ -130,6 +130,7 @@ WRONG = {
     "chosen seeds": ({"runs": [a_run(seed) for seed in (0, 1, 7)]}, "none chosen"),
     "two seeds": ({"runs": [a_run(seed) for seed in range(2)]}, "at least 3"),
     "no run": ({"runs": []}, "no run"),
+    "precision": ({"runs": [a_run(seed, precision="tf32") for seed in range(3)]}, "tf32 on cpu is not admitted"),
     "changed checkout": ({"runs": [a_run(seed, dirty=True) for seed in range(3)]}, "dirty"),
 }
 
