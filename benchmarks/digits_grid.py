@@ -19,7 +19,7 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from ddbench.grid import Cell, Grid, run_cells
 from ddbench.jobs import DataName, DistillJob
 from ddbench.method import find_method, method_names
 from ddbench.protocol import find_protocol
+from ddbench.records import Record
 from ddbench.store import RecordStore
 
 MEASURED = Path(__file__).parents[1] / "results" / "measured"
@@ -165,15 +166,28 @@ def _by_protocol(cell: Cell) -> Estimate:
     return Estimate(sum(model.seconds(work) for work in works), None, "by the cost model, without the test")
 
 
+def _left(cell: Cell, store: RecordStore, records: Sequence[Record]) -> Planned:
+    """What a cell still needs; where only its set could tell the record's key, by what the records say of their sets."""
+    found = plan(cell, store)
+    if found.student is not None or found.excluded or cell.made is None:
+        return found
+    lender = cell.lender.resolved().hash if isinstance(cell.lender, DistillJob) else None
+    key = (cell.protocol, cell.made.resolved().hash, cell.made.seed, lender)
+    own = [each for each in records if (each.protocol, each.recipe_hash, each.synthesis_seed, each.lender) == key]
+    wanted = cell.setting.identity().items()
+    runs = [run for each in own for run in each.runs if all(getattr(run, name) == value for name, value in wanted)]
+    return replace(found, missing=tuple(sorted(set(found.missing) - {run.seed for run in runs})))
+
+
 def dry_run(names: Sequence[str], store: RecordStore, how: Setting, workers: int) -> None:
     """Say what each part still needs, and how long all of it takes; run and write nothing.
 
     A set is counted in the first part that needs it. A cell that a method's definition excludes is no work.
     """
-    costs, counted, total = Costs(), set[Path](), 0.0
+    costs, counted, total, records = Costs(), set[Path](), 0.0, list(store)
     for name in names:
         cells = part(name, how)
-        left = [each for cell in cells if (each := plan(cell, store)).missing]
+        left = [each for cell in cells if (each := _left(cell, store, records)).missing]
         students = {each: cost for each in left if not (cost := costs.of_student(each)).excluded}
         jobs = {job.path: job for each in students for job in each.sets() if job.path not in counted}
         counted |= jobs.keys()

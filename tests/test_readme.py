@@ -177,3 +177,28 @@ def test_a_dry_run_counts_what_is_recorded(scripts, tmp_path, monkeypatch, capsy
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("hard: 43 of 45 trainings missing, 9 sets to make, ")
     assert lines[1].endswith("with 2 worker(s). Nothing was run or written.") and len(store.paths()) == 1
+
+
+def test_a_dry_run_knows_shipped_records_without_their_sets(scripts, tmp_path, monkeypatch, capsys):
+    _, grid = scripts
+    store, build = RecordStore(tmp_path / "results"), Setting().identity()["build"]
+    own = record(scripts, "dm", [0.8] * 5, protocol="shipped-v1", student_recipe_hash="0" * 64, build=build)
+    store.add(own)
+    lent = {"borrowed": "dm", "lender": own.recipe_hash, "student_recipe_hash": "0" * 64}
+    store.add(record(scripts, "random", [0.7], protocol="shipped-v1", build=build, **lent))
+    monkeypatch.setattr(grid, "methods", lambda: ["dm"])
+    grid.dry_run(["shipped", grid.BORROWED], store, Setting(), workers=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("shipped: 10 of 15 trainings missing, 2 sets to make, ")
+    assert lines[1].startswith("borrowed: 14 of 15 trainings missing, ")
+
+
+def test_a_part_runs_and_goes_on(scripts, tmp_path, monkeypatch):
+    _, grid = scripts
+    store = RecordStore(tmp_path / "results")
+    monkeypatch.setattr(grid, "FAMILIES", ("random",))
+    monkeypatch.setattr(grid, "NETWORKS", ("mlp",))
+    for _ in range(2):
+        assert grid.run(["networks"], store, Setting(), 1, retry_failed=False) == 0
+        (made,) = store
+        assert made.student_network == "mlp" and [run.seed for run in made.runs] == [0, 1, 2]
