@@ -1,4 +1,7 @@
-"""Work in this process or in several: a queue that grows as work is done, and survives the death of a worker."""
+"""Work in this process or in several: a queue that grows as work is done, and survives the death of a worker.
+
+Engines differ in where work runs; what comes next, what is tried again and what is given up is one `Backlog` for all.
+"""
 
 import logging
 import multiprocessing
@@ -11,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ddbench.errors import CannotWrite, JobFailed, NotDefined, UsageError
 from ddbench.progress import Reporter
@@ -21,6 +24,7 @@ PRELOAD = ["ddbench.jobs", "torch._dynamo"]
 """What every worker needs and imports slowly: imported once, by the server that they are forked from."""
 ATTEMPTS = 3
 """How often a piece of work is tried whose worker dies under it (killed, out of memory)."""
+LOST = "its worker process died"
 
 
 @dataclass(eq=False)
@@ -77,13 +81,18 @@ def attempt(call: Callable[..., Any], *args: Any) -> Outcome:
         return Outcome(failure=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
-def run_all(
-    first: Iterable[Work],
-    done: Callable[[Work, Outcome], Sequence[Work]],
-    *,
-    workers: int = 1,
-    reporter: Reporter | None = None,
-) -> None:
+Done = Callable[[Work, Outcome], Sequence[Work]]
+"""The driver's part: takes an outcome, in the driver's process, and gives the work that follows, which goes to the front."""
+
+
+class Engine(Protocol):
+    """What runs a grid's work: `run_all` below, on this machine, or another with the same meaning."""
+
+    def run_all(self, first: Iterable[Work], done: Done, *, reporter: Reporter | None = None) -> None:
+        """Do all work, and what follows from it."""
+
+
+def run_all(first: Iterable[Work], done: Done, *, workers: int = 1, reporter: Reporter | None = None) -> None:
     """Do all work, and what follows from it, in the order given as far as workers allow.
 
     Args:
@@ -92,31 +101,84 @@ def run_all(
         workers: processes; 1 stays in this one.
         reporter: shown how many pieces are done.
     """
-    queue, show = deque(first), reporter or Reporter()
-    if workers == 1 or not queue:
-        _run_here(queue, done, show)
+    backlog = Backlog(first, done, reporter)
+    if workers == 1 or not backlog:
+        _run_here(backlog, reporter or Reporter())
     else:
-        _run_apart(queue, done, workers, show)
+        _run_apart(backlog, workers)
 
 
-def _run_here(queue: deque[Work], done: Callable[[Work, Outcome], Sequence[Work]], show: Reporter) -> None:
-    finished = 0
-    while queue:
-        work = queue.popleft()
-        queue.extendleft(reversed(done(work, attempt(work.call, work.job, show))))
-        finished += 1
-        show.advance("jobs", finished, finished + len(queue))
+class Backlog:
+    """Work that waits and work that runs. False when nothing is left of either."""
+
+    def __init__(
+        self, first: Iterable[Work], done: Done, reporter: Reporter | None = None, *, together: int = 1
+    ) -> None:
+        """Begin with `first`; see `run_all`.
+
+        Args:
+            first: what to do.
+            done: called with each outcome.
+            reporter: shown how many pieces are done.
+            together: tries of a piece of work beside others; a later one is alone, so that the next death can be
+                blamed on it, and on no neighbour.
+        """
+        self._waiting, self._running, self._finished = deque(first), list[Work](), 0
+        self._done, self._show, self._together = done, reporter or Reporter(), together
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def take(self, room: int) -> Work | None:
+        """The next piece of work, which runs from now on; None if `room` pieces run, or nothing may join them."""
+        if not self._waiting or len(self._running) >= room:
+            return None
+        suspects = [self._waiting[0].attempts >= self._together, *(w.attempts > self._together for w in self._running)]
+        if self._running and any(suspects):
+            return None
+        work = self._waiting.popleft()
+        work.attempts += 1
+        self._running.append(work)
+        return work
+
+    def put_back(self, work: Work) -> None:
+        """What was taken did not start after all."""
+        self._running.remove(work)
+        work.attempts -= 1
+        self._waiting.appendleft(work)
+
+    def finish(self, work: Work, outcome: Outcome) -> None:
+        """Tell the driver what came of work that ran."""
+        self._running.remove(work)
+        self._waiting.extendleft(reversed(self._done(work, outcome)))
+        self._finished += 1
+        self._show.advance("jobs", self._finished, self._finished + len(self._waiting) + len(self._running))
+
+    def lose(self, lost: Sequence[Work]) -> None:
+        """Try again work whose worker died under it, at once, or give it up after `ATTEMPTS`."""
+        again = [work for work in lost if work.attempts < ATTEMPTS]
+        if again:
+            log.warning("a worker process died: %d jobs are tried again", len(again))
+        for work in again:
+            self._running.remove(work)
+        self._waiting.extendleft(reversed(again))
+        for work in lost:
+            if work.attempts >= ATTEMPTS:
+                self.finish(work, Outcome(failure=LOST))
 
 
-def _run_apart(
-    queue: deque[Work], done: Callable[[Work, Outcome], Sequence[Work]], workers: int, show: Reporter
-) -> None:
+def _run_here(backlog: Backlog, show: Reporter) -> None:
+    while work := backlog.take(1):
+        backlog.finish(work, attempt(work.call, work.job, show))
+
+
+def _run_apart(backlog: Backlog, workers: int) -> None:
     running: dict[Future[Outcome], Work] = {}
     lost: list[Work] = []
-    finished, pool, broken = 0, _open(workers), False
+    pool, broken = _open(workers), False
     try:
-        while queue or running or lost:
-            broken = broken or not _fill(pool, queue, running, workers)
+        while backlog:
+            broken = broken or not _fill(pool, backlog, running, workers)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 work = running.pop(future)
                 try:
@@ -125,15 +187,11 @@ def _run_apart(
                     lost.append(work)
                     broken = True
                     continue
-                queue.extendleft(reversed(done(work, outcome)))
-                finished += 1
-                show.advance("jobs", finished, finished + len(queue) + len(running))
+                backlog.finish(work, outcome)
             if broken and not running:
                 pool.shutdown(wait=False, cancel_futures=True)
                 pool, broken = _open(workers), False
-                for dead in _given_up(lost, queue):
-                    queue.extendleft(reversed(done(dead, Outcome(failure="its worker process died"))))
-                    finished += 1
+                backlog.lose(lost)
                 lost.clear()
     except BaseException:
         for child in list((pool._processes or {}).values()):
@@ -143,32 +201,15 @@ def _run_apart(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _fill(pool: ProcessPoolExecutor, queue: deque[Work], running: dict[Future[Outcome], Work], workers: int) -> bool:
-    """Submit what workers are free for; False if the pool is found broken.
-
-    Work that was lost once runs alone, so that the next death can be blamed on it.
-    """
-    while queue and len(running) < workers:
-        if running and (queue[0].attempts or any(work.attempts > 1 for work in running.values())):
-            break
-        work = queue.popleft()
+def _fill(pool: ProcessPoolExecutor, backlog: Backlog, running: dict[Future[Outcome], Work], workers: int) -> bool:
+    """Submit what workers are free for; False if the pool is found broken."""
+    while work := backlog.take(workers):
         try:
-            future = pool.submit(attempt, work.call, work.job)
+            running[pool.submit(attempt, work.call, work.job)] = work
         except BrokenProcessPool:  # a worker died while it had nothing to do
-            queue.appendleft(work)
+            backlog.put_back(work)
             return False
-        work.attempts += 1
-        running[future] = work
     return True
-
-
-def _given_up(lost: list[Work], queue: deque[Work]) -> list[Work]:
-    """Put work that may be tried again at the front of the queue; return the rest."""
-    again = [work for work in lost if work.attempts < ATTEMPTS]
-    if again:
-        log.warning("a worker process died: %d jobs are tried again", len(again))
-    queue.extendleft(reversed(again))
-    return [work for work in lost if work.attempts >= ATTEMPTS]
 
 
 def _open(workers: int) -> ProcessPoolExecutor:
