@@ -29,6 +29,7 @@ from ddbench.records import Record
 from ddbench.store import RecordStore
 from ddbench.synset import SynSet
 from ddbench.synset import save as save_set
+from ddbench.wording import between, percent
 
 HERE = Path(__file__).parent
 PROTOCOL = "shipped-v1"
@@ -100,11 +101,10 @@ def line(cell: pd.Series, labels: dict | None, full: float | None) -> str:
         form = cell["recipe"].rpartition("+")[2]
         batches = f"{labels['batches']:,}"
         ratio = "—" if full is None else f"{full / cell['label_bytes']:.1f}"
-    between = "—" if pd.isna(cell["ci_low"]) else f"{100 * cell['ci_low']:.1f} to {100 * cell['ci_high']:.1f}"
     name = cell["method"] + (" (reduced)" if cell["reduced"] else "")
     return (
         f"| {cell['dataset']} | {name} | {form} | {batches} | {cell['label_bytes']:,.0f} | {ratio} | {cell['n']} "
-        f"| {100 * cell['top1']:.1f} | {between} |"
+        f"| {percent(cell['top1'])} | {between(cell['ci_low'], cell['ci_high'])} |"
     )
 
 

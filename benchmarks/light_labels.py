@@ -33,6 +33,7 @@ from ddbench.store import RecordStore
 from ddbench.synset import SynSet
 from ddbench.targets import committee
 from ddbench.teachers import require
+from ddbench.wording import between, percent, signed
 
 HERE = Path(__file__).parent
 ONLINE = "projector, online"
@@ -79,16 +80,14 @@ def rows(frame: pd.DataFrame) -> Iterator[str]:
             against, ratio = "—", "—"
             if full is not None and name != FULL:
                 gap = compare(cell["samples"], full["samples"])
-                against = f"{100 * gap.mean:+.1f}"
-                if gap.low is not None and gap.high is not None:
-                    against += f" ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
-            interval = "—" if own.low is None or own.high is None else f"{100 * own.low:.1f} to {100 * own.high:.1f}"
+                ends = "" if gap.low is None else f" ({between(gap.low, gap.high, signed)})"
+                against = signed(gap.mean) + ends
             stored, total = cell["stored"], cell["label_bytes"]
             if full is not None and stored:
                 ratio = f"{full['stored'] / stored:.1f}"
             yield (
-                f"| {dataset} | {ipc} | {name} | {stored:,} | {total:,.0f} | {ratio} | {own.n} | {100 * own.mean:.1f} "
-                f"| {interval} | {against} |"
+                f"| {dataset} | {ipc} | {name} | {stored:,} | {total:,.0f} | {ratio} | {own.n} | {percent(own.mean)} "
+                f"| {between(own.low, own.high)} | {against} |"
             )
 
 

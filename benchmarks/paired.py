@@ -14,6 +14,7 @@ from typing import Any
 from ddbench.cells import SETTING, cells
 from ddbench.statistics import Samples, compare, summarize
 from ddbench.store import RecordStore
+from ddbench.wording import between, percent, signed
 
 HERE = Path(__file__).parent
 HEAD = (
@@ -48,10 +49,10 @@ def line(where: tuple[str, ...], cell: Mapping[str, Any], baseline: Samples) -> 
     found = compare(own, baseline)
     name = cell["method"] + (" (reduced)" if cell["reduced"] else "")
     dataset, protocol, _, budget = where
-    between = "—" if found.low is None else f"{100 * found.low:+.1f} to {100 * found.high:+.1f} ({found.test})"
+    ends = between(found.low, found.high, signed) + (f" ({found.test})" if found.low is not None else "")
     return (
-        f"| {dataset} | {protocol} | {budget} | {name} | {len(own)} | {100 * summarize(own).mean:.1f} "
-        f"| {100 * summarize(baseline).mean:.1f} | {100 * found.mean:+.1f} | {between} |"
+        f"| {dataset} | {protocol} | {budget} | {name} | {len(own)} | {percent(summarize(own).mean)} "
+        f"| {percent(summarize(baseline).mean)} | {signed(found.mean)} | {ends} |"
     )
 
 

@@ -29,6 +29,7 @@ from ddbench.recipes import resolve
 from ddbench.statistics import compare, summarize
 from ddbench.store import RecordStore
 from ddbench.task import Task
+from ddbench.wording import between, percent, signed
 
 CPU = torch.device("cpu")
 FAMILY = ("prune", "prune-kd", "pca", "dq")
@@ -87,12 +88,11 @@ def table(results: Path, dataset: str | None) -> None:
             alike = base[(base[list(SETTING)] == cell[list(SETTING)]).all(axis=1)]
             if cell["method"] != "random" and len(alike) == 1:
                 found = compare(cell["samples"], alike.iloc[0]["samples"])
-                between = "" if found.low is None else f" ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
-                against = f"{100 * found.mean:+.1f}{between}"
-            interval = "—" if own.low is None else f"{100 * own.low:.1f} to {100 * own.high:.1f}"
+                ends = "" if found.low is None else f" ({between(found.low, found.high, signed)})"
+                against = signed(found.mean) + ends
             print(
                 f"| {where[0].partition('@')[0]} | {where[1]} | {where[3]} | {cell['method']} | {cell['recipe']} | {own.n} "
-                f"| {100 * own.mean:.1f} | {interval} | {against} |"
+                f"| {percent(own.mean)} | {between(own.low, own.high)} | {against} |"
             )
 
 

@@ -15,7 +15,7 @@ def folder_words(dataset: str) -> list[str]:
     return data_words(dataset) if "@" in dataset else []
 
 
-def budget_words(ipc: float | None, fraction: float | None) -> list[str]:
+def size_words(ipc: float | None, fraction: float | None) -> list[str]:
     """The budget; nothing for all the data."""
     if ipc is not None:
         return ["--ipc", str(ipc)]

@@ -17,6 +17,7 @@ from ddbench.errors import UsageError, unknown
 from ddbench.statistics import Pair, pairwise, rank_ranges
 from ddbench.table_forms import DASH, MARK, Grid, Shown
 from ddbench.tables import row_labels
+from ddbench.wording import between, budget_words, half, percent, signed
 
 VIEWS = ("ranks", "pairs")
 NUMBERS = {
@@ -112,15 +113,14 @@ def grids(frame: pd.DataFrame, view: str) -> list[Grid]:
 
 def _title(place: Sequence[str]) -> str:
     dataset, protocol, student, budget = place
-    return f"{dataset}, {protocol} ({student}), {budget.replace('ipc', 'IPC')}"
+    return f"{dataset}, {protocol} ({student}), {budget_words(budget)}"
 
 
 def _rank_grid(title: str, piece: pd.DataFrame) -> Grid:
     rows = []
     for row in piece.itertuples():
         rank = str(row.first) if row.first == row.last else f"{row.first} to {row.last}"
-        half = "" if pd.isna(row.ci_low) else f" ±{50 * (row.ci_high - row.ci_low):.1f}"
-        texts = [rank, f"{100 * row.top1:.1f}{half}", str(row.n), str(row.draws)]
+        texts = [rank, percent(row.top1) + half(row.ci_low, row.ci_high), str(row.n), str(row.draws)]
         rows.append((row.method, [Shown(text, best=row.first == 1) for text in texts[:1]] + [*map(Shown, texts[1:])]))
     return Grid(title, "method", [(head,) for head in RANK_HEADS.split("|")], rows)
 
@@ -128,9 +128,9 @@ def _rank_grid(title: str, piece: pd.DataFrame) -> Grid:
 def _pair_grid(title: str, piece: pd.DataFrame) -> Grid:
     rows = []
     for row in piece.itertuples():
-        span = DASH if pd.isna(row.low) else f"{_signed(row.low)} to {_signed(row.high)}"
         verdict = row.verdict.replace("a is higher", "higher")
-        texts = [row.b, _signed(row.difference), span, _p(row.p), _p(row.p_holm), row.test, str(row.n), verdict]
+        span = between(row.low, row.high, signed)
+        texts = [row.b, signed(row.difference), span, _p(row.p), _p(row.p_holm), row.test, str(row.n), verdict]
         rows.append((row.a, [Shown(text, best=verdict == "higher" and text == verdict) for text in texts]))
     heads = PAIR_HEADS.format(100 * (1 - piece["alpha"].iloc[0])).split("|")
     return Grid(title, "method", [(head,) for head in heads], rows)
@@ -166,10 +166,6 @@ def _shared_notes(n: "pd.Series[Any]", draws: "pd.Series[Any]") -> list[str]:
     return lines + (
         ["With one synthesis (draws), a rank is one of sets, not of methods."] if (draws == 1).any() else []
     )
-
-
-def _signed(value: float) -> str:
-    return f"{round(100 * value, 1) + 0.0:+.1f}"  # no -0.0
 
 
 def _p(value: float) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddbench.cells import SETTING, UNPACKED, protocol_family
-from ddbench.command_words import borrow_words, budget_words, data_words, folder_words, scoring_words, set_file
+from ddbench.command_words import borrow_words, data_words, folder_words, scoring_words, set_file, size_words
 
 Cell = Mapping[str, Any]  # a row of `ddbench.cells.cells`
 KEY = ("method", "recipe_hash", "imported", "distill_network", "dataset", "budget", "student", *SETTING)
@@ -177,7 +177,7 @@ def _synthesis_seeds(row: Cell) -> list[int]:
 
 
 def _place_words(row: Cell) -> list[str]:
-    return [*data_words(row["dataset"]), *budget_words(row["ipc"], row["fraction"])]
+    return [*data_words(row["dataset"]), *size_words(row["ipc"], row["fraction"])]
 
 
 def _space_words(row: Cell) -> list[str]:

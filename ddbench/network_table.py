@@ -8,6 +8,7 @@ import pandas as pd
 from ddbench import columns
 from ddbench.statistics import combine
 from ddbench.table_forms import DAGGER, DASH, DDAGGER, Grid, Shown
+from ddbench.wording import budget_words, half, percent
 
 PLACE = ["dataset", "protocol", "budget"]
 NUMBERS = ("top1_others", "low_others", "high_others")
@@ -60,10 +61,9 @@ def network_grids(table: pd.DataFrame, shown: Mapping[int, Shown]) -> Iterator[G
         for label, own in place.groupby("label", sort=True):
             texts = {row.student: _marked(shown[row.Index], row.is_distill_network) for row in own.itertuples()}
             last = own.iloc[0]
-            half = "" if pd.isna(last["low_others"]) else f" ±{50 * (last['high_others'] - last['low_others']):.1f}"
-            mean = DASH if pd.isna(last["top1_others"]) else f"{100 * last['top1_others']:.1f}{half}"
+            mean = percent(last["top1_others"]) + half(last["low_others"], last["high_others"])
             rows.append((str(label), [*(texts.get(name, Shown(DASH)) for name in students), Shown(mean)]))
-        title = f"Top-1 accuracy (%) by student network: {dataset}, {protocol}, {budget.replace('ipc', 'IPC')}"
+        title = f"Top-1 accuracy (%) by student network: {dataset}, {protocol}, {budget_words(budget)}"
         yield Grid(title, "method", [(name,) for name in [*students, "mean of others"]], rows)
 
 

@@ -32,6 +32,7 @@ from ddbench.ingredients import (
 from ddbench.statistics import Difference, combine, compare
 from ddbench.table_forms import DAGGER, DASH, Grid, Shown
 from ddbench.tables import row_labels
+from ddbench.wording import budget_words, half, percent
 
 _NUMBERS = (
     "fraction hlr hlr_low hlr_high ior ior_low ior_high lrs lrs_low lrs_high lrs_weight ars_hard ars_hard_low ars_hard_high "
@@ -214,13 +215,13 @@ def grid(table: pd.DataFrame) -> Grid:
     """The scores as people read them: differences in points, LRS and ARS with the ends of their intervals."""
     rows = []
     for row in table.itertuples():
-        what = [row.dataset, row.budget.replace("ipc", "IPC"), row.student]
-        found = [_points(row.hlr, row.hlr_low, row.hlr_high), _points(row.ior, row.ior_low, row.ior_high)]
+        what = [row.dataset, budget_words(row.budget), row.student]
+        found = [percent(row.hlr) + half(row.hlr_low, row.hlr_high), percent(row.ior) + half(row.ior_low, row.ior_high)]
         found += [row.ior_baseline or DASH, _score(row.lrs, row.lrs_low, row.lrs_high)]
         found += [_score(row.ars_hard, row.ars_hard_low, row.ars_hard_high)]
         found += [_score(row.ars_soft, row.ars_soft_low, row.ars_soft_high)]
         cost = [_rate(row.top1_per_kib), _rate(row.top1_per_second)]
-        shown = [*what, *found, f"{100 * row.top1:.1f}", row.protocol, *cost]
+        shown = [*what, *found, percent(row.top1), row.protocol, *cost]
         rows.append((row.label + DAGGER * row.reduced, [Shown(text) for text in shown]))
     return Grid(
         "Scores (accuracies and differences in points)",
@@ -251,13 +252,6 @@ def notes(table: pd.DataFrame) -> list[str]:
     if len(lacking) > MOST:
         lines.append(f"{len(lacking) - MOST} more are missing: --format csv names all in its column missing.")
     return lines
-
-
-def _points(value: float, low: float, high: float) -> str:
-    """A difference in points, with half of its interval."""
-    if pd.isna(value):
-        return DASH
-    return f"{100 * value:.1f}" + ("" if pd.isna(low) else f" ±{50 * (high - low):.1f}")
 
 
 def _score(value: float, low: float, high: float) -> str:

@@ -19,6 +19,7 @@ from ddbench.network_table import PLACE as NETWORK_PLACE
 from ddbench.network_table import network_grids, network_notes, network_table
 from ddbench.statistics import variance_parts
 from ddbench.table_forms import DAGGER, DASH, MARK, Grid, Shown, data_text, grids_text
+from ddbench.wording import budget_words, half, percent
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 VIEWS = ("pivot", "long", "variance", "networks")
@@ -95,7 +96,7 @@ def long(frame: pd.DataFrame) -> Grid:
     rows = []
     for label, row in zip(row_labels(frame), frame.itertuples(), strict=True):
         what = [row.recipe, row.dataset, row.protocol, row.student, row.budget]
-        runs = [_percent(row.std), str(row.n), str(row.draws), str(row.failed)]
+        runs = [percent(row.std), str(row.n), str(row.draws), str(row.failed)]
         cost = [_bytes(row.bytes), _seconds(row.distill_seconds), _seconds(row.train_seconds)]
         shown = [Shown(text) for text in what] + [_shown(row, mark_reduced=False)] + [Shown(t) for t in runs + cost]
         rows.append((label + DAGGER * row.reduced, shown))
@@ -177,7 +178,7 @@ def column_heads(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
     heads = []
     for row, many in zip(frame.itertuples(), several, strict=True):
         protocol = f"{row.protocol} ({row.student})" if many else row.protocol
-        heads.append((row.dataset, protocol, row.budget.replace("ipc", "IPC")))
+        heads.append((row.dataset, protocol, budget_words(row.budget)))
     return heads
 
 
@@ -210,10 +211,9 @@ def _shown(row: Any, *, mark_reduced: bool) -> Shown:
         return Shown(DASH)
     if row.status != "ok":
         return Shown(str(row.status))
-    half = "" if pd.isna(row.ci_low) else f" ±{100 * (row.ci_high - row.ci_low) / 2:.1f}"
     dagger = DAGGER if row.reduced and mark_reduced else ""
     failed = f" ({row.failed} failed)" if row.failed else ""
-    return Shown(f"{100 * row.top1:.1f}{half}{dagger}{failed}", bool(row.tied))
+    return Shown(percent(row.top1) + half(row.ci_low, row.ci_high) + dagger + failed, bool(row.tied))
 
 
 def _label(row: dict[Any, Any], names: Sequence[str]) -> str:
@@ -254,7 +254,7 @@ def _teacher_notes(frame: pd.DataFrame) -> list[str]:
         flag = "; more than a point off the reference accuracy" if row.teacher_flag else ""
         name = f"{row.teacher_network} {str(row.teacher)[:8]}"
         lines.append(
-            f"{row.protocol} on {row.dataset}: teacher {name}, test accuracy {100 * row.teacher_accuracy:.1f} %{flag}."
+            f"{row.protocol} on {row.dataset}: teacher {name}, test accuracy {percent(row.teacher_accuracy)} %{flag}."
         )
     return lines
 
@@ -265,10 +265,6 @@ def _root(variance: float | None) -> float | None:
 
 def _points(value: float) -> str:
     return DASH if pd.isna(value) else f"{100 * value:.2f}"
-
-
-def _percent(value: float) -> str:
-    return DASH if pd.isna(value) else f"{100 * value:.1f}"
 
 
 def _seconds(value: float) -> str:

@@ -13,6 +13,7 @@ from ddbench.protocol import find_protocol
 from ddbench.reproduce import RULE, Compared
 from ddbench.table_forms import DASH, Grid, Shown, data_text, grids_text
 from ddbench.tables import FORMATS
+from ddbench.wording import between, percent, signed
 
 FULL = ("cell", "student", "paper %", "ours %", "difference", "n", "95 % interval", "verdict")
 REDUCED = ("cell", "recipe", "full setting's figure %", "ours %", "n", "95 % interval", "status")
@@ -91,9 +92,17 @@ def _cell(each: Compared) -> str:
 
 def _full(each: Compared) -> list[Shown]:
     item = each.item
-    gap = DASH if each.difference is None else f"{100 * each.difference:+.1f}"
+    gap = signed(each.difference)
     paper = item.figure.words() if item.figure else DASH
-    words = [_cell(each), item.network or DASH, paper, _percent(each.mean), gap, str(each.n), _interval(each)]
+    words = [
+        _cell(each),
+        item.network or DASH,
+        paper,
+        percent(each.mean),
+        gap,
+        str(each.n),
+        between(each.low, each.high),
+    ]
     return [Shown(text) for text in [*words, _status(each.verdict, each)]]
 
 
@@ -101,8 +110,8 @@ def _reduced(each: Compared) -> list[Shown]:
     item = each.item
     paper = f"{item.figure.words()} ({item.figure.dataset}, full setting)" if item.figure else DASH
     status = "run" if each.verdict == "no verdict" else _status(each.verdict, each)
-    words = [_cell(each), item.recipe.name if item.recipe else DASH, paper, _percent(each.mean), str(each.n)]
-    return [Shown(text) for text in [*words, _interval(each), status]]
+    words = [_cell(each), item.recipe.name if item.recipe else DASH, paper, percent(each.mean), str(each.n)]
+    return [Shown(text) for text in [*words, between(each.low, each.high), status]]
 
 
 def _status(word: str, each: Compared) -> str:
@@ -118,16 +127,6 @@ def _reasons(compared: Sequence[Compared]) -> list[str]:
     for each in whole:
         found.setdefault((each.verdict, each.why or ""), []).append(_cell(each))
     return [f"{verdict}, {', '.join(dict.fromkeys(cells))}: {why}." for (verdict, why), cells in found.items()]
-
-
-def _percent(value: float | None) -> str:
-    return DASH if value is None else f"{100 * value:.1f}"
-
-
-def _interval(each: Compared) -> str:
-    if each.low is None or each.high is None:
-        return DASH
-    return f"{100 * each.low:.1f} to {100 * each.high:.1f}"
 
 
 def _notes(compared: Sequence[Compared]) -> list[str]:

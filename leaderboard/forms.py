@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 from ddbench.canonical import digest
 from ddbench.cli.output import duration, size
 from ddbench.table_forms import DAGGER, DASH
+from ddbench.wording import between, half, percent
 
 from .board import Row
 
@@ -20,21 +21,17 @@ def accuracy(row: Row) -> str:
     """The accuracy in percent, or why there is none: "71.2 ±1.4", "failed", "n/a"."""
     if row.top1 is None:
         return row.status
-    return f"{100 * row.top1:.1f}{spread(row)}{DAGGER if row.reduced else ''}"
+    return percent(row.top1) + spread(row) + (DAGGER if row.reduced else "")
 
 
 def spread(row: Row) -> str:
     """Half of the 95 % interval in points, or a paper's own deviation; empty where there is neither."""
-    if row.low is not None and row.high is not None:
-        return f" ±{50 * (row.high - row.low):.1f}"
-    return f" ±{100 * row.std:.1f}" if row.std is not None else ""
+    return f" ±{percent(row.std)}" if row.std is not None else half(row.low, row.high)
 
 
 def interval(row: Row) -> str:
-    """The ends of the 95 % interval in percent: "69.5 to 72.9"; a dash where there is none."""
-    if row.low is None or row.high is None:
-        return DASH
-    return f"{100 * row.low:.1f} to {100 * row.high:.1f}"
+    """The ends of the 95 % interval in percent; a dash where there is none."""
+    return between(row.low, row.high)
 
 
 def rank(row: Row) -> str:
@@ -66,11 +63,6 @@ def bytes_words(value: float | None) -> str:
 def seconds_words(value: float | None) -> str:
     """Seconds for people; a dash where they are not known."""
     return DASH if value is None else duration(value)
-
-
-def budget_words(budget: str) -> str:
-    """A budget for people: "IPC 10", "fraction 0.1", "all"."""
-    return budget.replace("ipc", "IPC").replace("frac ", "fraction ")
 
 
 def number(value: float | None) -> str:

@@ -10,9 +10,10 @@ from ddbench.data import dataset_names, describe
 from ddbench.errors import UsageError
 from ddbench.settings import cache_dir
 from ddbench.store import budget_label
+from ddbench.wording import budget_words
 
 from .entries import Entry
-from .forms import budget_words, file_name
+from .forms import file_name
 
 log = logging.getLogger("ddbench")
 MOST = 60  # pictures of a site

@@ -14,6 +14,7 @@ from ddbench.errors import UsageError
 from ddbench.method import find_method, method_names
 from ddbench.reported import Figure, Paper
 from ddbench.store import budget_label
+from ddbench.wording import budget_words
 
 from . import forms
 from .board import Row, choices, curves
@@ -58,12 +59,11 @@ def _environment() -> jinja2.Environment:
         "runs",
         "bytes_words",
         "seconds_words",
-        "budget_words",
         "number",
         "file_name",
         "prose",
     ]
-    made.filters |= {name: getattr(forms, name) for name in names}
+    made.filters |= {name: getattr(forms, name) for name in names} | {"budget_words": budget_words}
     made.globals |= {"whisker": whisker, "standings": STANDINGS, "width": WIDTH, "height": HEIGHT, "left": LEFT}
     return made
 
@@ -138,7 +138,7 @@ def record_script(entry: Entry, ids: Mapping[str, list[str]], superseded: Mappin
         "about": entry.about,
         "reduced": record.reduced,
         "recipe_name": record.recipe_name,
-        "budget": forms.budget_words(budget_label(record.budget)),
+        "budget": budget_words(budget_label(record.budget)),
         "page": f"methods/{forms.file_name(record.method)}.html",
         "reproduce": list(reproduce(record)),
         "needed": list(needed(record)),
@@ -174,7 +174,7 @@ def _charts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """A chart per place of rows that were scored on the way, at most `MOST_CURVES` lines each."""
     places: dict[tuple[str, ...], list[Any]] = {}
     for row, curve in curves(rows):
-        place = (row.dataset, forms.budget_words(row.budget), row.protocol, row.student)
+        place = (row.dataset, budget_words(row.budget), row.protocol, row.student)
         places.setdefault(place, []).append((row.what or row.method, curve))
     return [
         {"title": ", ".join(place), "drawing": chart(found[:MOST_CURVES]), "curves": found[:MOST_CURVES]}

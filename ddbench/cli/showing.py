@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddbench.cli.output import component, duration, plain, print_facts, print_json, print_table, size
-from ddbench.command_words import borrow_words, budget_words, data_words, folder_words, scoring_words, set_file
+from ddbench.command_words import borrow_words, data_words, folder_words, scoring_words, set_file, size_words
 from ddbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def set_facts(synset: "SynSet", path: Path) -> dict[str, Any]:
 def _set_lines(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
     from ddbench.store import budget_label
     from ddbench.teachers import roles
+    from ddbench.wording import budget_words
 
     counts, made = facts["per_class"], facts["provenance"]
     spread = f"{counts[0]} each" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)} each"
@@ -71,7 +72,7 @@ def _set_lines(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
     yield "student", _student_words(recipe) if recipe else "ships no student recipe"
     yield "made by", made["method"]
     yield "recipe", f"{made['recipe'].get('name')} {made['recipe_hash'][:12]}" if made["recipe_hash"] else None
-    yield "budget", budget_label(made["recipe"]["budget"]).replace("ipc", "IPC") if made["recipe_hash"] else None
+    yield "budget", budget_words(budget_label(made["recipe"]["budget"])) if made["recipe_hash"] else None
     yield "hyper", ", ".join(f"{key} = {plain(value)}" for key, value in made["recipe"].get("hyper", {}).items())
     yield "seed", made["seed"]
     if made["seconds"] is not None:
@@ -128,10 +129,11 @@ def show_record(path: Path, *, as_json: bool) -> None:
 
 def _record_lines(record: "Record") -> Iterator[tuple[str, object]]:
     from ddbench.store import budget_label
+    from ddbench.wording import budget_words, percent
 
     borrowed = f", with the student recipe of {record.borrowed}" if record.borrowed else ""
     yield "protocol", f"{record.protocol} (digest {record.protocol_digest[:12]})"
-    yield from (("data set", record.dataset), ("budget", budget_label(record.budget).replace("ipc", "IPC")))
+    yield from (("data set", record.dataset), ("budget", budget_words(budget_label(record.budget))))
     yield from (("student", record.student_network + borrowed), ("method", record.method))
     if record.imported:
         yield "imported set", record.imported
@@ -145,7 +147,7 @@ def _record_lines(record: "Record") -> Iterator[tuple[str, object]]:
         yield "", f"distilled in {duration(facts.cost.get('seconds'))}, {size(facts.cost.get('peak_memory'))}"
     for key, teacher in record.teachers.items():
         kind = "reference teacher" if teacher.reference else "teacher"
-        yield f"teacher {key[:12]}", f"{kind}, {teacher.network}, test accuracy {100 * teacher.accuracy:.1f} %"
+        yield f"teacher {key[:12]}", f"{kind}, {teacher.network}, test accuracy {percent(teacher.accuracy)} %"
     yield from (("supersedes", record.supersedes), ("note", record.note))
 
 
@@ -194,7 +196,7 @@ def needed(record: "Record") -> Iterator[str]:
 
 def _set_words(record: "Record") -> list[str]:
     """The method and everything that its set is made of."""
-    budget = budget_words(record.budget.get("ipc"), record.budget.get("fraction"))
+    budget = size_words(record.budget.get("ipc"), record.budget.get("fraction"))
     words = [record.method, *data_words(record.dataset), *budget, *_recipe_words(record)]
     return [*words, "--seed", str(record.synthesis_seed)]
 

@@ -121,14 +121,15 @@ def _show(report: "TuneReport", *, as_json: bool) -> None:
 
 
 def _row(candidate: "Candidate", winner: "Candidate") -> tuple[str, str, str, str]:
+    from ddbench.wording import half, percent
+
     values = ", ".join(f"{key} = {plain(value)}" for key, value in candidate.values.items())
     if candidate.mean is None:
         return values, "failed", f"{candidate.seconds:.1f}", candidate.reason or ""
-    interval = candidate.interval()
-    half = f" ±{50 * (interval[1] - interval[0]):.1f}" if interval else ""
+    interval = candidate.interval() or (None, None)
     return (
         values,
-        f"{100 * candidate.mean:.1f}{half}",
+        percent(candidate.mean) + half(*interval),
         f"{candidate.seconds:.1f}",
         "best" if candidate == winner else "",
     )

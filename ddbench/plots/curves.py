@@ -8,6 +8,7 @@ from ddbench.errors import UsageError
 from ddbench.ingredients import FULL
 from ddbench.plots.style import CROWD, GREY, chosen, draw_line, figure_for, finish, settings, styles_of
 from ddbench.statistics import Seeds, summarize
+from ddbench.wording import budget_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +39,7 @@ def learning_curves(frame: pd.DataFrame, dataset: str, protocol: str, student: s
             axes.axhline(100 * row.top1, color=GREY, linestyle=line, linewidth=1.0, label=label, zorder=1)
         axes.set_xlabel("Distillation steps" if alike else "Distillation steps (% of each method's)")
         shown = pd.concat([*curves.values(), across[["top1", "ci_low", "ci_high"]]])
-        title = f"{dataset}, {budget.replace('ipc', 'IPC')}, {protocol}\n{student} students"
+        title = f"{dataset}, {budget_words(budget)}, {protocol}\n{student} students"
         finish(figure, axes, shown, title, "bands and bars" if len(curves) <= CROWD else "bars")
     return figure
 

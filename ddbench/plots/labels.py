@@ -12,6 +12,7 @@ from ddbench.cells import protocol_family
 from ddbench.errors import UsageError
 from ddbench.plots.style import ACCURACY, COLUMN, GREY, add_legend, figure_for, labelled, settings, settle, styles_of
 from ddbench.score_table import score_table
+from ddbench.wording import budget_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +52,7 @@ def hard_and_soft(
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(f"{ACCURACY}, 95 % interval")
-        axes.set_title(f"{dataset}, {budget.replace('ipc', 'IPC')}: what soft labels add")
+        axes.set_title(f"{dataset}, {budget_words(budget)}: what soft labels add")
         figure.legend(loc="outside lower center", ncols=1, handlelength=1.2)
         settle(figure)
     return figure
@@ -145,7 +146,7 @@ def lrs_against_weight(frame: pd.DataFrame, dataset: str, budget: str, protocol:
         axes.set_xlim(0, 1)
         axes.set_xlabel("Weight of IOR; the rest is HLR's (dotted: published)")
         axes.set_ylabel("Label-robust score (LRS)")
-        axes.set_title(f"{dataset}, {budget.replace('ipc', 'IPC')}, {protocol}")
+        axes.set_title(f"{dataset}, {budget_words(budget)}, {protocol}")
         add_legend(figure)
         settle(figure)
     return figure

@@ -8,6 +8,7 @@ import pandas as pd
 from ddbench.errors import UsageError
 from ddbench.plots.style import ACCURACY, COLUMN, PAGE, labelled, settings, settle
 from ddbench.table_forms import DASH
+from ddbench.wording import budget_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ def accuracy_by_student(frame: pd.DataFrame, dataset: str, protocol: str, budget
         axes.set_xticks(range(len(students)), students, **turned)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(f"{dataset}, {budget.replace('ipc', 'IPC')}, {protocol}\n{ACCURACY} by student network")
+        axes.set_title(f"{dataset}, {budget_words(budget)}, {protocol}\n{ACCURACY} by student network")
         settle(figure)
     return figure
 
