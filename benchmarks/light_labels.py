@@ -112,9 +112,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", action="store_true")
     chosen = parser.parse_args()
-    data = (
-        load_dataset(chosen.dataset, name=chosen.dataset_name) if chosen.dataset_name else load_dataset(chosen.dataset)
-    )
+    data = load_dataset(chosen.dataset, dataset_name=chosen.dataset_name)
     how: dict[str, Any] = {"dataset": chosen.dataset, "dataset_name": chosen.dataset_name, "threads": chosen.threads}
     for ipc in (int(word) for word in chosen.ipc.split(",")):
         made = distill("hello", ipc=ipc, reporter=LineReporter(), **how)
