@@ -2,11 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+PART = 4096  # values of a long list that are written at a time
 
 
 def canonical_json(value: Any) -> str:
@@ -21,6 +24,23 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """SHA-256 of the canonical JSON of `value`, as 64 hex digits."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def list_json(values: Iterable[Any]) -> Iterator[str]:
+    """The canonical JSON of a list in parts, for one that is too long to be written at once."""
+    left, before = iter(values), "["
+    while part := list(islice(left, PART)):
+        yield before + canonical_json(part)[1:-1]
+        before = ","
+    yield "]" if before == "," else "[]"
+
+
+def digest_of_parts(parts: Iterable[str]) -> str:
+    """The `digest` of the value whose canonical JSON the parts make up, in order."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part.encode())
+    return total.hexdigest()
 
 
 def is_digest(value: Any) -> bool:

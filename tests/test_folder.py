@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from ddbench.data import describe, load_dataset
-from ddbench.data.images import class_folders, decode_image, file_split, list_split, streamed_split
+from ddbench.data.images import decode_image, file_split, streamed_split
+from ddbench.data.listing import class_folders, list_split
 from ddbench.data.registry import _load
 from ddbench.errors import UsageError
 

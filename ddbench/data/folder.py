@@ -12,7 +12,8 @@ from typing import Any
 from ddbench.canonical import digest
 from ddbench.data.dataset import RESIDENT_SIDE, Dataset, DatasetCard, Split, channel_statistics
 from ddbench.data.imagenet import MEAN, STD
-from ddbench.data.images import Listing, class_folders, file_split, list_split, probe_channels, probe_side
+from ddbench.data.images import file_split, probe_channels, probe_side
+from ddbench.data.listing import Listing, class_folders, list_split, listed
 from ddbench.errors import UsageError
 
 PREFIX = "folder:"
@@ -84,13 +85,14 @@ def scan(root: Path, dataset_name: str | None) -> Folder:
             raise UsageError(f"no folder {split.name} in {root}: folder:PATH needs {LAYOUT}")
     classes = class_folders(root / "train")
     _check_classes(root, classes, class_folders(test_folder), test_folder.name)
-    train, test = list_split(root / "train", classes), list_split(test_folder, classes)
+    side = config.side or probe_side(list_split(root / "train", classes[:1]))
+    train, test = (listed(split, classes, side=side) for split in (root / "train", test_folder))
     channels = probe_channels(train, test)
     for key, values in (("mean", config.mean), ("std", config.std)):
         if values is not None and len(values) != channels:
             raise UsageError(f"{root / 'dataset.toml'}: {key} has {len(values)} values, the images {channels} channels")
     name = _name(root, config, dataset_name)
-    return Folder(name, config, classes, config.side or probe_side(train), channels, train, test)
+    return Folder(name, config, classes, side, channels, train, test)
 
 
 def read_config(path: Path) -> FolderConfig:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddbench.data.dataset import Dataset, DatasetCard
-from ddbench.data.images import Listing, class_folders, file_split, list_split
+from ddbench.data.images import file_split
+from ddbench.data.listing import File, Listing, class_folders, listed
 from ddbench.errors import UsageError
 from ddbench.settings import data_dir
 
@@ -96,7 +97,7 @@ def load_folder_set(name: str, facts: FolderSet, root: Path) -> Dataset:
     folders = class_folders(root / "train")
     _check_count(root / "train", "class folders", len(folders), facts.classes, facts)
     chosen = tuple(folders[index] for index in facts.subset) or folders
-    train, test = list_split(root / "train", chosen), _validation(root / "val", chosen, facts)
+    train, test = listed(root / "train", chosen, side=facts.side), _validation(root / "val", chosen, facts)
     for listing, count in ((train, facts.train), (test, facts.test)):
         if count is not None:
             _check_count(listing.root, "images", len(listing), count, facts)
@@ -110,7 +111,7 @@ def _validation(split: Path, classes: tuple[str, ...], facts: FolderSet) -> List
     absent = set(classes) - set(class_folders(split))
     if absent:
         raise UsageError(f"{split} has no folder {min(absent)} ({len(absent)} absent): expected {facts.layout}")
-    return list_split(split, classes)
+    return listed(split, classes, side=facts.side)
 
 
 def annotated_split(split: Path, classes: tuple[str, ...]) -> Listing:
@@ -119,7 +120,7 @@ def annotated_split(split: Path, classes: tuple[str, ...]) -> Listing:
     Each line is "file<TAB>wnid<TAB>box...". The order is that of class folders: by class, then by file name.
     """
     annotations = split / "val_annotations.txt"
-    rows: list[tuple[int, str, tuple[int, int]]] = []
+    files: list[File] = []
     for number, line in enumerate(annotations.read_text().splitlines(), start=1):
         fields = line.split("\t")
         if len(fields) < 2 or fields[1] not in classes:
@@ -130,9 +131,8 @@ def annotated_split(split: Path, classes: tuple[str, ...]) -> Listing:
             raise UsageError(
                 f"{annotations} line {number}: image {fields[0]} is missing in {split / 'images'}"
             ) from error
-        rows.append((classes.index(fields[1]), f"images/{fields[0]}", (stat.st_size, stat.st_mtime_ns)))
-    rows.sort()
-    return Listing(split, tuple(r[1] for r in rows), tuple(r[0] for r in rows), tuple(r[2] for r in rows))
+        files.append(File(f"images/{fields[0]}", classes.index(fields[1]), stat.st_size, stat.st_mtime_ns))
+    return Listing.of(split, sorted(files, key=lambda file: (file.label, file.name)))
 
 
 def _class_names(folders: tuple[str, ...], facts: FolderSet) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Splits made of image files: listing them, decoding them, keeping them decoded or reading them on demand.
+"""Splits made of image files: decoding them, keeping them decoded or reading them on demand. `listing` lists them.
 
 Geometry, for every set read from files: the short side is resized to the target (bilinear with antialiasing, as
 PIL does it), then the centre square is cut out. Up to 128 px the target is the side itself; above, it is
@@ -7,15 +7,17 @@ facts/trajectory_matching.md 1.2; here shapes keep their proportions).
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddbench.canonical import digest
+from ddbench.canonical import digest_of_parts, list_json
 from ddbench.data.cached import Tensors, cached_tensors
 from ddbench.data.dataset import RESIDENT_SIDE, InMemory, Split
+from ddbench.data.listing import Listing
 from ddbench.errors import UsageError
 from ddbench.settings import cache_dir
 
@@ -24,69 +26,11 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pnm", ".tif", ".tiff", ".webp")
 GREY_MODES = ("1", "L", "LA")
 COLOUR_MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 PROBES = 64  # images whose headers decide grey or colour
 CHUNK = 64  # images that one thread decodes at a time
 DECODER = 1  # raised by hand when the geometry or the conversion changes; part of the cache's key
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The image files of one split, in order of class and then of name.
-
-    `names` are relative to `root` with forward slashes, `stats` are (bytes, mtime in ns), `labels` are 0..K-1.
-    """
-
-    root: Path
-    names: tuple[str, ...]
-    labels: tuple[int, ...]
-    stats: tuple[tuple[int, int], ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def path(self, index: int) -> Path:
-        """Where the image at `index` lies."""
-        return self.root / self.names[index]
-
-
-def class_folders(split: Path) -> tuple[str, ...]:
-    """The sorted names of the folders right below a split's folder, hidden ones left out."""
-    with os.scandir(split) as entries:
-        return tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
-
-
-def list_split(split: Path, classes: Sequence[str]) -> Listing:
-    """List the images below `split/<class>/` (at any depth) for each class in order; an empty class is a UsageError."""
-    names: list[str] = []
-    labels: list[int] = []
-    stats: list[tuple[int, int]] = []
-    for label, name in enumerate(classes):
-        found = sorted(_images_below(split / name, name))
-        if not found:
-            raise UsageError(f"no images in class folder {split / name} (suffixes read: {' '.join(SUFFIXES)})")
-        names.extend(f[0] for f in found)
-        labels.extend([label] * len(found))
-        stats.extend((f[1], f[2]) for f in found)
-    return Listing(split, tuple(names), tuple(labels), tuple(stats))
-
-
-def _images_below(folder: Path, prefix: str) -> Iterator[tuple[str, int, int]]:
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = f"{prefix}/{entry.name}"
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    yield from _images_below(folder / entry.name, name)
-                elif entry.name.lower().endswith(SUFFIXES):
-                    stat = entry.stat()
-                    yield name, stat.st_size, stat.st_mtime_ns
-    except OSError as error:
-        raise UsageError(f"cannot read {folder}: {error.strerror or error}") from error
 
 
 def probe_side(listing: Listing) -> int:
@@ -118,21 +62,34 @@ def streamed_split(listing: Listing, *, side: int, channels: int) -> Split:
     """A split that decodes images when they are read. Its hash covers names, sizes, labels, side and channels."""
     import torch
 
-    files = [[n, s[0], label] for n, s, label in zip(listing.names, listing.stats, listing.labels, strict=True)]
-    content = digest({"channels": channels, "decoder": DECODER, "files": files, "side": side})
-    return Split(torch.tensor(listing.labels), content, False, FromFiles(listing, side, channels))
+    labels = torch.from_numpy(listing.labels)
+    return Split(labels, _contents_hash(listing, side, channels), False, FromFiles(listing, side, channels))
+
+
+def _contents_hash(listing: Listing, side: int, channels: int) -> str:
+    """The `digest` of {"channels", "decoder", "files": [[name, bytes, label], ...], "side"}, file by file."""
+    opened, closed = f'{{"channels":{channels},"decoder":{DECODER},"files":', f',"side":{side}}}'
+    return digest_of_parts(chain([opened], list_json(listing.contents()), [closed]))
 
 
 def _resident(listing: Listing, side: int, channels: int) -> Split:
     import torch
 
     def build() -> Tensors:
-        return {"labels": torch.tensor(listing.labels), "pixels": decode(listing, None, side, channels)}
+        return {"labels": torch.from_numpy(listing.labels), "pixels": decode(listing, None, side, channels)}
 
-    # the modification times are in the cache's key, never in the split's hash
-    key = digest([DECODER, listing.names, listing.labels, listing.stats, side, channels])
-    tensors, content = cached_tensors(cache_dir() / "decoded" / f"{key}.safetensors", build)
+    path = cache_dir() / "decoded" / f"{_decoded_key(listing, side, channels)}.safetensors"
+    tensors, content = cached_tensors(path, build)
     return Split(tensors["labels"], content, True, InMemory(tensors["pixels"]))
+
+
+def _decoded_key(listing: Listing, side: int, channels: int) -> str:
+    """The `digest` of [decoder, names, labels, (bytes, mtime)s, side, channels], file by file.
+
+    The modification times are in the cache's key, never in the split's hash.
+    """
+    names, labels, stats = (list_json(part) for part in (listing.names, listing.label_list(), listing.stats()))
+    return digest_of_parts(chain([f"[{DECODER},"], names, [","], labels, [","], stats, [f",{side},{channels}]"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +108,8 @@ class FromFiles:
 def decode(listing: Listing, indices: Sequence[int] | None, side: int, channels: int) -> "torch.Tensor":
     """Decode the images at `indices` (all for None) to uint8 [b, channels, side, side], on as many threads as cores.
 
-    The result does not depend on the number of threads. UsageError names an image that cannot be read.
+    The result does not depend on the number of threads. UsageError names an image that cannot be read, or that has
+    changed since it was listed.
     """
     import torch
 
@@ -161,7 +119,7 @@ def decode(listing: Listing, indices: Sequence[int] | None, side: int, channels:
 
     def fill(start: int) -> None:
         for row in range(start, min(start + CHUNK, len(chosen))):
-            rows[row] = decode_image(listing.path(chosen[row]), side, channels)
+            rows[row] = decode_image(listing.unchanged(chosen[row]), side, channels)
 
     starts = range(0, len(chosen), CHUNK)
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ddbench.data import Dataset
-from ddbench.data.images import COLOUR_MODES, GREY_MODES, Listing, class_folders, list_split
+from ddbench.data.images import COLOUR_MODES, GREY_MODES
+from ddbench.data.listing import Listing, class_folders, list_split
 from ddbench.errors import UsageError
 
 LIMIT = 8 * 2**30
@@ -226,7 +227,7 @@ def read_folder(root: Path, dataset: Dataset) -> tuple[torch.Tensor, torch.Tenso
     size = len(listing) * dataset.channels * dataset.side**2
     if size > LIMIT:
         raise UsageError(f"{root}: {len(listing):,} images are {size:,} bytes, at most {LIMIT:,} are read")
-    return _decode(listing, dataset), torch.tensor([places[label] for label in listing.labels])
+    return _decode(listing, dataset), torch.tensor([places[label] for label in listing.label_list()])
 
 
 def _places(root: Path, folders: tuple[str, ...], dataset: Dataset) -> list[int]:
