@@ -112,7 +112,15 @@ def _inner(text: str) -> PurePosixPath:
 
 
 def fetch(
-    address: str, out: Path, *, size: int, sha256: str, folder: Path, limit: int, progress: Progress | None = None
+    address: str,
+    out: Path,
+    *,
+    size: int,
+    sha256: str,
+    folder: Path,
+    limit: int,
+    progress: Progress | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Write the file of an address to `out`: the promised bytes, whole, or nothing.
 
@@ -124,6 +132,7 @@ def fetch(
         folder: that a `file:` address is relative to, and may not leave, by a link either.
         limit: bytes that the caller is willing to take.
         progress: called with (bytes read, size).
+        check: called with the fresh file before it is put in place; what it raises keeps it out.
 
     Raises:
         UsageError: no address, a size above the limit, a file outside its folder, a place that cannot be written.
@@ -139,6 +148,8 @@ def fetch(
     def write(temporary: Path) -> None:
         with _opened(place, folder) as source, temporary.open("wb") as target:
             _copy(source, target, place.text, size, sha256, progress)
+        if check is not None:
+            check(temporary)
 
     write_with(out, write)
 

@@ -4,14 +4,12 @@ A set comes into a folder; a teacher into the cache, under the hash of its conte
 experts into the stage that they are an entry of, only when they are asked for by name. Nothing in a file is executed.
 """
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from ddbench.addresses import CannotFetch, Progress, fetch
 from ddbench.errors import UsageError
-from ddbench.files import make_folder, write_with
 from ddbench.records import Record
 from ddbench.settings import cache_dir
 from ddbench.stages import look_sealed
@@ -66,31 +64,21 @@ def _kinds(files: Mapping[str, SharedFile]) -> str:
 def _pulled(
     key: str, file: SharedFile, record: Record, where: Path, out: Path, limit: int, progress: Progress | None
 ) -> Path:
-    place = _place(key, file, record, out)
+    place, stated = _place(key, file, record, out), f"{file.kind} {key[:12]} that the record states"
     if place.exists():
         _check(place, key, file, CannotFetch(f"{place}: is there already, and is not the file {key[:12]}"))
         return place
-    make_folder(place.parent)
-    with tempfile.TemporaryDirectory(prefix=".pull-", dir=place.parent) as folder:
-        fresh = Path(folder) / place.name
-        fetch(
-            file.address,
-            fresh,
-            size=file.size,
-            sha256=file.sha256,
-            folder=where.parent,
-            limit=limit,
-            progress=progress,
-        )
-        _check(
-            fresh, key, file, CannotFetch(f"{file.address}: is not the {file.kind} {key[:12]} that the record states")
-        )
-        write_with(place, lambda temporary: _move(fresh, temporary))
+    fetch(
+        file.address,
+        place,
+        size=file.size,
+        sha256=file.sha256,
+        folder=where.parent,
+        limit=limit,
+        progress=progress,
+        check=lambda fresh: _check(fresh, key, file, CannotFetch(f"{file.address}: is not the {stated}")),
+    )
     return place
-
-
-def _move(fresh: Path, place: Path) -> None:
-    fresh.replace(place)
 
 
 def _place(key: str, file: SharedFile, record: Record, out: Path) -> Path:
