@@ -32,7 +32,7 @@ STUDENT_FILES = (
     "targets/recording.py",
     "targets/replay.py",
 )
-STUDENT = {1: "1f193d0577d54cfb5f7b8514686637cd1e0ba8394292165d1065e9c77367e89d"}
+STUDENT = {1: "fa85565dbfc517908f472b9b9f222d24543ca3ee8cd7a80b6d6346cfb472d4b9"}
 """By `ddbench.student.CODE_VERSION`: SHA-256 of the files above, whose change may change what a training gives."""
 EXPERT_FILES = (
     "augment/crops.py",
@@ -60,7 +60,7 @@ PRIOR_ENGINES = (
     "students.py",
     "windows.py",
 )
-PRIORS = {1: "f8ffa4b947999b2e14075089750a813d6ca34304d768be0294d498dcd02948e8"}
+PRIORS = {1: "27e3e7ebaa44a841e54455c622ece42c970f3a15ee71f52d817a506efa9648ac"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
 DYNAMICS = {1: "68d358dfad58ac39f9c26571df8f7c50069fb7e3f024d183f94c5c5548f2d341"}
 """By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""

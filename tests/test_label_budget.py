@@ -561,8 +561,8 @@ def test_a_methods_option_gives_what_the_command_makes_of_the_whole_set(encoding
         ({"labels": "replay", "label_ratio": 4.0, "label_bytes": 1000}, "not both"),
         ({"label_ratio": 4.0}, "labels = replay"),
         ({"label_bytes": 1000}, "labels = replay"),
-        ({"labels": "replay", "label_draw": "cycle"}, "go with label_ratio"),
-        ({"labels": "replay", "label_keep": "random"}, "go with label_ratio"),
+        ({"labels": "replay", "label_draw": "cycle"}, "keep and draw go with ratio or bytes"),
+        ({"labels": "replay", "label_keep": "random"}, "keep and draw go with ratio or bytes"),
     ],
 )
 def test_fields_that_do_not_go_together(fields, message):

@@ -287,5 +287,5 @@ def test_stored_labels_cannot_be_replayed():
 
 @pytest.mark.parametrize("changes", [{"replay_encoding": "topk"}, {"replay_topk": 3}])
 def test_how_many_logits_are_kept_goes_with_the_encoding(changes):
-    with pytest.raises(ValidationError, match="goes with replay_encoding = topk"):
+    with pytest.raises(ValidationError, match="goes with the encoding topk"):
         fields_of(**changes)

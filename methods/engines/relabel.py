@@ -59,20 +59,13 @@ class RelabelFields(StudentFields):
     shuffle: int = Field(1, ge=1, description="tiles on a side that are shuffled in every image; 1: none (RDED)")
 
     @model_validator(mode="after")
-    def _kept_logits(self) -> Self:
-        if (self.replay_encoding == "topk") != (self.replay_topk is not None):
-            raise ValueError("replay_topk, how many logits to keep, goes with replay_encoding = topk")
-        return self
-
-    @model_validator(mode="after")
-    def _one_label_budget(self) -> Self:
-        if self.label_ratio is not None and self.label_bytes is not None:
-            raise ValueError("a label budget is label_ratio or label_bytes, not both")
-        budget = self.label_ratio is not None or self.label_bytes is not None
-        if budget and self.labels != "replay":
+    def _can_be_packed(self) -> Self:
+        try:
+            limited = self.packing().limited
+        except UsageError as error:
+            raise ValueError(f"stored labels: {error}") from error
+        if limited and self.labels != "replay":
             raise ValueError("label_ratio and label_bytes go with labels = replay")
-        if not budget and (self.label_keep, self.label_draw) != ("first", "uniform"):
-            raise ValueError("label_keep and label_draw go with label_ratio or label_bytes")
         return self
 
     @model_serializer(mode="wrap")
