@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ddbench import distributed
 from ddbench.canonical import digest
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import Split
@@ -20,6 +21,7 @@ from ddbench.execution import Execution
 from ddbench.grouped import group_batch_norms
 from ddbench.losses import LOSSES, Labels
 from ddbench.randomness import forked
+from ddbench.reading import ReadImages
 from ddbench.schedules import OPTIMIZERS, SCHEDULES
 from ddbench.space import Transform
 from ddbench.streams import Batch as Batch
@@ -31,6 +33,7 @@ from ddbench.streams import views_of as views_of
 from ddbench.student_recipe import StudentRecipe
 
 CODE_VERSION = 1  # raise when a change here or in what it calls changes what a training gives; a test pins the source
+TESTED, TESTED_LARGE = 1000, 200  # images in a forward of the test, of splits in memory and of others (above 128 px)
 CHECKED = 50  # steps between two looks at the loss: on a GPU each look waits for it
 
 Loop = Callable[[int, int], Iterable[int]]
@@ -91,9 +94,9 @@ def train(
         JobFailed: the loss is not finite.
         UsageError: the recipe names unknown parts or wrong parameters.
     """
-    started = time.perf_counter()
+    started, ranks = time.perf_counter(), distributed.current()
     stream = stream or Stream(seed)
-    batches = Batches(images, recipe, stream)
+    batches = Batches(ranks.shared(images) if ranks else images, recipe, stream)
     loss_of = LOSSES.build(recipe.loss)
     factor = SCHEDULES.build(recipe.schedule)
     optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer)(network.parameters())
@@ -103,7 +106,7 @@ def train(
     if recipe.bn_batch is not None:
         group_batch_norms(network, recipe.bn_batch)
     network.train()
-    forward = (execution or Execution()).forward(network)
+    forward = (execution or Execution()).forward(ranks.forward(network) if ranks else network)
     state = _State(checkpoint, network, optimizer, _identity(recipe, seed, stream, len(images)))
     with forked(seed, "dropout"):
         done, loss, before = state.resume()
@@ -118,7 +121,7 @@ def train(
                 observe(batch, given.detach())
             loss = loss_of(given, labels)
             optimizer.zero_grad()
-            loss.backward()
+            ranks.backward(loss) if ranks else loss.backward()
             optimizer.step()
             done = step + 1
             if step % CHECKED == 0 or done == steps:
@@ -192,10 +195,11 @@ def diverged(loss: float, step: int) -> JobFailed:
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, images: torch.Tensor, batch: int = 1000) -> torch.Tensor:
+def predict(network: nn.Module, images: Images, batch: int = TESTED) -> torch.Tensor:
     """Logits [n, K] of a network in eval mode, batch by batch; leaves the network in eval mode."""
     network.eval()
-    return torch.cat([network(part) for part in images.split(batch)])
+    places = torch.arange(len(images), device=images.device)
+    return torch.cat([network(images[part]) for part in places.split(batch)])
 
 
 def score(logits: torch.Tensor, labels: torch.Tensor) -> Score:
@@ -212,11 +216,8 @@ def score(logits: torch.Tensor, labels: torch.Tensor) -> Score:
 
 def accuracy(network: nn.Module, split: Split, transform: Transform, device: torch.device) -> Score:
     """Score a network on a split, read and mapped into the network's space batch by batch; JobFailed if it diverged."""
-    transform, parts = transform.to(device), []
-    for index in torch.arange(len(split)).split(1000):
-        images = transform.encode(split.read(index).to(device).float() / 255)
-        parts.append(predict(network, images).cpu())
-    logits = torch.cat(parts)
+    images = ReadImages.of(split, transform, device)
+    logits = predict(network, images, TESTED if split.resident else TESTED_LARGE).cpu()
     if not bool(torch.isfinite(logits).all()):
         raise JobFailed("the network's outputs on the test images are not finite: its training diverged")
     return score(logits, split.labels)
