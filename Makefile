@@ -7,13 +7,16 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 DEMO ?= ddbench-demo
 
-.PHONY: help demo test test-all lint types format clean
+.PHONY: help demo docs test test-all lint types format clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/.ready  ## every method on the embedded digits: table, plots, pictures in ./ddbench-demo
 	$(BIN)/ddbench demo --out $(DEMO)
+
+docs: $(VENV)/.docs-ready  ## the documentation, into build/docs; a broken link or anchor is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 test: lint types  ## lint, types, and all tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 -m "not slow"
@@ -38,6 +41,10 @@ $(VENV)/.ready: pyproject.toml
 	@echo "installing ddbench and its libraries into $(VENV) (PyTorch's default build: 5.5 GB, some minutes)"
 	@$(BIN)/python -m pip install -qq --upgrade pip
 	@$(BIN)/python -m pip install -qq --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs-ready: $(VENV)/.ready
+	@$(BIN)/python -m pip install -qq --editable '.[docs]'
 	@touch $@
 
 clean:  ## remove the environment and what was built (not the cache, not the results)

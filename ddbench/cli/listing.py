@@ -94,7 +94,7 @@ def _range(metadata: list[Any]) -> str:
     return ", ".join(f"{sign} {value:g}" for sign, value in found if value is not None)
 
 
-def _allowed(row: dict[str, Any]) -> str:
+def allowed(row: dict[str, Any]) -> str:
     if row["type"].startswith("Literal["):
         return row["type"].removeprefix("Literal[").removesuffix("]").replace("'", "").replace(", ", " | ")
     return f"{row['type']} {row['range']}".strip()
@@ -107,7 +107,7 @@ def _show_method(facts: dict[str, Any]) -> None:
         print_facts(("-", line) for line in facts["differences"])
     print("\nHyper-parameters (--set KEY=VALUE)")
     rows = [
-        (h["name"], "needed" if h["required"] else plain(h["default"]), _allowed(h), h["description"])
+        (h["name"], "needed" if h["required"] else plain(h["default"]), allowed(h), h["description"])
         for h in facts["hyper"]
     ]
     print_table(("name", "default", "allowed", "meaning"), rows)
@@ -123,11 +123,11 @@ def _show_method(facts: dict[str, Any]) -> None:
 
 def _show_recipe(entry: dict[str, Any]) -> None:
     star = " *" if entry["default"] else ""
-    print(f"\n{entry['name']}{star}: {entry['dataset']}, {_budget_words(entry)}, {entry['network']}")
+    print(f"\n{entry['name']}{star}: {entry['dataset']}, {budget_words(entry)}, {entry['network']}")
     print_facts((("  hyper", _fields(entry["hyper"])), ("  source", entry["source"])))
 
 
-def _budget_words(entry: dict[str, Any]) -> str:
+def budget_words(entry: dict[str, Any]) -> str:
     if entry.get("all"):
         return "all"
     kind = "ipc" if "ipc" in entry else "fraction"
