@@ -7,7 +7,6 @@ import torch
 
 from ddbench.data import Dataset
 from ddbench.errors import UsageError
-from ddbench.space import transform_for
 from ddbench.stages import Stage
 from ddbench.student import CODE_VERSION, predict
 from ddbench.student_recipe import StudentRecipe
@@ -18,7 +17,7 @@ from ddbench.targets.recording import drawn_by
 from ddbench.targets.replay import record_replay
 from ddbench.targets.soft import packed
 from ddbench.teachers import require
-from ddbench.views import expand
+from ddbench.views import training_count, training_images
 
 CPU = torch.device("cpu")
 
@@ -121,13 +120,11 @@ def _relabel(own: SynSet, lender: SynSet, dataset: Dataset, device: torch.device
     weights = {key: facts["label_weight"] for key, facts in made_by.items() if "label_weight" in facts}
     if lender.targets.kind != "soft" or not weights:
         return None
-    images, _ = expand(own, dataset)
-    pixels = transform_for(own.space, dataset).decode(images)
-    total = torch.zeros(len(images), len(own.class_names))
+    total = torch.zeros(training_count(own), len(own.class_names))
     for key, weight in weights.items():
         teacher = require(key)
-        seen = images if teacher.space == own.space else transform_for(teacher.space, dataset).encode(pixels)
-        total = total + weight * predict(teacher.module(device), seen.to(device)).cpu()
+        seen, _ = training_images(own, dataset, device, teacher.space)
+        total = total + weight * predict(teacher.module(device), seen).cpu()
     if lender.targets.params["form"] == "probabilities":
         total = total.softmax(1)
     form = Targets("soft", {k: v for k, v in lender.targets.params.items() if k != "encoding"}, {"labels": total})

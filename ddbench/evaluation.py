@@ -20,7 +20,7 @@ from ddbench.errors import JobFailed, UsageError, first_problem
 from ddbench.execution import Execution, Switch, repays
 from ddbench.protocol import Protocol
 from ddbench.records import Record, Run, SynSetFacts, TeacherFacts, now
-from ddbench.space import Space, Transform, transform_for
+from ddbench.space import Transform, transform_for
 from ddbench.stacked import stackable, train_together
 from ddbench.storage import bytes_of
 from ddbench.student import Labeller, Stream, Training, accuracy, train
@@ -28,7 +28,7 @@ from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, check_dataset
 from ddbench.targets import Binding, online_teacher, targets_of
 from ddbench.teachers import Teacher, measured_accuracy, reference_teacher
-from ddbench.views import drawn, expand
+from ddbench.views import drawn, training_images
 
 log = logging.getLogger("ddbench")
 Progress = Callable[[int, int], None]
@@ -207,7 +207,8 @@ def _runs(
 ) -> list[Run]:
     """One run a seed; the students train one after another, or stacked."""
     device = torch.device(setting.device)
-    images, classes, space = training_images(synset, dataset, reference if protocol.space == "teacher" else None)
+    space = reference.space if reference is not None and protocol.space == "teacher" else synset.space
+    images, classes = training_images(synset, dataset, device, space)
     students = [_new_student(recipe, dataset, seed).to(device) for seed in seeds]
     stacked = setting.stack and stackable(students[0], recipe.network, dataset.side)
     execution = setting.execution(recipe, dataset, len(images))
@@ -235,7 +236,6 @@ def _runs(
     except JobFailed as failure:
         return [run(seed, student, failure) for seed, student in zip(seeds, students, strict=True)]
     streams = [kept or Stream(seed, draw=drawn(synset)) for seed in seeds]
-    images, classes = images.to(device), classes.to(device)
     if stacked:
         together = train_together(
             students,
@@ -288,21 +288,6 @@ def _scored(
         "steps": done.steps,
         "final_loss": done.final_loss,
     }
-
-
-def training_images(
-    synset: SynSet, dataset: Dataset, teacher: Teacher | None = None
-) -> tuple[torch.Tensor, torch.Tensor, Space]:
-    """What a student trains on: images float32 [N, C, H, W], int64 classes [N], and the space that they live in.
-
-    The stored images, or what the set's views make of them; views that are drawn batch by batch are the stream's
-    (`drawn`). With a teacher, they are mapped once into its space.
-    """
-    images, classes = expand(synset, dataset)
-    if teacher is None or teacher.space == synset.space:
-        return images, classes, synset.space
-    decoded = transform_for(synset.space, dataset).decode(images)
-    return transform_for(teacher.space, dataset).encode(decoded), classes, teacher.space
 
 
 def _labeller(

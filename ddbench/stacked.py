@@ -22,7 +22,7 @@ from ddbench.execution import Execution
 from ddbench.grouped import group_batch_norms
 from ddbench.losses import LOSSES, Labels
 from ddbench.schedules import OPTIMIZERS, SCHEDULES
-from ddbench.streams import Batches, Labeller, Stream
+from ddbench.streams import Batches, Images, Labeller, Stream
 from ddbench.student import CHECKED, Training, diverged
 from ddbench.student_recipe import StudentRecipe
 
@@ -66,7 +66,7 @@ class Stack:
 
 def train_together(
     members: Sequence[nn.Module],
-    images: Tensor,
+    images: Images,
     classes: Tensor,
     recipe: StudentRecipe,
     *,
@@ -79,7 +79,7 @@ def train_together(
 
     Args:
         members: networks of one architecture, on the device of `images`, that are `stackable`.
-        images: float32 [n, C, H, W], shown to all.
+        images: float32 [n, C, H, W], resident or read when they are shown; all see them.
         classes: int64 [n].
         recipe: what to do; its `network` is not read.
         streams: of batches, augmentation and mix, one a member.

@@ -13,6 +13,7 @@ from ddbench.targets import targets_of
 from ddbench.teachers import Teacher
 
 PNG_LEVEL = 9
+AT_ONCE = 500  # images that are encoded together, where a split does not fit in memory
 LINES = ("images", "images_encoded", "targets", "extra", "external")
 """`images_encoded` is another way to count `images`, so a total takes one of the two."""
 
@@ -60,8 +61,7 @@ def bytes_of(
     """
     lines = stored_parts(synset)
     if len(synset) <= encode_limit:
-        decoded = transform_for(synset.space, dataset).decode(synset.pixels(dataset))
-        lines["images_encoded"] = png_bytes((decoded.clamp(0, 1) * 255).round().to(torch.uint8))
+        lines["images_encoded"] = _encoded_bytes(synset, dataset)
     if reference is not None:
         lines["external"] = reference.bytes()
     if protocol.shipped and synset.student_recipe is not None and synset.student_recipe.labels == "targets":
@@ -69,3 +69,12 @@ def bytes_of(
         for name, count in kind.bytes(synset).items():
             lines[name] = lines.get(name, 0) + count
     return lines
+
+
+def _encoded_bytes(synset: SynSet, dataset: Dataset) -> int:
+    """Size of the images as PNGs; large ones are decoded in parts."""
+    transform, total = transform_for(synset.space, dataset), 0
+    for places in torch.arange(len(synset)).split(len(synset) if dataset.train.resident else AT_ONCE):
+        decoded = transform.decode(synset.pixels(dataset, places))
+        total += png_bytes((decoded.clamp(0, 1) * 255).round().to(torch.uint8))
+    return total

@@ -166,12 +166,22 @@ class SynSet:
                 found[f"{prefix}.{name}"] = tensor
         return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
-    def pixels(self, dataset: Dataset) -> torch.Tensor:
-        """The images as a student sees them: float32 [n, C, side, side] in the set's space, indices resolved."""
+    def pixels(self, dataset: Dataset, places: torch.Tensor | None = None) -> torch.Tensor:
+        """The images as a student sees them: float32 [n, C, side, side] in the set's space, indices resolved.
+
+        Args:
+            dataset: that the set is of.
+            places: int64 [b] in the set, to give some of the images; None: all.
+        """
         check_dataset(self, dataset)
-        if self.images is not None and self.images.dtype == torch.float32:
-            return self.images
-        stored = self.images if self.images is not None else dataset.train.read(self.indices)
+        chosen = slice(None) if places is None else places
+        if self.indices is not None:
+            stored = dataset.train.read(self.indices[chosen])
+        else:
+            assert self.images is not None
+            stored = self.images[chosen]
+        if stored.dtype == torch.float32:
+            return stored
         return transform_for(self.space, dataset).encode(stored.float() / 255)
 
     def with_provenance(self, **changes: Any) -> "SynSet":

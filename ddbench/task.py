@@ -16,6 +16,7 @@ from ddbench.errors import JobFailed, UsageError
 from ddbench.label_budget import Packing, packed_targets
 from ddbench.progress import Reporter
 from ddbench.randomness import Key, forked, rng
+from ddbench.reading import ReadImages
 from ddbench.snapshots import Snapshots
 from ddbench.space import Space, make_space, transform_for
 from ddbench.stages import Product, Stage
@@ -47,7 +48,7 @@ class TaskData:
 class Held:
     """A held-out part of the training split: images by space, and int64 labels."""
 
-    images: Callable[[Space], torch.Tensor]
+    images: Callable[[Space], Images]
     labels: torch.Tensor
 
 
@@ -69,25 +70,6 @@ def stratified(labels: torch.Tensor, fraction: float, *key: Key) -> tuple[torch.
         held.append(order[:count])
         kept.append(order[count:])
     return torch.cat(kept).sort().values, torch.cat(held).sort().values
-
-
-@dataclass(frozen=True, eq=False)
-class ReadImages:
-    """The training images of a split that does not fit in memory, read when they are asked for; see `Images`."""
-
-    task: "Task"
-    space: Space
-
-    @property
-    def device(self) -> torch.device:
-        """The task's."""
-        return self.task.device
-
-    def __len__(self) -> int:
-        return len(self.task.dataset.labels)
-
-    def __getitem__(self, places: torch.Tensor) -> torch.Tensor:
-        return self.task.read(self.space, places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +141,8 @@ class Task:
         kept, held = stratified(self._source.train.labels, fraction, self._source.train.hash)
         self._reserved, self._kept = fraction, kept
         self.dataset = self._describe(self._source.train.labels[kept])
-        return Held(lambda space: self._encode(space, held), self._source.train.labels[held].to(self.device))
+        resident, labels = self._source.train.resident, self._source.train.labels[held].to(self.device)
+        return Held(lambda space: self._encode(space, held) if resident else self._read_images(space, held), labels)
 
     def tensors(self, space: Space) -> tuple[torch.Tensor, torch.Tensor]:
         """Training images float32 [n, C, H, W] in `space` and int64 labels [n], on the device.
@@ -175,7 +158,10 @@ class Task:
 
     def images(self, space: Space) -> Images:
         """Training images in `space` for a training on the device: those of `tensors`, or read when they are shown."""
-        return self.tensors(space)[0] if self._source.train.resident else ReadImages(self, space)
+        return self.tensors(space)[0] if self._source.train.resident else self._read_images(space, self._kept)
+
+    def _read_images(self, space: Space, places: torch.Tensor | None) -> Images:
+        return ReadImages.of(self._source.train, transform_for(space, self._source), self.device, places)
 
     def batches(self, space: Space, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """The training split in index order: images, labels and places, `size` at a time, on the device."""
@@ -262,13 +248,12 @@ class Task:
         """The network that was kept under this hash, or None: the cache may have lost it."""
         return teachers.recall(wanted)
 
-    def training_images(self, synset: SynSet) -> tuple[torch.Tensor, torch.Tensor]:
+    def training_images(self, synset: SynSet) -> tuple[Images, torch.Tensor]:
         """What a student trains on, views expanded: float32 [N, C, H, W] in the set's space, int64 classes [N].
 
         Views that are drawn batch by batch are the stream's, `Stream(seed, draw=ddbench.views.drawn(synset))`.
         """
-        images, classes = views.expand(synset, self._source)
-        return images.to(self.device), classes.to(self.device)
+        return views.training_images(synset, self._source, self.device)
 
     def labeller(self, synset: SynSet) -> Labeller:
         """What labels a student's batches by the targets of a set made here."""

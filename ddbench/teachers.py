@@ -19,10 +19,11 @@ from ddbench.errors import UsageError
 from ddbench.files import write_atomic
 from ddbench.networks.build import build
 from ddbench.randomness import forked
+from ddbench.reading import ReadImages
 from ddbench.settings import cache_dir
 from ddbench.space import Space, make_space, transform_for
 from ddbench.stages import Product, Stage, look_sealed, read_sealed, write_sealed
-from ddbench.student import CODE_VERSION, accuracy, train
+from ddbench.student import CODE_VERSION, Images, accuracy, train
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import MAX_CLASSES, MAX_SIDE, ODD
 
@@ -230,11 +231,20 @@ def _train_teacher(
     network = networks.create(
         recipe.network, **shape, classes=len(dataset.class_names), seed=seed, key=("reference-teacher",)
     ).to(device)
-    images = transform_for(space, dataset).encode(dataset.train.read().float() / 255).to(device)
-    train(network, images, dataset.train.labels.to(device), recipe, seed=seed, progress=progress)
+    train(
+        network, _images(dataset, space, device), dataset.train.labels.to(device), recipe, seed=seed, progress=progress
+    )
     return Teacher.of(
         dataset, network=recipe.network, space=space, recipe_hash=recipe.hash(), state=network.state_dict()
     )
+
+
+def _images(dataset: Dataset, space: Space, device: torch.device) -> Images:
+    """The training split in a space, on the device; one that does not fit in memory is read when it is shown."""
+    transform = transform_for(space, dataset)
+    if not dataset.train.resident:
+        return ReadImages.of(dataset.train, transform, device)
+    return transform.encode(dataset.train.read().float() / 255).to(device)
 
 
 def measured_accuracy(teacher: Teacher, dataset: Dataset, device: torch.device) -> float:

@@ -13,7 +13,7 @@ from ddbench.borrowing import borrow
 from ddbench.data import load_dataset
 from ddbench.demo import shown
 from ddbench.errors import UsageError
-from ddbench.evaluation import Setting, evaluate_once, training_images
+from ddbench.evaluation import Setting, evaluate_once
 from ddbench.jobs import DataName
 from ddbench.protocol import find_protocol
 from ddbench.randomness import rng
@@ -26,7 +26,7 @@ from ddbench.synset import SynSet, Targets, Views, load, save
 from ddbench.targets import Binding, online_teacher, targets_of
 from ddbench.targets.replay import record_replay
 from ddbench.transfer import export_set, import_set
-from ddbench.views import drawn, expand, find_view_kind, training_count
+from ddbench.views import drawn, expand, find_view_kind, training_count, training_images
 from ddbench.views.tiles import one_tile
 
 M, K, N = 2, 3, 10  # compensators of 2 networks and 3 slots for 10 images
@@ -110,8 +110,8 @@ def test_a_student_trains_on_the_views():
     digits = load_dataset("digits")
     labels = Targets("soft", {"form": "logits"}, {"labels": torch.randn((M + 1) * N, 10)})
     synset = a_set(student_recipe=RECIPE, targets=labels)
-    images, classes, space = training_images(synset, digits)
-    assert torch.equal(images, expand(synset, digits)[0]) and len(classes) == 30 and space == synset.space
+    images, classes = training_images(synset, digits)
+    assert torch.equal(images, expand(synset, digits)[0]) and len(classes) == 30
     run = evaluate_once(synset, digits, find_protocol("shipped-v1"), seed=0, setting=Setting())
     assert run.runs[0].steps == 2 * 30 // 6 and run.runs[0].status == "ok"
     assert run.synsets[synset.hash].images == N  # what is stored
@@ -298,7 +298,8 @@ def test_canvases_are_mapped_once_and_tiles_taken_in_the_teachers_space(toys):
     digits = load_dataset("digits")
     own = make_space("pixel", digits)
     synset = canvases(space=own, images=CANVASES.sigmoid())
-    images, _, space = training_images(synset, digits, a_teacher())
+    space = a_teacher().space
+    images, _ = training_images(synset, digits, space=space)
     mapped = transform_for(space, digits)
     tiles = mapped.encode(one_tile(synset.pixels(digits), rng(0), factor=2))
     torch.testing.assert_close(drawn(synset)(images, rng(0)), tiles, rtol=0, atol=1e-5)

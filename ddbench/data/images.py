@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 GREY_MODES = ("1", "L", "LA")
 COLOUR_MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 PROBES = 64  # images whose headers decide grey or colour
-CHUNK = 64  # images that one thread decodes at a time
+CHUNK = 64  # images that one thread decodes at a time, at most
+THREADS = 8
 DECODER = 1  # raised by hand when the geometry or the conversion changes; part of the cache's key
 
 
@@ -115,14 +116,15 @@ def decode(listing: Listing, indices: Sequence[int] | None, side: int, channels:
 
     chosen = range(len(listing)) if indices is None else indices
     pixels = torch.empty(len(chosen), channels, side, side, dtype=torch.uint8)
-    rows = pixels.numpy()
+    rows, threads = pixels.numpy(), min(THREADS, os.cpu_count() or 1)
+    size = max(1, min(CHUNK, -(-len(chosen) // threads)))  # a training's batch keeps all threads busy
 
     def fill(start: int) -> None:
-        for row in range(start, min(start + CHUNK, len(chosen))):
+        for row in range(start, min(start + size, len(chosen))):
             rows[row] = decode_image(listing.unchanged(chosen[row]), side, channels)
 
-    starts = range(0, len(chosen), CHUNK)
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    starts = range(0, len(chosen), size)
+    pool = ThreadPoolExecutor(max_workers=threads)
     try:
         for _ in _progress(pool.map(fill, starts), len(starts), f"decoding {len(chosen):,} images"):
             pass

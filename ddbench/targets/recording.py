@@ -21,7 +21,7 @@ from ddbench.targets import Binding, own_targets
 from ddbench.targets.encodings import Shapes, Tensors, check_shapes, shapes_bytes
 from ddbench.targets.teachers import TEACHERS, check_params
 from ddbench.teachers import Teacher
-from ddbench.views import drawn, expand, training_count
+from ddbench.views import drawn, training_count, training_images
 
 MAX_BYTES = 8 * 2**30
 PARAMS = {"seed", "images", "batch", "made_by"}
@@ -101,7 +101,7 @@ def record(
     form.require_room(batch, len(steps))
     TEACHERS.check(synset)
     label = TEACHERS.bind(Binding(synset, dataset, device, recall))
-    images, classes = (tensor.to(device) for tensor in expand(synset, dataset))
+    images, classes = training_images(synset, dataset, device)
     batches = Batches(images, recipe, Stream(seed, tuple(steps), drawn(synset)))
 
     def entry(place: int) -> Tensors:

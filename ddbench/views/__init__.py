@@ -13,14 +13,19 @@ from ddbench import plugins
 from ddbench.augment import Augmentation
 from ddbench.data import Dataset
 from ddbench.errors import UsageError
-from ddbench.synset import MAX_IMAGES, SynSet, Views
+from ddbench.reading import ReadImages
+from ddbench.space import Space, transform_for
+from ddbench.streams import Images
+from ddbench.synset import MAX_IMAGES, SynSet, Views, check_dataset
 
 GROUP = "ddbench.views"
 
 MAX_BYTES = 2**35
 """Of expanded images: a small file of a stranger must not ask for all memory."""
 
-__all__ = ["ViewKind", "Views", "drawn", "expand", "find_view_kind", "training_count"]
+CPU = torch.device("cpu")
+
+__all__ = ["ViewKind", "Views", "drawn", "expand", "find_view_kind", "training_count", "training_images"]
 
 
 class ViewKind(ABC):
@@ -96,3 +101,36 @@ def expand(synset: SynSet, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor
             f"views: the training images would take {size / 2**30:.1f} GiB, allowed are {MAX_BYTES / 2**30:.0f}"
         )
     return find_view_kind(synset.views.kind).expand(synset, dataset)
+
+
+def training_images(
+    synset: SynSet, dataset: Dataset, device: torch.device = CPU, space: Space | None = None
+) -> tuple[Images, torch.Tensor]:
+    """What a student trains on, on a device: float32 [N, C, H, W], and int64 classes [N].
+
+    They are what `expand` gives, at once. But images that a set names in a split that does not fit in memory are read
+    when they are shown: as many as there may be, only a batch of them takes memory.
+
+    Args:
+        synset: the set.
+        dataset: that it is of.
+        device: of the training.
+        space: that the images are mapped into; None: the set's.
+
+    Raises:
+        UsageError: as `expand`.
+    """
+    if _named_in_files(synset, dataset):
+        check_dataset(synset, dataset)
+        transform = transform_for(space or synset.space, dataset)
+        return ReadImages.of(dataset.train, transform, device, synset.indices), synset.classes.to(device)
+    images, classes = expand(synset, dataset)
+    if space is not None and space != synset.space:
+        images = transform_for(space, dataset).encode(transform_for(synset.space, dataset).decode(images))
+    return images.to(device), classes.to(device)
+
+
+def _named_in_files(synset: SynSet, dataset: Dataset) -> bool:
+    """Whether training images are images of a split that does not fit in memory, shown whole or by a view that draws."""
+    named = synset.indices is not None and not dataset.train.resident
+    return named and (synset.views is None or drawn(synset) is not None)

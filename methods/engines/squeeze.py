@@ -80,7 +80,7 @@ def squeeze(task: Task, fields: SqueezeFields, names: Sequence[str]) -> dict[str
     Their accuracies on the test split are measured by the runner when the method is done, and shown.
 
     Raises:
-        UsageError: weights that cannot be had, or a split that does not fit in memory and would have to be trained on.
+        UsageError: weights that cannot be had.
         JobFailed: a teacher diverged.
     """
     made = {name: _teacher(task, fields, name) for name in dict.fromkeys(names)}
