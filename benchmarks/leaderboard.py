@@ -8,8 +8,6 @@ machine does not lengthen.
 """
 
 import argparse
-import cProfile
-import pstats
 import tempfile
 import time
 from itertools import product
@@ -18,10 +16,7 @@ from typing import TYPE_CHECKING
 
 from ddbench.leaderboard.build import build
 from ddbench.leaderboard.entries import read
-from tables import generated
-
-from ddbench.files import write_atomic
-from ddbench.store import RecordStore
+from tables import generated, profiled, stored, timed
 
 if TYPE_CHECKING:
     from playwright.sync_api import CDPSession
@@ -48,21 +43,12 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print where the time goes")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        store = RecordStore(Path(folder) / "records")
-        for record in generated(given.records):
-            write_atomic(store.path(record.key()), record.to_json())
+        store = stored(generated(given.records), Path(folder) / "records")
         out = given.out or Path(folder) / "site"
-        profile = cProfile.Profile() if given.profile else None
-        begun, cpu = time.perf_counter(), time.process_time()
-        if profile:
-            profile.enable()
-        made = build(read([store.root]), out)
-        if profile:
-            profile.disable()
-            pstats.Stats(profile).sort_stats("cumulative").print_stats(40)
-        used, wall = time.process_time() - cpu, time.perf_counter() - begun
+        with profiled(given.profile), timed("reading and building"):
+            made = build(read([store.root]), out)
         first = sum((out / name).stat().st_size for name in ("index.html", "assets/site.css", "assets/board.js"))
-        print(f"{made.records} records, {made.rows} rows: {used:.1f} CPU s, {wall:.1f} s")
+        print(f"{made.records} records, {made.rows} rows")
         print(f"front page with its style sheet and script: {first / 1e6:.2f} MB")
         if given.browser:
             _look(out, given.browser, given.pictures)

@@ -12,9 +12,10 @@ import pstats
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
 
 from ddbench.canonical import digest
 from ddbench.cells import cells
@@ -50,8 +51,11 @@ def recipe_of(method: str, ipc: int | None) -> dict[str, object]:
     return {"method": method, "name": "paper", "ipc": ipc, "hyper": {f"field{number}": number for number in range(15)}}
 
 
-def generated(count: int) -> list[Record]:
-    """`count` records: every cell's synthesis seed 0, then every cell's seed 1, and so on."""
+def generated(count: int, *, watched: bool = False) -> list[Record]:
+    """`count` records: every cell's synthesis seed 0, then every cell's seed 1, and so on.
+
+    `watched`: the first protocol's runs have accuracies on the way of the distillation.
+    """
     made: list[Record] = []
     spots = [(dataset, *place) for dataset in DATASETS for place in places()]
     for number in range(count):
@@ -75,13 +79,18 @@ def generated(count: int) -> list[Record]:
         }
         level = 0.5 + 0.02 * (digest([method, ipc])[0] > "7") + 0.01 * noise.random()
         runs = [common | {"seed": run, "top1": level + 0.02 * noise.random(), "seconds": 5.0} for run in range(3)]
-        facts = {"images": 100, "bytes": {"images": 9000, "images_encoded": 4000}, "space": "normalised"}
+        if watched and (protocol, student) == PROTOCOLS[0] and ipc:
+            for run in runs:
+                run["snapshots"] = [{"step": 1000 * step, "top1": run["top1"] * (step / 5)} for step in range(6)]
+        size = ipc or 500
+        facts = {"images": 10 * size, "bytes": {"images": 9000 * size, "images_encoded": 4000 * size}}
         fields = {"protocol": f"{protocol}-v1", "protocol_version": 1, "protocol_digest": digest(protocol)}
         fields |= {"dataset": dataset, "budget": {"ipc": ipc} if ipc else {"all": True}, "method": method}
         fields |= {"student_network": student, "distill_network": "net", "recipe": recipe, "synthesis_seed": seed}
         fields |= {"recipe_hash": digest(recipe), "runs": runs, "borrowed": lender}
         fields |= {"lender": digest(recipe_of(lender, ipc)) if lender else None}
-        fields |= {"synsets": {synset: facts | {"cost": {"seconds": 60.0, "peak_memory": 1e8}}}}
+        cost = {"seconds": 60.0 * size, "peak_memory": 1e8}
+        fields |= {"synsets": {synset: facts | {"space": "normalised", "cost": cost}}}
         fields |= {"teachers": {teacher: {"network": "net", "accuracy": 0.97}} if soft else {}}
         made.append(Record.model_validate(fields))
     return made
@@ -94,18 +103,17 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print where the time of the tables goes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        store = RecordStore(folder)
-        for record in generated(options.records):
-            write_atomic(store.path(record.key()), record.to_json())
-        profile = cProfile.Profile() if options.profile else None
-        begun = time.process_time()
-        if profile:
-            profile.enable()
-        make(store)
-        if profile:
-            profile.disable()
-            pstats.Stats(profile).sort_stats("cumulative").print_stats(40)
-        print(f"all: {time.process_time() - begun:.2f} CPU s")
+        store = stored(generated(options.records), Path(folder))
+        with profiled(options.profile), timed("all"):
+            make(store)
+
+
+def stored(records: Iterable[Record], folder: Path) -> RecordStore:
+    """A store of generated records."""
+    store = RecordStore(folder)
+    for record in records:
+        write_atomic(store.path(record.key()), record.to_json())
+    return store
 
 
 def make(store: RecordStore) -> None:
@@ -133,6 +141,18 @@ def make(store: RecordStore) -> None:
             with timed(f"compare, {view} as {form}"):
                 own = found[view]
                 data_text(own, form) if form in DATA else grids_text(compared_grids(own, view), form)
+
+
+@contextmanager
+def profiled(wanted: bool) -> Iterator[None]:
+    """Print where the time of the block goes, if wanted."""
+    profile = cProfile.Profile()
+    if wanted:
+        profile.enable()
+    yield
+    if wanted:
+        profile.disable()
+        pstats.Stats(profile).sort_stats("cumulative").print_stats(40)
 
 
 @contextmanager

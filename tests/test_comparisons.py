@@ -5,32 +5,18 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
+from made_records import a_record as record
 
 from ddbench import columns
-from ddbench.canonical import digest
 from ddbench.cells import cells
 from ddbench.comparisons import VIEWS, compared, grids
 from ddbench.errors import UsageError
-from ddbench.records import Record
 from ddbench.statistics import t_interval
 from ddbench.table_forms import WRITERS, grids_text
 
-DATE = "2026-01-31T12:00:00+00:00"
 GOOD = [0.80, 0.82, 0.81, 0.83, 0.79]
 NEAR = [0.81, 0.80, 0.82, 0.81, 0.80]
 POOR = [0.50, 0.55, 0.52, 0.51, 0.53]
-
-
-def record(method, values, *, ipc=1, **changes):
-    recipe = {"method": method, "name": "paper"}
-    synset = digest([method, ipc])
-    common = {"synset": synset, "device": "cpu", "precision": "float32", "threads": 1, "build": "2.9.0", "date": DATE}
-    runs = [common | {"seed": i, "status": "ok", "top1": top1} for i, top1 in enumerate(values)]
-    plain = {"protocol": "hard-v1", "protocol_version": 1, "protocol_digest": digest("hard"), "dataset": "digits"}
-    plain |= {"budget": {"ipc": ipc}, "student_network": "net", "distill_network": "net", "method": method}
-    plain |= {"recipe": recipe, "recipe_hash": digest(recipe), "synthesis_seed": 0, "runs": runs}
-    plain |= {"synsets": {synset: {"images": 10, "bytes": {"images": 1}}}}
-    return Record.model_validate(plain | changes)
 
 
 def toy():
@@ -66,7 +52,7 @@ def test_ranks_are_ranges_and_name_their_cells():
 def test_columns_do_not_meet():
     records = [*toy(), record("poor", [v + 0.2 for v in POOR], ipc=10), record("poor", POOR, student_network="mlp")]
     table = compared(cells(records), "pairs")
-    assert sorted(table["budget"]) == ["ipc 1"] * 3 + ["ipc 10"] and set(table["student"]) == {"net"}
+    assert sorted(table["budget"]) == ["ipc 1"] * 3 + ["ipc 10"] and set(table["student"]) == {"convnet-d2"}
     assert list(table[table["budget"] == "ipc 10"]["p_holm"]) == list(table[table["budget"] == "ipc 10"]["p"])
 
 
@@ -110,7 +96,7 @@ def test_a_column_of_one_cell_is_nothing_to_compare():
 def test_shown_as_people_read_it():
     ranks = compared(cells(toy()), "ranks")
     (table,) = grids(ranks, "ranks")
-    assert table.title == "digits, hard-v1 (net), IPC 1"
+    assert table.title == "digits, hard-v1 (convnet-d2), IPC 1"
     assert [(label, shown[0].text, shown[0].best) for label, shown in table.rows] == [
         ("good", "1 to 2", True),
         ("near", "1 to 2", True),

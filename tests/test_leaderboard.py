@@ -18,6 +18,7 @@ from ddbench.leaderboard.build import MARK, build
 from ddbench.leaderboard.drawings import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart, whisker
 from ddbench.leaderboard.entries import Entry, _entry, read, united
 from ddbench.leaderboard.serving import server_for
+from made_records import a_record, without_set
 from typer.testing import CliRunner
 
 from ddbench import reported
@@ -31,28 +32,14 @@ from ddbench.records import Record
 from ddbench.store import RecordStore
 from ddbench.tables import pivot
 
-DATE = "2026-01-31T12:00:00+00:00"
+NETWORKS = {"student_network": "convnet-d3", "distill_network": "convnet-d3"}
 NASTY = "<script>alert(1)</script>"
 
 
-def record(method="dm", ipc=1, values=(0.5, 0.52), *, seed=0, name="paper", dataset="digits", **changes):
+def record(method="dm", ipc=1, values=(0.5, 0.52), *, seed=0, dataset="digits", **changes):
     """A record with one run per value."""
-    recipe = {"method": method, "name": name, "ipc": ipc, "hyper": {"lr": 0.1}}
-    synset = digest([method, ipc, seed, dataset])
-    common = {"synset": synset, "device": "cpu", "precision": "float32", "threads": 1, "build": "2.9.0", "date": DATE}
-    runs = [common | {"seed": i, "status": "ok", "top1": top1, "seconds": 2.0} for i, top1 in enumerate(values)]
-    plain = {"protocol": "hard-v1", "protocol_version": 1, "protocol_digest": digest("hard"), "dataset": dataset}
-    plain |= {"budget": {"ipc": ipc}, "student_network": "convnet-d3", "distill_network": "convnet-d3"}
-    plain |= {"method": method, "recipe": recipe, "recipe_hash": digest(recipe), "synthesis_seed": seed, "runs": runs}
-    facts = {"images": 10 * ipc, "bytes": {"images": 2560, "images_encoded": 700 + seed, "external": 300}}
-    plain |= {"synsets": {synset: facts | {"cost": {"seconds": 8.0 + seed}}}}
-    return Record.model_validate(plain | changes)
-
-
-def without(method, status, reason):
-    """A record whose one run gave no accuracy."""
-    run = {"seed": 0, "synset": None, "device": "cpu", "precision": "float32", "threads": 1, "build": "2.9.0"}
-    return record(method, runs=[run | {"status": status, "reason": reason, "date": DATE}], synsets={})
+    place = {"ipc": ipc, "synthesis": seed, "made": dataset, "dataset": dataset}
+    return a_record(method, values, **place, **(NETWORKS | changes))
 
 
 def toy():
@@ -64,8 +51,8 @@ def toy():
         record("random", 1, (0.50, 0.52)),
         record("herding", 1, (0.505, 0.515)),
         record("datadam", 1, (0.60, 0.61), name="quick-reduced"),
-        without("infer", "n/a", "needs two images per class"),
-        without("mtt", "failed", f"loss is not finite {NASTY}"),
+        without_set("infer", "n/a", "needs two images per class", **NETWORKS),
+        without_set("mtt", "failed", f"loss is not finite {NASTY}", **NETWORKS),
         record("dm", 10, (0.47, 0.48), dataset="cifar10", **shipped),
         record("dm", 10, (0.41, 0.42), dataset="cifar10-jpeg@6c6a762a", name="paper-reduced", **shipped),
     ]

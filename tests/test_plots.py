@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from made_records import a_record, without_set
 from matplotlib.text import Text
 from PIL import Image
 from typer.testing import CliRunner
@@ -30,18 +31,11 @@ PLACE = ("digits", "hard-v1", "convnet-d2")
 
 
 def record(method, ipc, values):
-    recipe = {"method": method, "name": "quick-reduced" if method == "dm" else "paper", "ipc": ipc}
-    synset, run = digest([method, ipc]), {"device": "cpu", "precision": "float32", "threads": 1, "build": "2.9.0"}
-    run |= {"synset": synset if values else None, "date": "2026-01-31T12:00:00+00:00", "seconds": 2.0}
-    ok = [run | {"seed": i, "status": "ok", "top1": top1} for i, top1 in enumerate(values)]
-    plain = {"protocol": "hard-v1", "protocol_version": 1, "protocol_digest": digest("hard"), "dataset": "digits"}
-    plain |= {"budget": {"ipc": ipc} if ipc else {"all": True}, "student_network": "convnet-d2", "method": method}
-    plain |= {"recipe": recipe, "recipe_hash": digest(recipe), "synthesis_seed": 0}
-    plain |= {"runs": ok or [run | {"seed": 0, "status": "failed", "reason": "loss is not finite"}]}
-    size = (ipc or 140) * 640
-    return Record.model_validate(
-        plain | {"synsets": {synset: {"images": (ipc or 140) * 10, "bytes": {"images": size}}}}
-    )
+    name, size = "quick-reduced" if method == "dm" else "paper", ipc or 140
+    if not values:
+        return without_set(method, "failed", "loss is not finite", ipc=ipc, name=name)
+    facts = {"images": 10 * size, "bytes": {"images": 640 * size}, "cost": {}}
+    return a_record(method, values, ipc=ipc, name=name, facts=facts)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from made_records import a_record
 from matplotlib.colors import to_rgb
 from PIL import Image
 from typer.testing import CliRunner
@@ -16,7 +17,6 @@ from ddbench.errors import UsageError
 from ddbench.plots.costs import on_front
 from ddbench.plots.curves import curve_of
 from ddbench.plots.labels import crossings, lrs_parts
-from ddbench.records import Record
 from ddbench.statistics import t_interval
 from ddbench.store import RecordStore
 
@@ -30,19 +30,12 @@ def recipe_of(method, ipc):
 
 
 def record(method, values, *, ipc=10, protocol="hard-v1", student="convnet-d3", seconds=None, lender=None, curve=None):
-    recipe, synset = recipe_of(method, ipc), digest([method, ipc])
-    run = {"device": "cpu", "precision": "float32", "threads": 1, "build": "2.9.0", "synset": synset}
-    run |= {"date": "2026-01-31T12:00:00+00:00", "seconds": 2.0}
-    runs = [run | {"seed": seed, "status": "ok", "top1": top1} for seed, top1 in enumerate(values)]
-    for each in runs if curve else ():
-        each["snapshots"] = [{"step": step, "top1": each["top1"] * share} for step, share in curve.items()]
-    plain = {"protocol": protocol, "protocol_version": 1, "protocol_digest": digest(protocol), "dataset": "cifar10"}
-    plain |= {"budget": {"ipc": ipc} if method != "whole" else {"all": True}, "student_network": student}
-    plain |= {"method": method, "recipe": recipe, "recipe_hash": digest(recipe), "synthesis_seed": 0}
-    if lender:
-        plain |= {"borrowed": lender, "lender": digest(recipe_of(lender, ipc))}
     facts = {"images": 10 * ipc, "bytes": {"images": 3072 * ipc}, "cost": {"seconds": seconds} if seconds else {}}
-    return Record.model_validate(plain | {"synsets": {synset: facts}, "runs": runs})
+    changes = {"protocol": protocol, "protocol_digest": digest(protocol), "dataset": "cifar10"}
+    changes |= {"student_network": student, "distill_network": None}
+    changes |= {"borrowed": lender, "lender": digest(recipe_of(lender, ipc))} if lender else {}
+    budget = None if method == "whole" else ipc
+    return a_record(method, values, ipc=budget, recipe=recipe_of(method, ipc), facts=facts, curve=curve, **changes)
 
 
 def near(level):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from made_records import a_record
 from typer.main import get_command
 
 from ddbench import columns
@@ -15,34 +16,28 @@ from ddbench.cells import cells
 from ddbench.cli.app import app
 from ddbench.errors import UsageError
 from ddbench.ingredients import SMALL, soft_twins
-from ddbench.records import Record
 from ddbench.score_table import data, grid, score_table
 from ddbench.statistics import t_interval
 from ddbench.table_forms import markdown
 
-DATE = "2026-01-31T12:00:00+00:00"
 WHOLE = [0.97, 0.96, 0.98]
 SET = {"hard": [0.80, 0.83, 0.81], "hard-plain": [0.70, 0.74, 0.72], "shipped": [0.85, 0.88, 0.89]}
 RANDOM = {"hard": [0.60, 0.66, 0.61], "hard-plain": [0.55, 0.52, 0.58]}
 BORROWING = [0.70, 0.74, 0.69]
 
 
-def record(method, protocol, values, *, synthesis=0, ipc=10, space="normalised", name="paper", **changes):
+def record(
+    method, protocol, values, *, ipc=10, space="normalised", name="paper", setting=None, teacher=None, **changes
+):
     """A record under `protocol`-v1 with one run per value; 2,560 bytes and 8 seconds behind it."""
-    recipe = {"method": method, "name": name, "space": space, "network": changes.get("distill_network", "net")}
-    synset, teacher = digest([method, ipc, synthesis, recipe]), changes.pop("teacher", None)
-    setting = {"device": "cpu", "precision": "float32", "threads": 1, "build": "2.9.0"} | changes.pop("setting", {})
-    runs = [
-        setting | {"synset": synset, "seed": i, "status": "ok", "top1": top1, "date": DATE, "teacher": teacher}
-        for i, top1 in enumerate(values)
-    ]
+    network = changes.get("distill_network", "net")
+    recipe = changes.pop("recipe", {"method": method, "name": name, "space": space, "network": network, "ipc": ipc})
     facts = {"images": 100, "bytes": {"images": 2560}, "space": space, "cost": {"seconds": 8.0}}
-    plain = {"protocol": f"{protocol}-v1", "protocol_version": 1, "protocol_digest": digest(protocol)}
-    plain |= {"dataset": "digits", "budget": {"all": True} if method == "whole" else {"ipc": ipc}}
-    plain |= {"student_network": "net", "distill_network": "net", "method": method, "recipe": recipe, "runs": runs}
-    plain |= {"recipe_hash": digest(recipe), "synthesis_seed": synthesis, "synsets": {synset: facts}}
-    plain |= {"teachers": {teacher: {"network": "net", "accuracy": 0.9}}} if teacher else {}
-    return Record.model_validate(plain | changes)
+    fields = {"protocol": f"{protocol}-v1", "protocol_digest": digest(protocol)}
+    fields |= {"student_network": "net", "distill_network": network}
+    fields |= {"teachers": {teacher: {"network": "net", "accuracy": 0.9}}} if teacher else {}
+    budget, run = None if method == "whole" else ipc, {"teacher": teacher} | (setting or {})
+    return a_record(method, values, ipc=budget, recipe=recipe, facts=facts, run=run, **(fields | changes))
 
 
 def made(protocol, **changes):
@@ -272,8 +267,8 @@ LACKING = {
     "imported": [made("hard", imported=digest("set"), synthesis_seed=None)],
     "bf16": [made("hard", setting={"precision": "bf16", "compiled": True})],
     "fraction": [made("hard", budget={"fraction": 0.125})],
-    "packed": [made("hard", recipe=PACKED, recipe_hash=digest(PACKED))],
-    "packed draws": [made("hard", recipe=PACKED, recipe_hash=digest(PACKED), synthesis=s) for s in (0, 1)],
+    "packed": [made("hard", recipe=PACKED)],
+    "packed draws": [made("hard", recipe=PACKED, synthesis=s) for s in (0, 1)],
 }
 
 

@@ -8,39 +8,22 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from made_records import a_record, without_set
 
 from ddbench import columns
 from ddbench.canonical import digest
 from ddbench.cells import bytes_total, cells, label_bytes, label_form
 from ddbench.errors import UsageError
-from ddbench.records import Record
 from ddbench.statistics import t_interval, variance_parts
 from ddbench.store import RecordStore
 from ddbench.tables import FORMATS, VIEWS, data, grids, pivot, render, row_labels
 
-DATE = "2026-01-31T12:00:00+00:00"
 
-
-def record(method="dm", ipc=1, values=(), *, synthesis=0, name="paper", made="", teacher=None, setting=None, **changes):
-    """A record with one ok run per value; `made` changes the set's hash, `setting` the runs."""
-    recipe = {"method": method, "name": name, "ipc": ipc}
-    synset, budget = digest([method, ipc, synthesis, made]), {"all": True} if ipc is None else {"ipc": ipc}
-    common = {"synset": synset, "device": "cpu", "precision": "float32", "threads": 1, "build": "2.9.0", "date": DATE}
-    common |= {"teacher": teacher and digest(teacher)} | (setting or {})
-    runs = [common | {"seed": i, "status": "ok", "top1": top1, "seconds": 2.0} for i, top1 in enumerate(values)]
-    facts = {"images": (ipc or 20) * 10, "bytes": {"images": 2560, "images_encoded": 700, "external": 300}}
-    plain = {"protocol": "hard-v1", "protocol_version": 1, "protocol_digest": digest("hard"), "dataset": "digits"}
-    plain |= {"budget": budget, "student_network": "convnet-d2", "distill_network": "convnet-d2", "method": method}
-    plain |= {"recipe": recipe, "recipe_hash": digest(recipe), "synthesis_seed": synthesis, "runs": runs}
-    plain |= {"synsets": {synset: facts | {"cost": {"seconds": 8.0}}}}
-    plain |= {"teachers": {digest(teacher): {"network": "mlp", "accuracy": 0.9}} if teacher else {}}
-    return Record.model_validate(plain | changes)
-
-
-def without(method, ipc, status, reason):
-    """A record whose one run gave no accuracy and no set."""
-    run = {"seed": 0, "synset": None, "device": "cpu", "precision": "float32", "threads": 1, "build": "2.9.0"}
-    return record(method, ipc, runs=[run | {"status": status, "reason": reason, "date": DATE}], synsets={})
+def record(method="dm", ipc=1, values=(), *, teacher=None, setting=None, **changes):
+    """A record with one ok run per value; `setting` changes the runs."""
+    run = {"teacher": teacher and digest(teacher)} | (setting or {})
+    teachers = {digest(teacher): {"network": "mlp", "accuracy": 0.9}} if teacher else {}
+    return a_record(method, values, ipc=ipc, run=run, teachers=teachers, **changes)
 
 
 def toy():
@@ -51,8 +34,8 @@ def toy():
         record("random", 1, [0.50, 0.52]),
         record("random", 10, [0.91, 0.905]),
         record("datadam", 1, [0.60, 0.61], name="quick-reduced"),
-        without("infer", 1, "n/a", "needs two images per class"),
-        without("infer", 10, "failed", "loss is not finite"),
+        without_set("infer", "n/a", "needs two images per class"),
+        without_set("infer", "failed", "loss is not finite", ipc=10),
         record("whole", None, [0.99]),
     ]
 
@@ -183,7 +166,7 @@ def test_pivot_csv_is_what_people_read():
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_format_and_view_takes_any_cells(form, view):
-    for records in ([], [without("infer", 1, "n/a", "none")], toy()):
+    for records in ([], [without_set("infer", "n/a", "none")], toy()):
         assert isinstance(render(cells(records), form, view), str)
 
 
@@ -252,7 +235,7 @@ def test_two_sets_of_one_seed_are_never_pooled():
 
 
 def test_a_failed_distillation_counts_with_its_cell():
-    lost = without("dm", 1, "failed", "loss is not finite").model_copy(update={"synthesis_seed": 1})
+    lost = without_set("dm", "failed", "loss is not finite").model_copy(update={"synthesis_seed": 1})
     frame = cells([record(values=[0.5, 0.6], teacher="a"), lost])
     assert (list(frame["failed"]), list(frame["n"]), list(frame["status"])) == ([1], [2], ["ok"])
     assert shown(frame, "dm")["IPC 1"].text.endswith("(1 failed)")
@@ -351,7 +334,7 @@ def test_variance_view_shows_the_parts_as_standard_deviations():
         *nested(),
         record("random", 1, [0.5, 0.6]),
         record("whole", None, [0.99]),
-        without("infer", 1, "n/a", "no"),
+        without_set("infer", "n/a", "no"),
     ]
     (table,) = grids(cells(records), "variance")
     rows = {label: [cell.text for cell in shown] for label, shown in table.rows}
@@ -416,7 +399,7 @@ def test_networks_data_repeat_the_mean_in_every_row():
 
 
 def test_a_failed_network_leaves_no_mean():
-    lost = without("dm", 1, "failed", "diverged").model_copy(update={"student_network": "vgg11"})
+    lost = without_set("dm", "failed", "diverged").model_copy(update={"student_network": "vgg11"})
     frame = data(cells([*crossed(), lost]), "networks")
     assert frame["top1_others"].isna().all()
 
