@@ -40,7 +40,7 @@ def attributes(part: type[BaseModel]) -> tuple[str, dict[str, str]]:
     """
     about, _, listed = inspect.cleandoc(part.__doc__ or "").partition("\n\nAttributes:\n")
     found: dict[str, str] = {}
-    for entry in re.split(r"\n(?=    \w)", "\n" + listed):
+    for entry in re.split(r"\n(?=    \w)", "\n" + listed)[1:]:
         names, _, meaning = entry.strip().partition(":")
         found |= {name.strip(): " ".join(meaning.split()) for name in names.split(",")}
     silent = {field.alias or name for name, field in part.model_fields.items()} - set(found)
