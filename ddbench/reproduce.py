@@ -99,6 +99,19 @@ class Item:
         """The id of the data set that is run; of one that is not here, its name."""
         return self.source.id if self.source is not None and self.cells else self.dataset
 
+    def plain(self) -> dict[str, Any]:
+        """What it is, as plain data."""
+        return {
+            "method": self.method,
+            "dataset": self.dataset_id,
+            "budget": str(self.budget),
+            "student": self.network,
+            "protocol": self.protocol,
+            "recipe": self.recipe and self.recipe.name,
+            "recipe_hash": self.recipe.hash if self.recipe and self.cells else None,
+            "reduced": self.reduced,
+        }
+
     def words(self) -> str:
         """For people: "mtt on cifar10, IPC 10, convnet-d3, shipped-v1"."""
         parts = [f"{self.method} on {self.dataset}", str(self.budget), self.network or "the set's student"]

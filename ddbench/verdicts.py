@@ -52,14 +52,7 @@ def rows(compared: Sequence[Compared]) -> list[dict[str, Any]]:
 def _row(each: Compared) -> dict[str, Any]:
     item, figure = each.item, each.item.figure
     return {
-        "method": item.method,
-        "dataset": item.dataset_id,
-        "budget": str(item.budget),
-        "student": item.network,
-        "protocol": item.protocol,
-        "recipe": item.recipe and item.recipe.name,
-        "recipe_hash": item.recipe.hash if item.recipe and item.cells else None,
-        "reduced": item.reduced,
+        **item.plain(),
         "paper_dataset": figure and figure.dataset,
         "paper_network": figure and figure.printed,
         "paper_protocol": figure and figure.protocol,

@@ -17,6 +17,7 @@ DASH = "—"
 if TYPE_CHECKING:
     from ddbench.estimate import Foreseen
     from ddbench.jobs import DataName
+    from ddbench.reported import Paper
     from ddbench.reproduce import Choice, Item
     from ddbench.store import RecordStore
 
@@ -98,10 +99,12 @@ def reproduce(
         setting=api.setting(device, threads, precision, compile),
         data=data_folders(data or []),
     )
-    wanted = _Wanted(
-        key, _methods(key, own, methods), _words(cells, "--cells"), _words(networks, "--networks"), reduced
-    )
-    store, items = RecordStore(results or results_dir()), wanted.items(choice)
+    place, named = (key, known[key], choice), _methods(key, own, methods)
+    spots, students = _words(cells, "--cells"), _words(networks, "--networks")
+    if reduced and students:
+        raise UsageError("--networks chooses among the paper's figures; --reduced runs each set's own student")
+    items = _reduced_items(*place, named, spots) if reduced else _items(*place, named, spots, students)
+    store = RecordStore(results or results_dir())
     if dry_run:
         print_dry_run(items, choice, store, retry_failed=retry_failed, as_json=form == "json", quiet=quiet)
         return
@@ -110,36 +113,28 @@ def reproduce(
     raise typer.Exit(code)
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What of which paper."""
+def _items(
+    key: str, paper: "Paper", choice: "Choice", methods: Sequence[str], cells: Sequence[str], networks: Sequence[str]
+) -> "list[Item]":
+    """A line for every figure that is chosen; UsageError where there is none."""
+    from ddbench.reproduce import chosen_figures, items_of
 
-    key: str
-    methods: Sequence[str]
-    cells: Sequence[str]
-    networks: Sequence[str]
-    reduced: bool
+    figures = chosen_figures(key, paper, methods, cells, networks)
+    if not figures:
+        raise UsageError(f"{key}: no figure is left by what --methods, --networks and --cells choose together")
+    return items_of(figures, paper, choice)
 
-    def items(self, choice: "Choice") -> "list[Item]":
-        """Every line of the table; UsageError where there is none."""
-        from ddbench.reported import papers
-        from ddbench.reproduce import chosen_figures, items_of, reduced_items
 
-        paper = papers()[self.key]
-        if not self.reduced:
-            figures = chosen_figures(self.key, paper, self.methods, self.cells, self.networks)
-            if not figures:
-                raise UsageError(
-                    f"{self.key}: no figure is left by what --methods, --networks and --cells choose together"
-                )
-            return items_of(figures, paper, choice)
-        if self.networks:
-            raise UsageError("--networks chooses among the paper's figures; --reduced runs each set's own student")
-        figures = chosen_figures(self.key, paper, self.methods)
-        found = reduced_items(figures, paper, self.methods, choice, self.cells)
-        if not found:
-            raise UsageError(f"{', '.join(self.methods)}: no recipe is named as reduced")
-        return found
+def _reduced_items(
+    key: str, paper: "Paper", choice: "Choice", methods: Sequence[str], cells: Sequence[str]
+) -> "list[Item]":
+    """A line for every reduced recipe that is chosen; UsageError where there is none."""
+    from ddbench.reproduce import chosen_figures, reduced_items
+
+    found = reduced_items(chosen_figures(key, paper, methods), paper, methods, choice, cells)
+    if not found:
+        raise UsageError(f"{', '.join(methods)}: no recipe is named as reduced")
+    return found
 
 
 def _words(text: str | None, flag: str) -> list[str]:
@@ -254,14 +249,7 @@ class _Line:
         """As plain data."""
         item, found = self.item, self.foreseen
         return {
-            "method": item.method,
-            "dataset": item.dataset_id,
-            "budget": str(item.budget),
-            "student": item.network,
-            "protocol": item.protocol,
-            "reduced": item.reduced,
-            "recipe": item.recipe and item.recipe.name,
-            "recipe_hash": item.recipe.hash if item.recipe and item.cells else None,
+            **item.plain(),
             "not_run": item.why,
             "sets_cached": self.cached,
             "sets": self.draws,
