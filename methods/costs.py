@@ -16,14 +16,14 @@ from ddbench.task import Task
 
 from .engines.bins import BinFields
 from .engines.cam import AT_ONCE as CAM_AT_ONCE
-from .engines.dynamics import SHOWN, DynamicsFields
+from .engines.dynamics import DynamicsFields
 from .engines.encoders import OPEN_CLIP, STAND_IN, TEACHER
 from .engines.experts import ExpertRecipe
 from .engines.matching import chunk_images, dsa_student
 from .engines.outer_loop import TrajectoryHyper, soft_student, student_of
 from .engines.patches import AT_ONCE as CROPS_AT_ONCE
 from .engines.recover import CPU_PIXELS, CUDA_PIXELS
-from .engines.selection import equal_shares
+from .engines.selection import equal_shares, shown_at_once
 from .engines.squeeze import SqueezeFields
 from .hello import HelloHyper
 from .infer import natural_images
@@ -218,13 +218,13 @@ def _relabelled(
 
 def _dynamics(task: Task, fields: DynamicsFields) -> list[Work]:
     recipe, count = fields.score_recipe(task), len(task.dataset.labels)
-    works = []
+    shown, works = shown_at_once(task.dataset.side), []
     for number in range(fields.score_runs):
         (training,) = student_work(recipe, recipe.network, count, label=f"dynamics {number}")
         works.append(
             Work(training.label, "train", training.steps, training.images, recipe.network, training.shown, "dynamics")
         )
         if fields.score_outputs == "eval":
-            looks = fields.score_epochs * count / SHOWN
-            works.append(Work(f"outputs {number}", "forward", looks, SHOWN, recipe.network, (), "dynamics"))
+            looks = fields.score_epochs * count / shown
+            works.append(Work(f"outputs {number}", "forward", looks, shown, recipe.network, (), "dynamics"))
     return works

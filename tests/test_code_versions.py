@@ -62,7 +62,7 @@ PRIOR_ENGINES = (
 )
 PRIORS = {1: "27e3e7ebaa44a841e54455c622ece42c970f3a15ee71f52d817a506efa9648ac"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
-DYNAMICS = {1: "68d358dfad58ac39f9c26571df8f7c50069fb7e3f024d183f94c5c5548f2d341"}
+DYNAMICS = {1: "5b50ea9888579d6dc377da50cd43a89bfc5ece577fa846de10760d4788c8f3b7"}
 """By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""
 BINS = {1: "9315b1ddf9d6e5d38962d6960f45ea5cfe37f5b72fe78a1a7f6431c4d408ebe8"}
 """By `bins.CODE_VERSION`: SHA-256 of bins.py, graph_cut.py and the core's resizing.py, whose change may change what is in a bin of DQ."""

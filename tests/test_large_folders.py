@@ -201,13 +201,16 @@ SQUEEZED = {"teacher_epochs": 1, "teacher_batch": BATCH, "student_epochs": 1, "s
     [
         ("sre2l", {**SQUEEZED, "iterations": 2, "init": "real"}, BATCH),
         ("rded", {**SQUEEZED, "pool": 3, "crops": 2}, BATCH),
-        ("prune", {"score_epochs": 1, "score_batch": BATCH}, 20),  # all are looked at after an epoch, 500 at a time
+        ("prune", {"score_epochs": 1, "score_batch": BATCH}, 7),  # all are looked at after an epoch
+        ("prune", {"score_epochs": 1, "score_batch": BATCH, "score": "herding"}, 7),
+        ("kcenter", {"features": "random-network"}, 7),
         ("dq", {**SQUEEZED, "bins": 2}, EACH),  # a class, up to some hundred at a time
     ],
 )
 def test_methods_give_the_set_that_they_give_in_memory(
     streamed, resident, reads, tmp_path, monkeypatch, method, changes, largest
 ):
+    monkeypatch.setattr("ddbench.methods.engines.selection.SHOWN_LARGE", 7)
     found = distil(method, a_task(streamed), **changes)
     assert max(reads) == largest
     monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "another"))

@@ -26,11 +26,10 @@ from ddbench.student_recipe import Component, StudentRecipe
 from ddbench.task import Task
 from ddbench.teachers import Teacher
 
-from .selection import embedder
+from .selection import SHOWN, embedder, shown_at_once
 from .students import cosine
 
 CODE_VERSION = 1  # raise when a change here changes what is recorded; a test pins the source
-SHOWN = 500  # images in a forward that only looks
 ROWS = ("error", "true", "other", "margin", "entropy", "prediction", "feature", "movement")
 
 
@@ -120,7 +119,8 @@ class Dynamics:
 def dynamics_of(task: Task, fields: DynamicsFields, *, movement: bool = False) -> Dynamics:
     """The dynamics of a task's training split, each training made once and cached as the stage "dynamics".
 
-    Keyed by the stage seed: all synthesis seeds share them. The split is read in parts where it does not fit in memory.
+    Keyed by the stage seed: all synthesis seeds share them. The split is read in parts where it does not fit in memory;
+    what is recorded is held, 28 bytes for each image and epoch.
 
     Args:
         task: whose split, network, device and stage seed are used.
@@ -136,7 +136,7 @@ def dynamics_of(task: Task, fields: DynamicsFields, *, movement: bool = False) -
 
 
 def _run(task: Task, fields: DynamicsFields, number: int, labels: Tensor, movement: bool) -> Recorded:
-    recipe, space = fields.score_recipe(task), task.space("normalised")
+    recipe, space, at_once = fields.score_recipe(task), task.space("normalised"), shown_at_once(task.dataset.side)
     key: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "space": space.to_json(),
@@ -144,13 +144,15 @@ def _run(task: Task, fields: DynamicsFields, number: int, labels: Tensor, moveme
         "movement": movement,
         "run": number,
         "code": [CODE_VERSION, STUDENT_CODE],
+        **({} if at_once == SHOWN else {"at_once": at_once}),  # left out where it always was so
     }
     stage = task.open_stage("dynamics", key)
 
     def make() -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         network = task.create_stage_network("dynamics", number, name=recipe.network).to(task.device)
         images = task.images(space)
-        recorder = Recorder(network, images, labels, recipe, fields.score_outputs == "train", movement)
+        as_trained = fields.score_outputs == "train"
+        recorder = Recorder(network, images, labels, recipe, as_trained, movement, at_once)
         seed = seed_of(task.stage_seed, "dynamics", number)
         recorder.train(seed, stage.checkpoint("product"), task.loop)
         return {**recorder.rows, **{f"network.{name}": t for name, t in network.state_dict().items()}}, {}
@@ -175,6 +177,7 @@ class Recorder:
         recipe: StudentRecipe,
         as_trained: bool,
         movement: bool,
+        at_once: int = SHOWN,
     ) -> None:
         """Prepare a training.
 
@@ -186,8 +189,9 @@ class Recorder:
             as_trained: keep the outputs that the training saw, augmented and in train mode; False: look at all images
                 after each epoch, in eval mode.
             movement: keep the movement of p as well.
+            at_once: images in a forward that only looks.
         """
-        self._embed, self._as_trained = embedder(network), as_trained
+        self._embed, self._as_trained, self._at_once = embedder(network), as_trained, at_once
         self.network, self.images, self.labels, self.recipe = cast(Network, network), images, labels, recipe
         count, classes = len(labels), self.network.head.out_features
         kinds = {"prediction": torch.int32}
@@ -262,7 +266,7 @@ class Recorder:
     @torch.inference_mode()
     def _show(self, places: Tensor, loop: Callable[[int, int, str], Iterator[int]]) -> None:
         self.network.eval()
-        parts = places.split(SHOWN)
+        parts = places.split(self._at_once)
         for number in loop(0, len(parts), "recording"):
             index = parts[number].to(self.images.device)
             features = self._embed(self.images[index])

@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from ddbench.data.dataset import RESIDENT_SIDE
 from ddbench.errors import UsageError
 from ddbench.space import Space
 from ddbench.synset import SynSet
@@ -13,7 +14,12 @@ from ddbench.task import Task
 
 FeatureKind = Literal["pixels", "random-network"]
 FeaturesOf = Callable[[Tensor], Tensor]
-_FORWARD = 500  # images in one forward of a network that only embeds
+SHOWN, SHOWN_LARGE = 500, 200  # images in a forward that only looks: up to 128 px, and above
+
+
+def shown_at_once(side: int) -> int:
+    """How many images of a side, pixels, go into a forward that only looks."""
+    return SHOWN if side <= RESIDENT_SIDE else SHOWN_LARGE
 
 
 def equal_shares(task: Task) -> list[int]:
@@ -51,7 +57,10 @@ def random_choice(task: Task, counts: list[int]) -> list[Tensor]:
 
 
 def select(task: Task, features_of: FeaturesOf, choose: Callable[[Tensor, int], Tensor]) -> list[Tensor]:
-    """Per class, places of the `ipc` images that `choose(features [n, d], ipc)` takes, a class at a time."""
+    """Per class, places of the `ipc` images that `choose(features [n, d], ipc)` takes.
+
+    The features of one class at a time are in memory; of pixels, all its images.
+    """
     pools, counts = task.class_indices(), equal_shares(task)
     chosen = []
     for label in task.loop(0, len(pools), "choosing"):
@@ -76,7 +85,8 @@ def random_embedding_of(task: Task, space: Space) -> FeaturesOf:
 
     @torch.no_grad()
     def of(places: Tensor) -> Tensor:
-        return torch.cat([embed(task.read(space, part)) for part in places.split(_FORWARD)])
+        parts = places.split(shown_at_once(task.dataset.side))
+        return torch.cat([embed(task.read(space, part)) for part in parts])
 
     return of
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from ddbench.errors import UsageError
 from ddbench.task import Task
 
-from .dynamics import SHOWN, DynamicsFields, dynamics_of
+from .dynamics import DynamicsFields, dynamics_of
 from .graph_cut import Cosine, graph_cut
 from .pruning import SCORES, KeepFields, kept, require_enough
-from .selection import embedder, herding, k_centre, shares
+from .selection import embedder, herding, k_centre, shares, shown_at_once
 
 Ranking = Literal[
     "el2n", "grand", "forgetting", "aum", "aum-prob", "entropy", "dyn-unc", "dual", "tdds",
@@ -77,7 +77,8 @@ def _by_geometry(task: Task, fields: SubsetFields, pools: list[Tensor], counts: 
         if not counts[number]:
             continue
         with torch.inference_mode():
-            features = torch.cat([embed(task.read(network.space, part)) for part in pool.split(SHOWN)])
+            parts = pool.split(shown_at_once(task.dataset.side))
+            features = torch.cat([embed(task.read(network.space, part)) for part in parts])
         chosen.append(pool[choose(features, counts[number]).cpu()])
     if not chosen:
         raise UsageError("the budget keeps no sample")
