@@ -7,8 +7,8 @@ from typing import Any
 
 import jinja2
 
-from ddbench.cli.listing import method_facts
-from ddbench.cli.output import plain
+from ddbench.cli import listing
+from ddbench.cli.output import settings
 from ddbench.cli.showing import needed, reproduce
 from ddbench.errors import UsageError
 from ddbench.method import find_method, method_names
@@ -153,16 +153,13 @@ def record_script(entry: Entry, ids: Mapping[str, list[str]], superseded: Mappin
 def facts_of(name: str) -> dict[str, Any] | None:
     """What is known of an installed method; None of one that is not here or cannot be loaded."""
     try:
-        return method_facts(find_method(name)) if name in method_names() else None
+        return listing.method_facts(find_method(name)) if name in method_names() else None
     except UsageError:
         return None
 
 
 def _recipe(entry: Mapping[str, Any]) -> dict[str, Any]:
-    sizes = [f"{word} {entry[key]}" for key, word in (("ipc", "IPC"), ("fraction", "fraction")) if key in entry]
-    budget = ", ".join(sizes).replace("[", "").replace("]", "") or "all"
-    hyper = ", ".join(f"{key} = {plain(value)}" for key, value in entry["hyper"].items())
-    return {**entry, "budget": budget, "fields": hyper}
+    return {**entry, "budget": listing.budget_words(entry), "fields": settings(entry["hyper"])}
 
 
 def _figures(rows: Sequence[Row]) -> list[Figure]:

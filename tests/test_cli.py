@@ -12,19 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import ddbench, done
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from ddbench.cli.app import app
 from ddbench.store import RecordStore
 
 HEAVY = ("torch", "pandas", "matplotlib", "numpy", "scipy", "rich.console", "ddbench.recipes")  # typer brings pydantic
 QUICK = ("--protocol", "toy-hard-v1", "--seeds", "1")
-
-
-def ddbench(*words):
-    """The command in this process: `.exit_code`, `.stdout`, `.stderr`."""
-    return CliRunner().invoke(app, [str(word) for word in words])
+SWEEP = ("sweep", "--recipe", "generic", "--ipc", "1,2", "--protocols", "toy-hard-v1", "--seeds", "2")
 
 
 def started(*words, **more):
@@ -41,11 +37,6 @@ def started(*words, **more):
 
 def files(folder):
     return {path for path in Path(folder).rglob("*") if path.is_file()}
-
-
-def done(result):
-    assert result.exit_code == 0, (result.stdout, result.stderr, result.exception)
-    return result
 
 
 @pytest.fixture
@@ -349,24 +340,12 @@ def test_borrowing_goes_with_shipped_recipes_only(toy_set, tmp_path):
 
 
 def test_dry_run_shows_the_plan_and_writes_no_record(toys, tmp_path):
-    words = (
-        "sweep",
-        "--methods",
-        "toy",
-        "--recipe",
-        "generic",
-        "--ipc",
-        "1,2",
-        "--protocols",
-        "toy-hard-v1",
-        "--seeds",
-        "2",
-    )
+    words = (*SWEEP, "--methods", "toy")
     planned = done(ddbench(*words, "--dry-run"))
     assert not files(tmp_path / "home" / "results") and not files(tmp_path / "home" / "cache" / "synsets")
     assert planned.stdout.count("recipe generic") == 2 and "steps" in planned.stdout
     assert "To do: 2 sets, 4 trainings" in planned.stdout and "Estimate: " in planned.stdout
-    done(ddbench(*words[:6], "1", *words[7:]))
+    done(ddbench(*words, "--ipc", "1"))
     rest = done(ddbench(*words, "--dry-run"))
     assert "set is cached" in rest.stdout and "all 2 trainings are recorded" in rest.stdout
     assert "To do: 1 sets, 2 trainings" in rest.stdout
@@ -499,21 +478,7 @@ def test_a_record_shows_the_command_that_makes_it_again(case, toys, tmp_path):
 
 
 def test_table_and_plot_of_records(toys, tmp_path):
-    done(
-        ddbench(
-            "sweep",
-            "--methods",
-            "toy,random",
-            "--recipe",
-            "generic",
-            "--ipc",
-            "1,2",
-            "--protocols",
-            "toy-hard-v1",
-            "--seeds",
-            "2",
-        )
-    )
+    done(ddbench(*SWEEP, "--methods", "toy,random"))
     assert "random" in done(ddbench("table")).stdout
     rows = json.loads(done(ddbench("table", "--json", "--methods", "toy")).stdout)
     assert {row["method"] for row in rows} == {"toy"} and all(0 <= row["top1"] <= 1 for row in rows)

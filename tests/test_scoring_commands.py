@@ -7,22 +7,12 @@ import shlex
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
+from command import ddbench, done
 
 from ddbench import columns
-from ddbench.cli.app import app
 from ddbench.store import RecordStore
 
 HERE = ("--dataset", "digits")
-
-
-def ddbench(*words):
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def done(result):
-    assert result.exit_code == 0, (result.stdout, result.stderr, result.exception)
-    return result
 
 
 def refused(result, *words):

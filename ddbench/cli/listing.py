@@ -1,12 +1,13 @@
 """What there is: methods, data sets, protocols, networks."""
 
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ddbench.cli.options import Json, examples
-from ddbench.cli.output import component, plain, print_facts, print_json, print_prose, print_table, say
+from ddbench.cli.output import component, plain, print_facts, print_json, print_prose, print_table, say, settings
 
 if TYPE_CHECKING:
     from ddbench.data import DatasetCard
@@ -95,6 +96,7 @@ def _range(metadata: list[Any]) -> str:
 
 
 def allowed(row: dict[str, Any]) -> str:
+    """What a hyper-parameter may be: its choices, or its type and range."""
     if row["type"].startswith("Literal["):
         return row["type"].removeprefix("Literal[").removesuffix("]").replace("'", "").replace(", ", " | ")
     return f"{row['type']} {row['range']}".strip()
@@ -112,7 +114,7 @@ def _show_method(facts: dict[str, Any]) -> None:
     ]
     print_table(("name", "default", "allowed", "meaning"), rows)
     if facts["generic"]:
-        print(f"With --recipe generic: {_fields(facts['generic'])}\n")
+        print(f"With --recipe generic: {settings(facts['generic']) or 'the defaults'}\n")
     if not facts["recipes"]:
         print("No published recipes: every cell takes the defaults.")
         return
@@ -124,19 +126,16 @@ def _show_method(facts: dict[str, Any]) -> None:
 def _show_recipe(entry: dict[str, Any]) -> None:
     star = " *" if entry["default"] else ""
     print(f"\n{entry['name']}{star}: {entry['dataset']}, {budget_words(entry)}, {entry['network']}")
-    print_facts((("  hyper", _fields(entry["hyper"])), ("  source", entry["source"])))
+    print_facts((("  hyper", settings(entry["hyper"]) or "the defaults"), ("  source", entry["source"])))
 
 
-def budget_words(entry: dict[str, Any]) -> str:
+def budget_words(entry: Mapping[str, Any]) -> str:
+    """The budgets of a published recipe: "IPC 1, 10"."""
     if entry.get("all"):
         return "all"
     kind = "ipc" if "ipc" in entry else "fraction"
     values = entry[kind] if isinstance(entry[kind], list) else [entry[kind]]
     return f"{kind.replace('ipc', 'IPC')} {', '.join(map(str, values))}"
-
-
-def _fields(hyper: dict[str, Any]) -> str:
-    return ", ".join(f"{key} = {plain(value)}" for key, value in hyper.items()) or "the defaults"
 
 
 def datasets(

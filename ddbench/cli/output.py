@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -182,6 +182,11 @@ def plain(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)
     except TypeError:
         return str(value)
+
+
+def settings(values: Mapping[str, Any]) -> str:
+    """Names with their values: "lr = 0.1, steps = 20"."""
+    return ", ".join(f"{name} = {plain(value)}" for name, value in values.items())
 
 
 def size(count: float | None) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddbench.cli.output import component, duration, plain, print_facts, print_json, print_table, size
+from ddbench.cli.output import component, duration, plain, print_facts, print_json, print_table, settings, size
 from ddbench.command_words import borrow_words, data_words, folder_words, scoring_words, set_file, size_words
 from ddbench.errors import UsageError
 
@@ -73,7 +73,7 @@ def _set_lines(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
     yield "made by", made["method"]
     yield "recipe", f"{made['recipe'].get('name')} {made['recipe_hash'][:12]}" if made["recipe_hash"] else None
     yield "budget", budget_words(budget_label(made["recipe"]["budget"])) if made["recipe_hash"] else None
-    yield "hyper", ", ".join(f"{key} = {plain(value)}" for key, value in made["recipe"].get("hyper", {}).items())
+    yield "hyper", settings(made["recipe"].get("hyper", {}))
     yield "seed", made["seed"]
     if made["seconds"] is not None:
         yield "cost", f"{duration(made['seconds'])}, {size(made['peak_memory'])}"
@@ -139,7 +139,7 @@ def _record_lines(record: "Record") -> Iterator[tuple[str, object]]:
         yield "imported set", record.imported
     else:
         yield "recipe", f"{record.recipe_name} {record.recipe_hash[:12]}"
-        yield "hyper", ", ".join(f"{key} = {plain(value)}" for key, value in _hyper(record).items())
+        yield "hyper", settings(_hyper(record))
         yield from (("network", record.distill_network), ("synthesis seed", record.synthesis_seed))
     for key, facts in record.synsets.items():
         lines = ", ".join(f"{name} {size(count)}" for name, count in facts.bytes.items())

@@ -7,7 +7,7 @@ import typer
 
 from ddbench.cli import options as o
 from ddbench.cli.options import examples
-from ddbench.cli.output import duration, plain, print_json, print_table, progress, say
+from ddbench.cli.output import duration, print_json, print_table, progress, say, settings
 from ddbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _show(report: "TuneReport", *, as_json: bool) -> None:
 def _row(candidate: "Candidate", winner: "Candidate") -> tuple[str, str, str, str]:
     from ddbench.wording import half, percent
 
-    values = ", ".join(f"{key} = {plain(value)}" for key, value in candidate.values.items())
+    values = settings(candidate.values)
     if candidate.mean is None:
         return values, "failed", f"{candidate.seconds:.1f}", candidate.reason or ""
     interval = candidate.interval() or (None, None)
