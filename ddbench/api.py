@@ -18,16 +18,22 @@ from ddbench.files import check_writable
 from ddbench.grid import Cell, Grid, Report, run_cells
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.label_budget import Packing
+from ddbench.pool import Engine
 from ddbench.progress import Reporter
 from ddbench.records import Record
-from ddbench.settings import cache_dir, default_compile, default_precision, default_threads, results_dir
+from ddbench.settings import cache_dir, default_compile, default_device, default_precision, default_threads, results_dir
 from ddbench.store import RecordStore, read_record
 from ddbench.synset import SynSet, load, save
 from ddbench.transfer import from_tensors
 
 
 def setting(
-    device: str | None = None, threads: int | None = None, precision: str | None = None, compile: str | None = None
+    device: str | None = None,
+    threads: int | None = None,
+    precision: str | None = None,
+    compile: str | None = None,
+    *,
+    elsewhere: bool = False,
 ) -> Setting:
     """How to compute.
 
@@ -38,6 +44,7 @@ def setting(
             DDBENCH_PRECISION, else float32.
         compile: whether the students' steps are compiled: "on", "off", or "auto", where that repays its set-up; None:
             DDBENCH_COMPILE, else off.
+        elsewhere: jobs run on other machines, so that CUDA may be asked for where there is none.
 
     On CUDA all students of a cell train at once.
 
@@ -46,7 +53,8 @@ def setting(
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
-    found = find_device(device).type
+    asked = device or default_device()
+    found = asked if elsewhere and asked == "cuda" else find_device(asked).type
     return Setting(
         device=found,
         threads=threads or default_threads(),
@@ -309,6 +317,7 @@ def sweep(
     *,
     results: Path | str | None = None,
     workers: int = 1,
+    engine: Engine | None = None,
     retry_failed: bool = False,
     reporter: Reporter | None = None,
     observe: Callable[[Record], Record] | None = None,
@@ -317,7 +326,13 @@ def sweep(
     store = RecordStore(Path(results) if results is not None else results_dir())
     check_writable(store.root / "record")
     report = run_cells(
-        grid.cells(), store, workers=workers, retry_failed=retry_failed, reporter=reporter, observe=observe
+        grid.cells(),
+        store,
+        workers=workers,
+        engine=engine,
+        retry_failed=retry_failed,
+        reporter=reporter,
+        observe=observe,
     )
     report.skipped += grid.without_snapshots()
     return report

@@ -3,16 +3,19 @@
 import platform
 import subprocess
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ddbench.canonical import digest
 from ddbench.errors import UsageError
 from ddbench.settings import default_device
 
 PACKAGES = ("ddbench", "torch", "torchvision", "timm", "numpy", "scipy")
+SOURCES = ("ddbench", "ddbench.methods", "ddbench.evaluators")
 
 
 @cache
@@ -39,6 +42,13 @@ def commit() -> tuple[str | None, bool | None]:
     except (OSError, subprocess.SubprocessError):
         return None, None
     return head.strip(), bool(changed.strip())
+
+
+@cache
+def source() -> str:
+    """Digest of the source of the core, our methods and our protocols, as this process finds it when first asked."""
+    roots = [Path(place) for name in SOURCES for place in import_module(name).__path__]
+    return digest(sorted({file.read_text(encoding="utf-8") for root in roots for file in root.rglob("*.py")}))
 
 
 def _git(root: Path, *words: str) -> str:

@@ -113,16 +113,45 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock between processes on `path` (a hidden lock file beside it). Released if the holder dies."""
+    """Hold an exclusive lock between processes on `path` (a hidden lock file beside it). Released if the holder dies.
+
+    Between machines it holds where their shared file system has locks: NFS has, unless mounted with `nolock`.
+    """
     make_folder(path.parent)
     try:
-        file = (path.parent / f".{path.name}.lock").open("a")
+        file = lock_file(path).open("a")
     except OSError as error:
         raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
     with file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
+        look_again(path.parent)
         yield
+
+
+def lock_file(path: Path) -> Path:
+    """The file that is locked for `path`."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def held(path: Path) -> bool:
+    """Whether anyone holds the lock on `path`; False also where its file system has no locks. Does not wait."""
+    if fcntl is None:
+        return True
+    with lock_file(path).open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def look_again(folder: Path) -> None:
+    """See what other machines wrote in a folder: an NFS client believes what it knew unless the folder is opened."""
+    with contextlib.suppress(OSError), os.scandir(folder):
+        pass
 
 
 def _umask() -> int:

@@ -1,4 +1,4 @@
-"""Grids: every cell's distillation and evaluations as jobs, run in this process or in several, resumed by key.
+"""Grids: every cell's distillation and evaluations as jobs, run in this process, in several or on a cluster, resumed by key.
 
 The driver alone writes records, each as soon as its run is done. A job that fails is recorded with its reason, and the
 others go on; so is a cell that the method's definition excludes, which is no failure. What is in the store already is
@@ -8,6 +8,7 @@ not run again.
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from ddbench.borrowing import lender_of
@@ -21,13 +22,13 @@ from ddbench.jobs import (
     EvaluateJob,
     borrowed_set,
     check_budget,
-    distill_job,
     evaluate_job,
     finished,
+    make_set,
 )
 from ddbench.method import find_method
 from ddbench.networks import canonical
-from ddbench.pool import Outcome, Work, run_all
+from ddbench.pool import Engine, Outcome, Work, run_all
 from ddbench.progress import Reporter
 from ddbench.protocol import find_protocol
 from ddbench.recipes import parse_overrides, resolve
@@ -211,6 +212,7 @@ def run_cells(
     store: RecordStore,
     *,
     workers: int = 1,
+    engine: Engine | None = None,
     retry_failed: bool = False,
     reporter: Reporter | None = None,
     observe: Callable[[Record], Record] | None = None,
@@ -221,6 +223,7 @@ def run_cells(
         cells: see `Grid.cells`.
         store: where records go; the driver alone writes them.
         workers: processes; results do not depend on how many.
+        engine: runs the work elsewhere, `ddbench.ray_engine.RayEngine` say; None: so many processes here.
         retry_failed: run failed runs again, and replace them.
         reporter: shows progress.
         observe: sees each record with its new run before it is stored, and may add to it (a link, say).
@@ -228,7 +231,8 @@ def run_cells(
     Raises:
         CannotWrite: the store or the cache cannot be written; what was stored stays.
     """
-    return _Driver(store, retry_failed, reporter or Reporter(), observe).run(cells, workers)
+    run = partial(run_all, workers=workers) if engine is None else engine.run_all
+    return _Driver(store, retry_failed, reporter or Reporter(), observe).run(cells, run)
 
 
 class _Driver:
@@ -245,11 +249,11 @@ class _Driver:
         self.report = Report()
         self._waiting: dict[Path, list[Cell]] = {}
 
-    def run(self, cells: Sequence[Cell], workers: int) -> Report:
+    def run(self, cells: Sequence[Cell], run_all: Callable[..., None]) -> Report:
         first: list[Work] = []
         for cell in cells:
             first.extend(self._begin(cell))
-        run_all(first, self._done, workers=workers, reporter=self.reporter)
+        run_all(first, self._done, reporter=self.reporter)
         self.report.records = list(dict.fromkeys(self.report.records))
         return self.report
 
@@ -267,7 +271,7 @@ class _Driver:
         work = []
         for job in jobs:
             if job.path not in self._waiting:
-                work.append(Work(distill_job, job, tag=job))
+                work.append(Work(make_set, job, tag=job))
             self._waiting.setdefault(job.path, []).append(cell)
         return work
 
@@ -358,6 +362,9 @@ class _Driver:
         if outcome.failure is not None or outcome.skipped is not None:
             for cell in cells:
                 self._no_set(cell, job, outcome)
+            return []
+        if finished(job) is None:
+            self.report.problems.append(f"{job.label()}: a worker made the set, but {job.path} is not there")
             return []
         work = []
         for cell in cells:

@@ -163,6 +163,11 @@ def distill_job(job: DistillJob, reporter: Reporter | None = None) -> SynSet:
     return found
 
 
+def make_set(job: DistillJob, reporter: Reporter | None = None) -> None:
+    """`distill_job` for the file alone: a set may be large, and stays where it is when a worker is done with it."""
+    distill_job(job, reporter)
+
+
 def _kept(job: DistillJob, made: SynSet) -> SynSet:
     """Write a set. One that was made before, and again for its snapshots, stays as it is, with what it cost then."""
     before = cached_set(job)

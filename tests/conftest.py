@@ -39,8 +39,8 @@ def toys(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(TOYS)
     monkeypatch.setenv("PYTHONPATH", str(TOYS))  # for processes that a test starts
     log = tmp_path / "toy.log"
-    monkeypatch.setenv("TOY_LOG", str(log))
-    monkeypatch.setenv("TOY_MARK", str(tmp_path / "toy.mark"))
+    monkeypatch.setenv("DDBENCH_TOY_LOG", str(log))
+    monkeypatch.setenv("DDBENCH_TOY_MARK", str(tmp_path / "toy.mark"))
     forget()
     yield ToyLog(log)
     forget()

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from contents import content
 
 import ddbench
 from ddbench.budget import Budget
 from ddbench.jobs import DataName
 from ddbench.pool import PRELOAD
 from ddbench.settings import cache_dir, results_dir
-from ddbench.store import RecordStore
 
 WORDS = ["nap=0.02", "steps=6"]
 SEED = 20260711
@@ -36,19 +36,6 @@ def stored_runs():
 
 def progress(toys):
     return toys.count("step") + 2 * stored_runs()
-
-
-def content(root):
-    """All that a record says but for dates, seconds, commits and the cost of the distillation."""
-    found = {}
-    for record in RecordStore(root):
-        plain = json.loads(record.to_json())
-        for run in plain["runs"]:
-            del run["date"], run["seconds"], run["commit"], run["dirty"]
-        for facts in plain["synsets"].values():
-            del facts["cost"], facts["environment"]
-        found[record.key_hash()] = plain
-    return found
 
 
 def disturb(toys, start, stop, alive, kills):

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddbench.errors import UsageError
+from ddbench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from ddbench.budget import Budget
     from ddbench.jobs import DataName
+    from ddbench.ray_engine import RayEngine
 
 O = typer.Option  # noqa: E741 - the flags below stay readable
 
@@ -56,6 +57,27 @@ DistillNetwork = Annotated[
 ]
 Workers = Annotated[
     int | None, O("--workers", metavar="N", min=1, help="Processes; results do not depend on it (DDBENCH_WORKERS, 1).")
+]
+Engine = Annotated[
+    str,
+    O("--engine", metavar="NAME", help="Where jobs run: local, processes on this machine, or ray; results are the same."),
+]
+Address = Annotated[
+    str | None,
+    O(
+        "--address",
+        metavar="ADDR",
+        help="With --engine ray: the cluster of this machine, auto or HOST:PORT of its head; as many jobs run as it has "
+        "room for, or --workers. Without: one is started here, of --workers.",
+    ),
+]
+GpusPerJob = Annotated[
+    float | None,
+    O(
+        "--gpus-per-job",
+        metavar="F",
+        help="With --engine ray: GPUs that a job gets, 0.5 for two jobs on one (1 on CUDA, else 0).",
+    ),
 ]
 Threads = Annotated[
     int | None,
@@ -197,6 +219,28 @@ def check_sized(methods: list[str], sizes: "list[Budget]") -> None:
         allowed = find_method(name).budgets
         if "all" not in allowed and any(size.kind == "all" for size in sizes):
             raise UsageError(f"{name} needs {' or '.join(f'--{kind}' for kind in allowed)}")
+
+
+ENGINES = ("local", "ray")
+
+
+def engine(name: str, address: str | None, gpus_per_job: float | None, workers: int | None) -> "RayEngine | None":
+    """What runs the jobs; None is this machine's processes.
+
+    Raises:
+        UsageError: an unknown engine, one that is not installed, or flags of another.
+    """
+    from ddbench.settings import default_workers
+
+    if name not in ENGINES:
+        raise unknown("engine", name, ENGINES)
+    if name == "local":
+        if address is not None or gpus_per_job is not None:
+            raise UsageError("--address and --gpus-per-job go with --engine ray")
+        return None
+    from ddbench.ray_engine import RayEngine
+
+    return RayEngine(address, workers if address else workers or default_workers(), gpus_per_job)
 
 
 def data_names(text: str, dataset_name: str | None) -> "list[DataName]":

@@ -17,6 +17,7 @@ DASH = "—"
 if TYPE_CHECKING:
     from ddbench.estimate import Foreseen
     from ddbench.jobs import DataName
+    from ddbench.pool import Engine
     from ddbench.reported import Paper
     from ddbench.reproduce import Choice, Item
     from ddbench.store import RecordStore
@@ -65,6 +66,9 @@ def reproduce(
     results: o.Results = None,
     retry_failed: o.RetryFailed = False,
     workers: o.Workers = None,
+    engine: o.Engine = "local",
+    address: o.Address = None,
+    gpus_per_job: o.GpusPerJob = None,
     threads: o.Threads = None,
     device: o.Device = None,
     precision: o.Precision = None,
@@ -90,13 +94,14 @@ def reproduce(
     form = "json" if as_json else form
     if form not in tables.FORMATS:
         raise unknown("table format", form, tables.FORMATS)
+    runner = o.engine(engine, address, gpus_per_job, workers)
     known = papers()
     key, own = find_paper(paper, known)
     choice = Choice(
         protocols=tuple(o.words(protocols, "--protocols")),
         seeds=o.seeds(seeds),
         synthesis_seeds=o.seeds(synthesis_seeds, "--synthesis-seeds"),
-        setting=api.setting(device, threads, precision, compile),
+        setting=api.setting(device, threads, precision, compile, elsewhere=address is not None),
         data=data_folders(data or []),
     )
     place, named = (key, known[key], choice), _methods(key, own, methods)
@@ -108,7 +113,8 @@ def reproduce(
     if dry_run:
         print_dry_run(items, choice, store, retry_failed=retry_failed, as_json=form == "json", quiet=quiet)
         return
-    code = 0 if recorded else _run(items, store, workers or default_workers(), retry_failed=retry_failed, quiet=quiet)
+    count = workers or default_workers()
+    code = 0 if recorded else _run(items, store, count, runner, retry_failed=retry_failed, quiet=quiet)
     _print_table(known[key].title, items, store, form)
     raise typer.Exit(code)
 
@@ -174,7 +180,15 @@ def data_folders(words: Sequence[str]) -> "dict[str, DataName]":
     return found
 
 
-def _run(items: "Sequence[Item]", store: "RecordStore", workers: int, *, retry_failed: bool, quiet: bool) -> int:
+def _run(
+    items: "Sequence[Item]",
+    store: "RecordStore",
+    workers: int,
+    engine: "Engine | None",
+    *,
+    retry_failed: bool,
+    quiet: bool,
+) -> int:
     """Run what is missing; the exit code."""
     from ddbench.cli.planning import Steady, missing_work
     from ddbench.cli.running import tell
@@ -187,7 +201,7 @@ def _run(items: "Sequence[Item]", store: "RecordStore", workers: int, *, retry_f
     check_writable(store.root / "record")
     with progress(quiet) as reporter:
         steady = Steady(reporter, missing_work(cells, store, retry_failed=retry_failed))
-        report = run_cells(cells, store, workers=workers, retry_failed=retry_failed, reporter=steady)
+        report = run_cells(cells, store, workers=workers, engine=engine, retry_failed=retry_failed, reporter=steady)
     tell(report, quiet=quiet)
     return report.exit_code()
 

@@ -16,6 +16,7 @@ from ddbench.errors import DDBenchError, UsageError
 
 if TYPE_CHECKING:
     from ddbench.grid import Cell, Grid, Report
+    from ddbench.pool import Engine
     from ddbench.progress import Reporter
     from ddbench.records import Record
 
@@ -51,6 +52,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "ddbench sweep --methods random,dm --dataset digits --ipc 1,3,10 --protocols hard-v1 --workers 2",
             "ddbench sweep --methods random,kcenter --ipc 1 --synthesis-seeds 5 --seeds 1 --dry-run",
+            "ddbench sweep --methods random,dm --ipc 1,3,10 --engine ray --address auto",
         ),
     )(sweep)
 
@@ -249,6 +251,9 @@ def sweep(
     retry_failed: o.RetryFailed = False,
     wandb: o.Wandb = False,
     workers: o.Workers = None,
+    engine: o.Engine = "local",
+    address: o.Address = None,
+    gpus_per_job: o.GpusPerJob = None,
     threads: o.Threads = None,
     device: o.Device = None,
     precision: o.Precision = None,
@@ -266,6 +271,7 @@ def sweep(
 
     names, sizes = o.words(methods, "--methods"), o.budgets(ipc, fraction)
     o.check_sized(names, sizes)
+    runner = o.engine(engine, address, gpus_per_job, workers)
     grid = Grid(
         methods=names,
         datasets=o.data_names(datasets, dataset_name),
@@ -277,10 +283,20 @@ def sweep(
         recipe=recipe,
         overrides=change or [],
         distill_network=distill_network,
-        setting=api.setting(device, threads, precision, compile),
+        setting=api.setting(device, threads, precision, compile, elsewhere=address is not None),
         snapshots=o.shares(snapshots),
     )
-    _go(grid, None, results, workers, retry_failed=retry_failed, wandb=wandb, dry_run=dry_run, quiet=quiet)
+    _go(
+        grid,
+        None,
+        results,
+        workers,
+        runner,
+        retry_failed=retry_failed,
+        wandb=wandb,
+        dry_run=dry_run,
+        quiet=quiet,
+    )
 
 
 def _networks(text: str | None) -> list[str | None]:
@@ -292,6 +308,7 @@ def _go(
     borrow: Path | None,
     results: Path | None,
     workers: int | None,
+    engine: "Engine | None" = None,
     *,
     retry_failed: bool,
     wandb: bool,
@@ -317,7 +334,9 @@ def _go(
     group = f"{now()} {store.root.name}" if len(cells) > 1 else None
     with progress(quiet) as shown, logged(wandb, shown, group) as (reporter, observe):
         steady = Steady(reporter, missing_work(cells, store, retry_failed=retry_failed))
-        report = run_cells(cells, store, workers=count, retry_failed=retry_failed, reporter=steady, observe=observe)
+        report = run_cells(
+            cells, store, workers=count, engine=engine, retry_failed=retry_failed, reporter=steady, observe=observe
+        )
     report.skipped += grid.without_snapshots()
     tell(report, quiet=quiet)
     if report.records:

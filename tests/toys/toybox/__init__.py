@@ -54,14 +54,14 @@ class ToyHyper(Hyper):
 
 def note(word: str) -> None:
     """Append a line to the file that the tests count calls in; tell who writes."""
-    if path := os.environ.get("TOY_LOG"):
+    if path := os.environ.get("DDBENCH_TOY_LOG"):
         with open(path, "a", encoding="utf-8") as file:
             file.write(f"{word} {os.getpid()}\n")
 
 
 def marked() -> bool:
     """Whether the file that makes the toy fail is there."""
-    return Path(os.environ.get("TOY_MARK", "/nowhere")).exists()
+    return Path(os.environ.get("DDBENCH_TOY_MARK", "/nowhere")).exists()
 
 
 def distill(task: Task, hyper: ToyHyper) -> SynSet:
@@ -155,6 +155,14 @@ def die(number: int, *_: Any) -> None:
 def surroundings(name: str, *_: Any) -> tuple[str | None, int]:
     """What a worker sees of the environment, and who it is."""
     return os.environ.get(name), os.getpid()
+
+
+def meet(job: Any, *_: Any) -> str | None:
+    """Work that waits for another like it to run at the same time; gives the GPUs that it may use."""
+    note("meet")
+    while Path(os.environ["DDBENCH_TOY_LOG"]).read_text(encoding="utf-8").count("meet") < 2:
+        time.sleep(0.05)
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def full_disk(*_: Any) -> None:
