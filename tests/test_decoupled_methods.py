@@ -18,6 +18,7 @@ from ddbench.methods.engines.windows import view
 from ddbench.methods.infer import _skipped, natural_images
 from pydantic import ValidationError
 from torch import nn
+from watching import Stopped, Watch
 
 from ddbench.budget import Budget
 from ddbench.checkpoints import Checkpoint
@@ -27,7 +28,6 @@ from ddbench.errors import NotDefined, UsageError
 from ddbench.evaluation import Setting, evaluate_once
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.method import find_method
-from ddbench.progress import Reporter
 from ddbench.protocol import find_protocol
 from ddbench.randomness import rng
 from ddbench.recipes import resolve
@@ -351,22 +351,6 @@ def test_pairs_recover_and_the_whole_committee_labels():
 
 
 # priors
-
-
-class Watch(Reporter):
-    """Notes how many steps of what were made; stops at one."""
-
-    def __init__(self, label=None, step=None):
-        self.stop, self.steps = (label, step), {}
-
-    def advance(self, label, done, total):
-        self.steps[label] = self.steps.get(label, 0) + 1
-        if self.stop == (label, done):
-            raise Stopped
-
-
-class Stopped(Exception):
-    pass
 
 
 def secret_test():

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import small_sets
 import torch
-from small_sets import a_teacher
+from small_sets import a_teacher, labeller_of, refused_when_spoilt, with_param, with_tensor
 
 from ddbench import networks, teachers
 from ddbench.borrowing import borrow
@@ -23,7 +23,7 @@ from ddbench.streams import Stream, views_of
 from ddbench.student import train
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import Provenance, SynSet, Targets, load, save
-from ddbench.targets import Binding, committee, targets_of
+from ddbench.targets import committee, targets_of
 from ddbench.targets import recording as module
 from ddbench.targets.distances import record_distances
 from ddbench.targets.replay import record_replay
@@ -47,11 +47,6 @@ a_set = partial(small_sets.a_set, RECIPE)
 
 def recorded(synset, **options):
     return replace(synset, targets=record_distances(synset, load_dataset("digits"), CPU, seed=11, **options))
-
-
-def labeller_of(synset):
-    kind, _ = targets_of(synset)
-    return kind.bind(Binding(synset, load_dataset("digits"), CPU)), kind.stream(synset)
 
 
 def by_hand(logits, classes, permutation):
@@ -254,14 +249,6 @@ def test_sets_that_no_teacher_labels_online_are_refused():
             recorded(a_set(**changes))
 
 
-def with_tensor(name, change):
-    return lambda params, tensors: tensors.update({name: change(tensors[name])})
-
-
-def with_param(name, value):
-    return lambda params, tensors: params.update({name: value})
-
-
 MALFORMED = {
     "missing param": (lambda params, tensors: params.pop("seed"), "params"),
     "extra param": (with_param("encoding", "fp16"), "params"),
@@ -285,11 +272,7 @@ MALFORMED = {
 def test_malformed_distances_are_refused(case):
     spoil, message = MALFORMED[case]
     synset = recorded(a_set())
-    params, tensors = dict(synset.targets.params), dict(synset.targets.tensors)
-    spoil(params, tensors)
-    with pytest.raises(UsageError, match=message) as error:
-        targets_of(replace(synset, targets=Targets("distances", params, tensors)))
-    assert "\n" not in str(error.value)
+    refused_when_spoilt(synset, spoil, message)
 
 
 # borrowed

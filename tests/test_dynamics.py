@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from ddbench.methods.engines.dynamics import Dynamics, DynamicsFields, Recorder, described, dynamics_of
 from pydantic import ValidationError
+from watching import Stopped
 
 from ddbench import networks
 from ddbench.budget import Budget
@@ -21,10 +22,6 @@ from ddbench.task import Task
 
 NETWORK = "convnet-d1-w4-bn"
 QUICK = {"score_epochs": 3, "score_batch": 40, "score_lr": 0.05, "score_crop": "none"}
-
-
-class Stopped(Exception):
-    pass
 
 
 class StopAt(Reporter):

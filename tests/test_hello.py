@@ -15,6 +15,7 @@ from ddbench.methods.engines.projector import Adapted, FitFields, FromSpace, fir
 from ddbench.methods.engines.weak_teachers import WeakFields, weak_labels, weak_teachers
 from pydantic import ValidationError
 from torch import nn
+from watching import Stopped, Watch
 
 from ddbench import clip, networks
 from ddbench.borrowing import borrow
@@ -26,7 +27,6 @@ from ddbench.evaluation import Setting, evaluate_once
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.losses import LOSSES, Labels
 from ddbench.method import find_method
-from ddbench.progress import Reporter
 from ddbench.projection import (
     Encoder,
     Form,
@@ -520,22 +520,6 @@ def test_the_fit_is_shared_by_synthesis_seeds_and_keyed_by_its_settings():
 
 
 # stops
-
-
-class Stopped(Exception):
-    pass
-
-
-class Watch(Reporter):
-    """Notes how many steps of what were made; stops at one."""
-
-    def __init__(self, label=None, step=None):
-        self.stop, self.steps = (label, step), {}
-
-    def advance(self, label, done, total):
-        self.steps[label] = self.steps.get(label, 0) + 1
-        if self.stop == (label, done):
-            raise Stopped
 
 
 def watched(watch, seed=5):

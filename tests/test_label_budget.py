@@ -11,16 +11,15 @@ from itertools import pairwise
 import pytest
 import small_sets
 import torch
+from command import ddbench, done
 from ddbench.methods.engines.relabel import RelabelFields, relabelled
 from pydantic import ValidationError
-from small_sets import a_teacher
-from typer.testing import CliRunner
+from small_sets import a_teacher, refused_when_spoilt, with_param, with_tensor
 
 from ddbench import label_budget, networks, teachers
 from ddbench.borrowing import borrow
 from ddbench.budget import Budget
 from ddbench.canonical import digest
-from ddbench.cli.app import app
 from ddbench.cli.options import byte_count
 from ddbench.cli.output import size
 from ddbench.data import load_dataset
@@ -426,14 +425,6 @@ def test_an_unknown_draw_is_refused(value, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def with_tensor(name, change):
-    return lambda params, tensors: tensors.update({name: change(tensors[name])})
-
-
-def with_param(name, value):
-    return lambda params, tensors: params.update({name: value})
-
-
 MALFORMED = {
     "encoding": ("int8", with_param("encoding", "fp16"), "int8 or topk"),
     "type": ("int8", with_param("encoding", 8), "int8 or topk"),
@@ -451,11 +442,7 @@ MALFORMED = {
 def test_malformed_encoded_soft_labels_are_refused(case):
     encoding, spoil, message = MALFORMED[case]
     synset = packed(soft_set(), encoding=encoding, topk=3 if encoding == "topk" else None)
-    params, tensors = dict(synset.targets.params), dict(synset.targets.tensors)
-    spoil(params, tensors)
-    with pytest.raises(UsageError, match=message) as error:
-        targets_of(replace(synset, targets=Targets("soft", params, tensors)))
-    assert "\n" not in str(error.value)
+    refused_when_spoilt(synset, spoil, message)
 
 
 # provenance, hashes, methods
@@ -576,15 +563,6 @@ def test_a_budget_below_one_batch_is_refused_before_the_method_works():
 
 
 # the command
-
-
-def ddbench(*words):
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def done(result):
-    assert result.exit_code == 0, (result.stdout, result.stderr, result.exception)
-    return result
 
 
 @pytest.fixture

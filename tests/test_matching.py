@@ -6,6 +6,7 @@ from ddbench.methods.engines import matching
 from ddbench.methods.engines.attention import AttentionMaps, channel_power_sum
 from ddbench.methods.engines.matching import Pairs, class_groups, matching_gradient
 from torch import Tensor, nn
+from watching import Stopped
 
 from ddbench.budget import Budget
 from ddbench.checkpoints import Checkpoint
@@ -191,10 +192,6 @@ def distil(name: str, checkpoint: Checkpoint | None = None, network: str = "conv
     method = find_method(name)
     task = Task(load_dataset("digits"), Budget(2), network, 5, torch.device("cpu"), checkpoint=checkpoint)
     return method.distill(task, method.hyper.model_validate({"iterations": 4, "batch_real": 6, **fields}))
-
-
-class Stopped(Exception):
-    pass
 
 
 class StopAfter(Checkpoint):

@@ -12,6 +12,7 @@ from ddbench.methods.engines.measured_norm import Voter
 from ddbench.methods.engines.recover import Problem, RecoverFields, Recovery, Refinement
 from ddbench.methods.engines.squeeze import squeeze
 from torch import nn
+from watching import StopAt, Stopped
 
 from ddbench import networks
 from ddbench.augment.crops import draw_crops
@@ -25,7 +26,6 @@ from ddbench.evaluation import Setting, evaluate_once
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.losses import distances
 from ddbench.method import find_method
-from ddbench.progress import Reporter
 from ddbench.protocol import find_protocol
 from ddbench.randomness import rng
 from ddbench.recipes import published, resolve
@@ -279,23 +279,6 @@ def test_problems_in_a_stack_are_as_if_alone():
         torch.testing.assert_close(images, alone, rtol=1e-9, atol=1e-12)
 
 
-class Stopped(Exception):
-    pass
-
-
-class StopAt(Reporter):
-    """Notes the steps of what it watches, and stops after so many."""
-
-    def __init__(self, last=None, watched="recovering images"):
-        self.last, self.seen, self.watched = last, [], watched
-
-    def advance(self, label, done, total):
-        if label == self.watched:
-            self.seen.append(done)
-            if done == self.last:
-                raise Stopped
-
-
 @pytest.mark.parametrize("step", ["plain", "adam"])
 @pytest.mark.parametrize("last", [2, 3, 6, 9, 17])
 def test_a_stopped_refinement_goes_on_to_the_same_bits(step, last, tmp_path):
@@ -307,8 +290,14 @@ def test_a_stopped_refinement_goes_on_to_the_same_bits(step, last, tmp_path):
     whole = refined(problems, fields, how, **options)
     path = tmp_path / "state.safetensors"
     with pytest.raises(Stopped):
-        refined(problems, fields, how, task=engine_task(Checkpoint(path, interval=0), StopAt(last)), **options)
-    steps = StopAt()
+        refined(
+            problems,
+            fields,
+            how,
+            task=engine_task(Checkpoint(path, interval=0), StopAt(last, "recovering images")),
+            **options,
+        )
+    steps = StopAt(watched="recovering images")
     again = refined(problems, fields, how, task=engine_task(Checkpoint(path), steps), **options)
     assert all(torch.equal(one, two) for one, two in zip(whole, again, strict=True))
     assert steps.seen == [*range(last + 1, 19)]
@@ -437,8 +426,8 @@ def test_a_stopped_job_goes_on_to_the_same_bits(last, tmp_path, monkeypatch):
     with monkeypatch.context() as clock:
         clock.setattr("time.monotonic", lambda: next(hours))  # every state is due
         with pytest.raises(Stopped):
-            distill_job(a_job(), StopAt(last))
-    watch = StopAt()
+            distill_job(a_job(), StopAt(last, "recovering images"))
+    watch = StopAt(watched="recovering images")
     assert distill_job(a_job(), watch).hash == whole.hash
     assert watch.seen == [*range(last + 1, 7)]
 

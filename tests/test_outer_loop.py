@@ -1,6 +1,5 @@
 """What the trajectory methods share around the gradient: draws, optimisers, stops, going on, the student they ship."""
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 from ddbench.methods.engines import outer_loop, trajectory
 from ddbench.methods.engines.outer_loop import Learned, draw_expert, draw_start, dsa_of, inner_steps
 from ddbench.methods.engines.trajectory import Gradient, TrajectoryEngine
+from watching import Kept, Stopped
 
 from ddbench.augment import OPS
 from ddbench.budget import Budget
@@ -64,17 +64,6 @@ def distil(name, checkpoint=None, *, reporter=None, network="convnet-d1-w4", bud
     method = find_method(name)
     task = a_task(budget, network=network, flip=flip, checkpoint=checkpoint, reporter=reporter)
     return method.distill(task, method.hyper.model_validate({**COMMON, **OWN[name], **fields}))
-
-
-class Kept(Checkpoint):
-    """Keeps every state that it is offered."""
-
-    def __init__(self):
-        super().__init__(None)
-        self.states = []
-
-    def save_when_due(self, state):
-        self.states.append(copy.deepcopy(state()))
 
 
 class Steps(Reporter):
@@ -201,10 +190,6 @@ def test_an_outer_step_to_what_is_not_finite_is_refused(what):
 
 
 # whole runs of every method
-
-
-class Stopped(Exception):
-    pass
 
 
 class StopAfter(Checkpoint):

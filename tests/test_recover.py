@@ -10,6 +10,7 @@ from ddbench.methods.engines.recover import Problem, RecoverFields, Recovery, lo
 from pydantic import ValidationError
 from torch import nn
 from torchvision.models.resnet import BasicBlock
+from watching import StopAt, Stopped
 
 from ddbench import networks
 from ddbench.budget import Budget
@@ -332,22 +333,6 @@ def test_a_stopped_run_has_the_same_snapshots(last, tmp_path):
 
 
 # stopped, and gone on with
-
-
-class Stopped(Exception):
-    pass
-
-
-class StopAt(Reporter):
-    """Notes the steps, and stops the run after so many."""
-
-    def __init__(self, last=None):
-        self.last, self.seen = last, []
-
-    def advance(self, label, done, total):
-        self.seen.append(done)
-        if done == self.last:
-            raise Stopped
 
 
 @pytest.mark.parametrize("compensate", [False, True])

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import small_sets
 import torch
-from small_sets import a_teacher
+from small_sets import a_teacher, labeller_of, refused_when_spoilt, with_param, with_tensor
 
 from ddbench import networks, teachers
 from ddbench.data import load_dataset
@@ -17,8 +17,8 @@ from ddbench.storage import bytes_of
 from ddbench.streams import Stream, views_of
 from ddbench.student import train
 from ddbench.student_recipe import StudentRecipe
-from ddbench.synset import Targets, Views, load, save
-from ddbench.targets import Binding, committee, targets_of
+from ddbench.synset import Views, load, save
+from ddbench.targets import committee, targets_of
 from ddbench.targets import recording as module
 from ddbench.targets.encodings import LEVELS, TopK, encoding_of
 from ddbench.targets.replay import record_replay
@@ -43,11 +43,6 @@ a_set = partial(small_sets.a_set, RECIPE)
 def recorded(synset, **options):
     made = record_replay(synset, load_dataset("digits"), CPU, seed=11, **options)
     return replace(synset, targets=made)
-
-
-def labeller_of(synset):
-    kind, _ = targets_of(synset)
-    return kind.bind(Binding(synset, load_dataset("digits"), CPU)), kind.stream(synset)
 
 
 def shown_to_student(synset, recipe=RECIPE):
@@ -285,14 +280,6 @@ def test_what_cannot_be_recorded(changes, options, message):
     assert "\n" not in str(error.value)
 
 
-def with_tensor(name, change):
-    return lambda params, tensors: tensors.update({name: change(tensors[name])})
-
-
-def with_param(name, value):
-    return lambda params, tensors: params.update({name: value})
-
-
 MALFORMED = {
     "missing param": ("fp16", lambda params, tensors: params.pop("seed"), "params"),
     "extra param": ("fp16", with_param("k", 3), "params"),
@@ -330,11 +317,7 @@ MALFORMED = {
 def test_malformed_replays_are_refused(case):
     encoding, spoil, message = MALFORMED[case]
     synset = recorded(a_set(), encoding=encoding, topk=3 if encoding == "topk" else None)
-    params, tensors = dict(synset.targets.params), dict(synset.targets.tensors)
-    spoil(params, tensors)
-    with pytest.raises(UsageError, match=message) as error:
-        targets_of(replace(synset, targets=Targets("replay", params, tensors)))
-    assert "\n" not in str(error.value)
+    refused_when_spoilt(synset, spoil, message)
 
 
 def test_a_replay_without_its_recipe():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from typer.testing import CliRunner
+from watching import StopAt, Stopped
 
 import ddbench
 from ddbench import jobs
@@ -22,7 +23,6 @@ from ddbench.evaluation import Setting, evaluate_once
 from ddbench.grid import Grid
 from ddbench.jobs import DataName, DistillJob, cached_set, distill_job, finished
 from ddbench.method import find_method, method_names
-from ddbench.progress import Reporter
 from ddbench.protocol import find_protocol
 from ddbench.recipes import published, resolve
 from ddbench.records import Record, Snapshot
@@ -157,26 +157,13 @@ def test_a_method_that_promises_and_does_not_offer_fails(toys, monkeypatch):
 # kept in the cache
 
 
-class Stopped(Exception):
-    pass
-
-
-class StopAt(Reporter):
-    def __init__(self, last):
-        self.last = last
-
-    def advance(self, label, done, total):
-        if label == "drifting" and done == self.last:
-            raise Stopped
-
-
 @pytest.mark.parametrize("last", [1, 2, 3])
 def test_a_stopped_distillation_has_the_same_snapshots(toys, last, tmp_path, monkeypatch):
     job = a_job(snapshots=(0.0, 0.25, 0.5, 0.75))
     whole, wanted = distill_job(job), sets_at(job)
     monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "another"))
     with pytest.raises(Stopped):
-        distill_job(job, StopAt(last))
+        distill_job(job, StopAt(last, "drifting"))
     begun = toys.count("step")
     assert distill_job(job).hash == whole.hash and toys.count("step") == begun + 4 - last
     found = sets_at(job)
@@ -185,7 +172,7 @@ def test_a_stopped_distillation_has_the_same_snapshots(toys, last, tmp_path, mon
 
 def test_a_run_that_was_stopped_without_snapshots_begins_anew_for_them(toys):
     with pytest.raises(Stopped):
-        distill_job(a_job(), StopAt(3))
+        distill_job(a_job(), StopAt(3, "drifting"))
     distill_job(a_job(snapshots=HALVES))
     assert toys.count("step") == 3 + 4 and list(sets_at(a_job())) == [0, 2]
 

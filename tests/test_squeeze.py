@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from ddbench.methods.engines.squeeze import SqueezeFields, squeeze
 from pydantic import ValidationError
 from torch import nn
+from watching import Stopped, Watch
 
 from ddbench import networks, teachers
 from ddbench.budget import Budget
 from ddbench.data import load_dataset, memory_split
 from ddbench.errors import JobFailed, UsageError
-from ddbench.progress import Reporter
 from ddbench.randomness import rng
 from ddbench.schedules import SCHEDULES
 from ddbench.settings import cache_dir
@@ -38,26 +38,11 @@ def fields_of(**changes):
     return SqueezeFields.model_validate({**QUICK, **changes})
 
 
-class Stopped(Exception):
-    pass
-
-
-class Watch(Reporter):
-    """Notes which networks are trained for how many steps, and stops at a step of one."""
-
-    def __init__(self, name=None, step=None):
-        self.stop, self.steps = (f"squeezing {name}", step), {}
-
-    def advance(self, label, done, total):
-        self.steps[label.removeprefix("squeezing ")] = self.steps.get(label.removeprefix("squeezing "), 0) + 1
-        if self.stop == (label, done):
-            raise Stopped
-
-
 def squeezed(fields, names, **options):
     """Teachers, and the steps that were made for them."""
     watch = options.pop("reporter", None) or Watch()
-    return squeeze(a_task(reporter=watch, **options), fields, names), watch.steps
+    made = squeeze(a_task(reporter=watch, **options), fields, names)
+    return made, {label.removeprefix("squeezing "): count for label, count in watch.steps.items()}
 
 
 # the recipe
@@ -165,7 +150,7 @@ def test_a_teacher_is_trained_as_written_out(optimizer, flip):
 def test_a_committee_goes_on_member_by_member():
     fields, names = fields_of(), [ONE, TWO, THREE]
     with pytest.raises(Stopped):
-        squeezed(fields, names, reporter=Watch(TWO, 1))
+        squeezed(fields, names, reporter=Watch(f"squeezing {TWO}", 1))
     found, steps = squeezed(fields, names)
     assert set(steps) == {TWO, THREE} and steps[THREE] == 7
     assert [*found] == names and [teacher.network for teacher in found.values()] == names
@@ -185,7 +170,7 @@ def test_a_teacher_that_is_stopped_in_the_middle_goes_on_to_the_same_bits(networ
     with monkeypatch.context() as clock:
         clock.setattr("time.monotonic", lambda: next(hours))  # every state is due
         with pytest.raises(Stopped):
-            squeezed(fields, [network], reporter=Watch(network, 3))
+            squeezed(fields, [network], reporter=Watch(f"squeezing {network}", 3))
     again, steps = squeezed(fields, [network])
     assert steps == {network: 2} and again[network].hash == whole[network].hash
     assert not [*(tmp_path / "another").rglob("*.checkpoint*")]

@@ -1,6 +1,5 @@
 """The trajectory methods' rules against their definitions: whole outer iterations written out, and choices by loops."""
 
-import copy
 import math
 from dataclasses import replace
 
@@ -11,11 +10,11 @@ from ddbench.methods.engines.experts import ExpertRecipe, Experts
 from ddbench.methods.engines.outer_loop import draw_expert, draw_start, inner_steps
 from ddbench.methods.engines.trajectory import TrajectoryEngine
 from torch.func import functional_call
+from watching import Kept
 
 from ddbench import networks
 from ddbench.augment import DSA
 from ddbench.budget import Budget
-from ddbench.checkpoints import Checkpoint
 from ddbench.data import load_dataset, memory_split
 from ddbench.method import find_method
 from ddbench.randomness import rng
@@ -54,17 +53,6 @@ def a_task(ipc=1, checkpoint=None, seed=SEED):
 
 def hyper_of(name, **fields):
     return find_method(name).hyper.model_validate({**COMMON, **fields})
-
-
-class Kept(Checkpoint):
-    """Keeps every state that it is offered."""
-
-    def __init__(self):
-        super().__init__(None)
-        self.states = []
-
-    def save_when_due(self, state):
-        self.states.append(copy.deepcopy(state()))
 
 
 def run(name, hyper):

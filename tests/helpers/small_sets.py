@@ -1,12 +1,16 @@
 """Twenty images for digits and teachers that label them: what tests of labels train students on."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from ddbench import networks, teachers
 from ddbench.data import load_dataset
+from ddbench.errors import UsageError
 from ddbench.space import make_space
-from ddbench.synset import SynSet
-from ddbench.targets import committee
+from ddbench.synset import SynSet, Targets
+from ddbench.targets import Binding, committee, targets_of
 
 
 def a_teacher(name="convnet-d2-w8-bn", seed=0):
@@ -31,3 +35,28 @@ def a_set(recipe, **changes):
     if "targets" not in changes:
         changes["targets"] = committee([(a_teacher(), 0.5), (a_teacher(seed=1), 2.0)])
     return SynSet.of(digits, **{**fields, **changes})
+
+
+def labeller_of(synset):
+    """What labels the batches of a training on the set, and the stream that they must be of."""
+    kind, _ = targets_of(synset)
+    return kind.bind(Binding(synset, load_dataset("digits"), torch.device("cpu"))), kind.stream(synset)
+
+
+def with_tensor(name, change):
+    """Spoil one tensor of targets."""
+    return lambda params, tensors: tensors.update({name: change(tensors[name])})
+
+
+def with_param(name, value):
+    """Spoil one parameter of targets."""
+    return lambda params, tensors: params.update({name: value})
+
+
+def refused_when_spoilt(synset, spoil, message):
+    """The set's targets, with parameters and tensors changed by `spoil`, are refused in one line."""
+    params, tensors = dict(synset.targets.params), dict(synset.targets.tensors)
+    spoil(params, tensors)
+    with pytest.raises(UsageError, match=message) as error:
+        targets_of(replace(synset, targets=Targets(synset.targets.kind, params, tensors)))
+    assert "\n" not in str(error.value)
