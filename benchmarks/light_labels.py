@@ -45,7 +45,7 @@ NOTE = (
     "Made by `python benchmarks/light_labels.py --write` from the records. One `hello` set for each row's IPC, its images "
     "the same in all rows; n students, the interval is over these. Bytes of labels are what is stored; with the encoder: "
     "and the networks that are needed to give them. Full: the last weak teacher's logits for every view of the training "
-    "in fp16."
+    "in fp16. The recipe on cifar10-jpeg is a reduced one."
 )
 FULL = "weak teacher, all views in fp16"
 
