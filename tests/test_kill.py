@@ -14,8 +14,6 @@ import pytest
 from contents import content
 
 import ddbench
-from ddbench.budget import Budget
-from ddbench.jobs import DataName
 from ddbench.pool import PRELOAD
 from ddbench.settings import cache_dir, results_dir
 
@@ -60,17 +58,9 @@ def check_finished(tmp_path, monkeypatch, done):
     assert len(disturbed) == 4 and sum(len(record["runs"]) for record in disturbed.values()) == 8
     assert list((cache_dir() / "checkpoints").glob("*.safetensors")) == []
     monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "fresh"))
-    grid = ddbench.Grid(
-        methods=["toy"],
-        datasets=[DataName("digits")],
-        budgets=[Budget(ipc=1)],
-        protocols=["toy-hard-v1", "toy-soft-v1"],
-        seeds=(0, 1),
-        synthesis_seeds=(0, 1),
-        recipe="generic",
-        overrides=WORDS,
-    )
-    ddbench.sweep(grid, results=tmp_path / "undisturbed")
+    import toybox
+
+    ddbench.sweep(toybox.a_grid(WORDS), results=tmp_path / "undisturbed")
     assert disturbed == content(tmp_path / "undisturbed")
 
 

@@ -3,7 +3,7 @@
 import os
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,9 @@ from ddbench.stages import Stage
 from ddbench.student_recipe import StudentRecipe
 from ddbench.synset import SynSet, Targets
 from ddbench.task import Task
+
+if TYPE_CHECKING:
+    from ddbench.grid import Grid
 
 RECIPE: dict[str, Any] = {
     "network": "convnet-d1-w8",
@@ -182,14 +185,13 @@ def build_apart(environment: dict[str, str]) -> None:
     note(Stage("slow", {}).product(build).hash)
 
 
-def sweep_apart(environment: dict[str, str], overrides: list[str], workers: int = 1) -> None:
-    """A whole sweep, for a process of its own."""
-    os.environ.update(environment)
-    import ddbench
+def a_grid(overrides: list[str]) -> "Grid":
+    """Two protocols, two synthesis seeds and two students each."""
     from ddbench.budget import Budget
+    from ddbench.grid import Grid
     from ddbench.jobs import DataName
 
-    grid = ddbench.Grid(
+    return Grid(
         methods=["toy"],
         datasets=[DataName("digits")],
         budgets=[Budget(ipc=1)],
@@ -199,7 +201,14 @@ def sweep_apart(environment: dict[str, str], overrides: list[str], workers: int 
         recipe="generic",
         overrides=overrides,
     )
-    raise SystemExit(ddbench.sweep(grid, workers=workers).exit_code())
+
+
+def sweep_apart(environment: dict[str, str], overrides: list[str], workers: int = 1) -> None:
+    """A whole sweep, for a process of its own."""
+    os.environ.update(environment)
+    import ddbench
+
+    raise SystemExit(ddbench.sweep(a_grid(overrides), workers=workers).exit_code())
 
 
 METHOD = Method(name="toy", hyper=ToyHyper, distill=distill, title="Toy", snapshots=True)
