@@ -34,6 +34,7 @@ def setting(
     compile: str | None = None,
     *,
     elsewhere: bool = False,
+    devices: int = 1,
 ) -> Setting:
     """How to compute.
 
@@ -45,14 +46,17 @@ def setting(
         compile: whether the students' steps are compiled: "on", "off", or "auto", where that repays its set-up; None:
             DDBENCH_COMPILE, else off.
         elsewhere: jobs run on other machines, so that CUDA may be asked for where there is none.
+        devices: that train a student, or a teacher, together, of all nodes.
 
-    On CUDA all students of a cell train at once.
+    On one CUDA device all students of a cell train at once.
 
     Raises:
         UsageError: a word that is none of these, or what this machine cannot do.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
+    if devices > 1 and compile == "on":
+        raise UsageError("compile on: not where several devices train together")
     asked = device or default_device()
     found = asked if elsewhere and asked == "cuda" else find_device(asked).type
     return Setting(
@@ -60,7 +64,8 @@ def setting(
         threads=threads or default_threads(),
         precision=chosen_precision(precision or default_precision(), found),
         compile=checked_switch(compile or default_compile(), found),
-        stack=found == "cuda",
+        stack=found == "cuda" and devices == 1,
+        devices=devices,
     )
 
 
@@ -222,6 +227,8 @@ def evaluate(
     dataset_name: str | None = None,
     results: Path | str | None = None,
     workers: int = 1,
+    devices: int = 1,
+    engine: Engine | None = None,
     device: str | None = None,
     threads: int | None = None,
     precision: str | None = None,
@@ -247,6 +254,8 @@ def evaluate(
         dataset_name: name of a folder data set in records.
         results: folder of records to add to; None keeps no record on disk.
         workers: processes; 1 stays in this one.
+        devices: that train each student together, where the engine is `ddbench.distributed.Together`.
+        engine: see `ddbench.grid.run_cells`.
         device: see `setting`.
         threads: see `setting`.
         precision: see `setting`.
@@ -269,14 +278,20 @@ def evaluate(
         protocol=protocol,
         network=network,
         seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
-        setting=setting(device, threads, precision, compile),
+        setting=setting(device, threads, precision, compile, devices=devices),
         lender=Path(borrow) if borrow else None,
         label=name,
     )
     with tempfile.TemporaryDirectory() as nowhere:
         store = RecordStore(Path(results) if results is not None else Path(nowhere))
         report = run_cells(
-            [cell], store, workers=workers, retry_failed=retry_failed, reporter=reporter, observe=observe
+            [cell],
+            store,
+            workers=workers,
+            engine=engine,
+            retry_failed=retry_failed,
+            reporter=reporter,
+            observe=observe,
         )
         if report.problems or report.skipped:
             raise UsageError((report.problems + report.skipped)[0])

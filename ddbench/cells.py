@@ -1,7 +1,7 @@
 """Cells: records pooled into one row per (method, recipe, data set, budget, protocol, student, setting).
 
 Records that are equal in all but the synthesis seed are draws of one cell; those whose sets are the same are one draw.
-Two settings (device, precision, compiled, stacked, threads, build, teacher) are never pooled, nor two sets that claim the
+Two settings (device, precision, compiled, stacked, threads, build, devices, teacher) are never pooled, nor two sets that claim the
 same synthesis seed, nor two versions of a protocol. Accuracies are fractions, sizes bytes, times seconds.
 """
 

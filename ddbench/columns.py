@@ -22,6 +22,7 @@ SETTING = {
     "stacked": "whether the students were trained at once",
     "threads": "threads per job",
     "build": "build of torch",
+    "devices": "processes that trained a student together",
 }
 CELL = {
     **SET,

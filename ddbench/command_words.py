@@ -33,12 +33,13 @@ def borrow_words(lender: str | None) -> list[str]:
 
 
 def scoring_words(protocol: str, network: str, seeds: Collection[int], setting: Mapping[str, Any]) -> list[str]:
-    """How a set is scored; `setting` has the device, threads and precision, and whether steps are compiled.
+    """How a set is scored; `setting` has the device, threads, precision, devices, and whether steps are compiled.
 
     A comma is behind a single seed, which would be a number of seeds without.
     """
     text = ",".join(map(str, sorted(seeds))) + ("," if len(seeds) == 1 else "")
     words = ["--protocol", protocol, "--network", network, "--seeds", text]
     words += ["--device", setting["device"], "--threads", str(setting["threads"])]
+    words += ["--devices", str(setting["devices"])] if setting["devices"] > 1 else []
     words += ["--precision", setting["precision"]] if setting["precision"] != "float32" else []
     return [*words, "--compile", "on"] if setting["compiled"] else words

@@ -11,9 +11,10 @@ done by every rank, alike, and files are written once or with the same content; 
 
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.errors import UsageError
+from ddbench.following import follow, follows
+from ddbench.pool import Backlog, Done, Outcome, Work, attempt
+from ddbench.progress import LineReporter, Reporter
 from ddbench.streams import Images
 
 if TYPE_CHECKING:
@@ -110,20 +114,17 @@ def current() -> Ranks | None:
     return _current
 
 
-def follows() -> bool:
-    """Whether another process leads: then this one waits for no lock and writes no record."""
-    return (_current.rank if _current else int(os.environ.get("NODE_RANK", "0"))) > 0
-
-
 @contextmanager
 def joined(fabric: "Fabric") -> Iterator[Ranks]:
     """Train with the other processes of a launched Fabric, within the block."""
     global _current
     _current = Ranks(fabric)
+    follow(_current.rank)
     try:
         yield _current
     finally:
         _current = None
+        follow(0)
 
 
 def launch(call: Callable[..., Any], *args: Any, device: str, devices: int, nodes: int = 1) -> Any:
@@ -149,10 +150,44 @@ def launch(call: Callable[..., Any], *args: Any, device: str, devices: int, node
     if nodes > 1 and missing:
         raise UsageError(f"--nodes {nodes}: the environment has no {' and no '.join(missing)}")
     fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy="ddp_spawn")
-    return pickle.loads(fabric.launch(_as_rank, call, args))
+    return pickle.loads(fabric.launch(partial(_as_rank, call=call, args=args)))
 
 
 def _as_rank(fabric: "Fabric", call: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
     """Pickled here, by value: torch would send tensors as handles of files that end with this process."""
     with joined(fabric):
         return pickle.dumps(call(*args))
+
+
+@dataclass(frozen=True)
+class Together:
+    """Runs a grid's work one job after another, each in several processes that train together.
+
+    Attributes:
+        devices: processes on this node.
+        nodes: that run the same command, over one results folder and one cache; see `launch`.
+    """
+
+    devices: int
+    nodes: int = 1
+
+    def run_all(self, first: Iterable[Work], done: Done, *, reporter: Reporter | None = None) -> None:
+        """Do all work, and what follows from it; see `ddbench.pool.run_all`. The first process tells its own progress."""
+        backlog = Backlog(first, done, reporter)
+        while work := backlog.take(1):
+            backlog.finish(work, self._outcome(work))
+
+    def _outcome(self, work: Work) -> Outcome:
+        from torch.multiprocessing.spawn import ProcessException
+
+        device = work.job.setting.device
+        try:
+            found = launch(_attempted, work.call, work.job, device=device, devices=self.devices, nodes=self.nodes)
+        except ProcessException as error:
+            return Outcome(failure=f"one of its processes died: {str(error).strip().splitlines()[-1]}")
+        assert isinstance(found, Outcome)
+        return found
+
+
+def _attempted(call: Callable[..., Any], job: Any) -> Outcome:
+    return attempt(call, job, Reporter() if follows() else LineReporter())

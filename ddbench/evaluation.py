@@ -44,6 +44,7 @@ class Setting:
         precision: of the students' steps, "float32" or "bf16"; sets and teachers are made in float32.
         compile: whether the students' steps are compiled: "on", "off", or "auto", where that repays its set-up.
         stack: train all students of a cell at once, where their network allows it.
+        devices: processes that train a student, or a teacher, together (`ddbench.distributed`).
     """
 
     device: str = "cpu"
@@ -51,6 +52,7 @@ class Setting:
     precision: str = "float32"
     compile: Switch = "off"
     stack: bool = False
+    devices: int = 1
 
     def apply(self) -> torch.device:
         """Set this process's threads and how it keeps memory, and give the device."""
@@ -68,11 +70,14 @@ class Setting:
             **({} if self.stack else {"stacked": False}),
             "threads": self.threads,
             "build": torch.__version__,
+            "devices": self.devices,
         }
 
     def execution(self, recipe: StudentRecipe, dataset: Dataset, images: int) -> Execution:
         """How the steps of a training on so many images are computed: what "auto" comes to."""
-        auto = self.compile == "auto" and repays(recipe, dataset, images, self.device, self.threads)
+        auto = (
+            self.compile == "auto" and self.devices == 1 and repays(recipe, dataset, images, self.device, self.threads)
+        )
         return Execution(self.precision, auto or self.compile == "on")
 
 

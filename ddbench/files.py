@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from ddbench.errors import CannotWrite, UsageError
+from ddbench.following import follows
 
 if TYPE_CHECKING:
     import torch
@@ -116,8 +117,12 @@ def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock between processes on `path` (a hidden lock file beside it). Released if the holder dies.
 
     Between machines it holds where their shared file system has locks: NFS has, unless mounted with `nolock`.
+    Processes of one job make the same things together: those that follow do not wait for the one that leads.
     """
     make_folder(path.parent)
+    if follows():
+        yield
+        return
     try:
         file = lock_file(path).open("a")
     except OSError as error:

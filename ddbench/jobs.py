@@ -85,6 +85,8 @@ class DistillJob:
         """Digest of recipe, seed, setting, the core's code version and the method's source: the set's name in the cache."""
         resolved = self.resolved()
         setting = {"device": self.setting.device, "threads": self.setting.threads, "precision": PRECISION}
+        if self.setting.devices > 1:
+            setting["devices"] = self.setting.devices
         return digest([resolved.hash, self.seed, setting, CODE_VERSION, source_digest(resolved.method)])[:32]
 
     @property

@@ -80,10 +80,11 @@ class Identity(NamedTuple):
     stacked: bool
     threads: int
     build: str
+    devices: int
 
     @property
-    def setting(self) -> tuple[str, str, bool, bool, int, str]:
-        """Device, precision, compiled, stacked, threads and build."""
+    def setting(self) -> tuple[str, str, bool, bool, int, str, int]:
+        """Device, precision, compiled, stacked, threads, build and devices."""
         return self[3:]
 
     @property
@@ -108,6 +109,7 @@ class Run(Strict):
         stacked: whether it was trained together with the students of other seeds, in one stack of networks.
         threads: of the job, on a CPU.
         build: torch's version with its local part, such as 2.9.0+cpu.
+        devices: how many processes, each with a device or threads of its own, trained the student together.
         status: see above.
         reason: why there is no accuracy.
         top1: accuracy on the test images, of the last step's network.
@@ -133,6 +135,7 @@ class Run(Strict):
     stacked: bool = False
     threads: Number
     build: Name
+    devices: Number = 1
     status: Literal["ok", "failed", "n/a"]
     reason: str | None = None
     top1: Fraction | None = None
@@ -325,8 +328,11 @@ class Record(Strict):
     def to_json(self) -> str:
         """The file's text: sorted keys, two-space indent, a newline at the end."""
         value = self.model_dump(mode="json", by_alias=True)
-        if value["submission"] is None:  # a field that came later: records without it keep their text
+        if value["submission"] is None:  # fields that came later: records without them keep their text
             del value["submission"]
+        for run in value["runs"]:
+            if run["devices"] == 1:
+                del run["devices"]
         return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod

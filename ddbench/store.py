@@ -12,6 +12,7 @@ from typing import Any
 from ddbench.canonical import digest
 from ddbench.errors import UsageError
 from ddbench.files import locked, read_text, write_atomic
+from ddbench.following import follows
 from ddbench.records import Record, Run, Snapshot
 from ddbench.submission import Submission
 
@@ -37,9 +38,11 @@ class RecordStore:
 
         Two processes may add at once: neither loses a run. A run whose identity is stored already is dropped,
         unless `retry_failed` and the stored one failed. UsageError where the folder cannot be written, where the
-        stored file is no record, or where it is another record's.
+        stored file is no record, or where it is another record's. A process that follows another adds nothing.
         """
         path = self.path(record.key())
+        if follows():
+            return path
         with locked(path):
             stored = read_record(path) if path.exists() else None
             merged = merge(stored, record, retry_failed=retry_failed, where=str(path)) if stored else _sorted(record)

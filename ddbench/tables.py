@@ -24,7 +24,7 @@ from ddbench.wording import budget_words, half, percent
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 VIEWS = ("pivot", "long", "variance", "networks")
 _TELLING = (
-    "recipe lender distill_network imported student_recipe space device precision threads build compiled stacked teacher "
+    "recipe lender distill_network imported student_recipe space device precision threads build compiled stacked devices teacher "
     "synset recipe_hash group"
 )
 TELLING = (

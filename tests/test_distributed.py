@@ -1,14 +1,26 @@
 """Several processes on one training: the steps of one process."""
 
+import os
+import socket
+import subprocess
 import sys
 
 import pytest
 import ranks
 import torch
 
+import ddbench
 from ddbench import distributed
-from ddbench.distributed import Ranks, launch
+from ddbench.api import setting
+from ddbench.budget import Budget
+from ddbench.cli import options
+from ddbench.distributed import Ranks, Together, launch
 from ddbench.errors import UsageError
+from ddbench.following import follows
+from ddbench.grid import Grid
+from ddbench.jobs import DataName
+from ddbench.settings import results_dir
+from ddbench.store import read_record
 
 CUTMIX = {"name": "cutmix", "alpha": 1.0}
 PLANS = (
@@ -70,9 +82,9 @@ def test_rows_are_parts_and_parts_are_the_whole():
 
 
 def test_alone_there_are_no_ranks(monkeypatch):
-    assert distributed.current() is None and not distributed.follows()
+    assert distributed.current() is None and not follows()
     monkeypatch.setenv("NODE_RANK", "1")
-    assert distributed.follows()
+    assert follows()
 
 
 def test_what_is_missing_is_said(monkeypatch):
@@ -85,3 +97,69 @@ def test_what_is_missing_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
     with pytest.raises(UsageError, match=r"several devices need Lightning Fabric: pip install 'ddbench\[fabric\]'"):
         launch(ranks.refusal, device="cpu", devices=2)
+
+
+def grid(how, **changes):
+    fields = {"methods": ["toy"], "datasets": [DataName("digits")], "budgets": [Budget(ipc=1)], "recipe": "generic"}
+    return Grid(**{**fields, "protocols": ["toy-hard-v1"], "seeds": (0, 1), "setting": how, **changes})
+
+
+def runs(report):
+    return [run for path in report.records for run in read_record(path).runs]
+
+
+def test_a_sweep_in_processes_that_train_together(toys, tmp_path):
+    alone = runs(ddbench.sweep(grid(setting()), results=tmp_path / "alone"))
+    report = ddbench.sweep(grid(setting(devices=2)), results=tmp_path / "two", engine=Together(2))
+    assert (report.done, report.exit_code()) == (2, 0)
+    for one, two in zip(alone, runs(report), strict=True):
+        assert (one.devices, two.devices, two.status, two.steps) == (1, 2, "ok", one.steps)
+        assert two.final_loss == pytest.approx(one.final_loss, rel=1e-3)
+    assert '"devices": 2' in report.records[0].read_text()
+    assert '"devices"' not in next((tmp_path / "alone").rglob("*.json")).read_text()
+    again = ddbench.sweep(grid(setting(devices=2)), results=tmp_path / "two", engine=Together(2))
+    assert (again.reused, again.done) == (2, 0)
+
+
+@pytest.mark.slow
+def test_two_nodes_run_the_same_command(toys, tmp_path):
+    """Each a driver of its own: both do the work together, the first writes the records."""
+    words = [
+        "run",
+        "toy",
+        "--ipc",
+        "1",
+        "--recipe",
+        "generic",
+        "--protocol",
+        "toy-hard-v1",
+        "--seeds",
+        "2",
+        "--nodes",
+        "2",
+    ]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = []
+    for rank in range(2):
+        where = {"NODE_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        command = [sys.executable, "-m", "ddbench", *words]
+        nodes.append(
+            subprocess.Popen(command, env={**os.environ, **where}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        )
+    said = [node.communicate(timeout=300) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    (path,) = results_dir().rglob("*.json")
+    assert [(run.seed, run.devices, run.status) for run in read_record(path).runs] == [(0, 2, "ok"), (1, 2, "ok")]
+
+
+def test_flags_that_do_not_go_together():
+    with pytest.raises(UsageError, match="--devices and --nodes take one job at a time: leave --workers out"):
+        options.engine("local", None, None, 2, devices=2)
+    with pytest.raises(UsageError, match="--devices and --nodes go with --engine local"):
+        options.engine("ray", None, None, None, nodes=2)
+    with pytest.raises(UsageError, match="compile on: not where several devices train together"):
+        setting(compile="on", devices=2)
+    assert options.engine("local", None, None, None) is None
+    assert options.engine("local", None, None, None, devices=2, nodes=3) == Together(2, 3)

@@ -11,8 +11,9 @@ from ddbench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from ddbench.budget import Budget
+    from ddbench.distributed import Together
     from ddbench.jobs import DataName
-    from ddbench.ray_engine import RayEngine
+    from ddbench.pool import Engine as RunsWork
 
 O = typer.Option  # noqa: E741 - the flags below stay readable
 
@@ -60,7 +61,11 @@ Workers = Annotated[
 ]
 Engine = Annotated[
     str,
-    O("--engine", metavar="NAME", help="Where jobs run: local, processes on this machine, or ray; results are the same."),
+    O(
+        "--engine",
+        metavar="NAME",
+        help="Where jobs run: local, processes on this machine, or ray; results are the same.",
+    ),
 ]
 Address = Annotated[
     str | None,
@@ -77,6 +82,26 @@ GpusPerJob = Annotated[
         "--gpus-per-job",
         metavar="F",
         help="With --engine ray: GPUs that a job gets, 0.5 for two jobs on one (1 on CUDA, else 0).",
+    ),
+]
+Devices = Annotated[
+    int,
+    O(
+        "--devices",
+        metavar="N",
+        min=1,
+        help="Processes, each with a GPU or threads of its own, that train each student and teacher together; part of a "
+        "run's identity.",
+    ),
+]
+Nodes = Annotated[
+    int,
+    O(
+        "--nodes",
+        metavar="M",
+        min=1,
+        help="Machines that run this same command, with --devices each: NODE_RANK, MASTER_ADDR and MASTER_PORT say which "
+        "is which; results and cache are in folders that all see.",
     ),
 ]
 Threads = Annotated[
@@ -224,7 +249,14 @@ def check_sized(methods: list[str], sizes: "list[Budget]") -> None:
 ENGINES = ("local", "ray")
 
 
-def engine(name: str, address: str | None, gpus_per_job: float | None, workers: int | None) -> "RayEngine | None":
+def engine(
+    name: str,
+    address: str | None,
+    gpus_per_job: float | None,
+    workers: int | None,
+    devices: int = 1,
+    nodes: int = 1,
+) -> "RunsWork | None":
     """What runs the jobs; None is this machine's processes.
 
     Raises:
@@ -237,10 +269,27 @@ def engine(name: str, address: str | None, gpus_per_job: float | None, workers: 
     if name == "local":
         if address is not None or gpus_per_job is not None:
             raise UsageError("--address and --gpus-per-job go with --engine ray")
-        return None
+        return together(devices, nodes, workers)
+    if devices * nodes > 1:
+        raise UsageError("--devices and --nodes go with --engine local: Ray places jobs on one device each")
     from ddbench.ray_engine import RayEngine
 
     return RayEngine(address, workers if address else workers or default_workers(), gpus_per_job)
+
+
+def together(devices: int, nodes: int, workers: int | None) -> "Together | None":
+    """What runs each job in several processes that train together; None where one trains alone.
+
+    Raises:
+        UsageError: several workers at once as well.
+    """
+    if devices * nodes == 1:
+        return None
+    if workers is not None and workers > 1:
+        raise UsageError("--devices and --nodes take one job at a time: leave --workers out")
+    from ddbench.distributed import Together
+
+    return Together(devices, nodes)
 
 
 def data_names(text: str, dataset_name: str | None) -> "list[DataName]":

@@ -129,6 +129,7 @@ def evaluate(
     retry_failed: o.RetryFailed = False,
     wandb: o.Wandb = False,
     workers: o.Workers = None,
+    devices: o.Devices = 1,
     threads: o.Threads = None,
     device: o.Device = None,
     precision: o.Precision = None,
@@ -144,7 +145,7 @@ def evaluate(
     from ddbench.settings import default_workers, results_dir
     from ddbench.synset import load
 
-    wanted = o.seeds(seeds)
+    wanted, runner = o.seeds(seeds), o.together(devices, 1, workers)
     made_by = load(file).provenance.method
     with progress(quiet) as shown, logged(wandb, shown) as (reporter, observe):
         record = api.evaluate(
@@ -158,10 +159,12 @@ def evaluate(
             borrow=borrow,
             results=results or results_dir(),
             workers=workers or default_workers(),
+            devices=devices,
             device=device,
             threads=threads,
             precision=precision,
             compile=compile,
+            engine=runner,
             retry_failed=retry_failed,
             reporter=reporter,
             observe=observe,
@@ -196,6 +199,8 @@ def run(
     retry_failed: o.RetryFailed = False,
     wandb: o.Wandb = False,
     workers: o.Workers = None,
+    devices: o.Devices = 1,
+    nodes: o.Nodes = 1,
     threads: o.Threads = None,
     device: o.Device = None,
     precision: o.Precision = None,
@@ -211,7 +216,7 @@ def run(
     from ddbench.grid import Grid
     from ddbench.jobs import DataName
 
-    budget = o.one_budget(ipc, fraction)
+    budget, runner = o.one_budget(ipc, fraction), o.together(devices, nodes, workers)
     o.check_sized([method], [budget])
     grid = Grid(
         methods=[method],
@@ -224,10 +229,20 @@ def run(
         recipe=recipe,
         overrides=change or [],
         distill_network=distill_network,
-        setting=api.setting(device, threads, precision, compile),
+        setting=api.setting(device, threads, precision, compile, devices=devices * nodes),
         snapshots=o.shares(snapshots),
     )
-    _go(grid, borrow, results, workers, retry_failed=retry_failed, wandb=wandb, dry_run=dry_run, quiet=quiet)
+    _go(
+        grid,
+        borrow,
+        results,
+        workers,
+        runner,
+        retry_failed=retry_failed,
+        wandb=wandb,
+        dry_run=dry_run,
+        quiet=quiet,
+    )
 
 
 def sweep(
@@ -254,6 +269,8 @@ def sweep(
     engine: o.Engine = "local",
     address: o.Address = None,
     gpus_per_job: o.GpusPerJob = None,
+    devices: o.Devices = 1,
+    nodes: o.Nodes = 1,
     threads: o.Threads = None,
     device: o.Device = None,
     precision: o.Precision = None,
@@ -271,7 +288,7 @@ def sweep(
 
     names, sizes = o.words(methods, "--methods"), o.budgets(ipc, fraction)
     o.check_sized(names, sizes)
-    runner = o.engine(engine, address, gpus_per_job, workers)
+    runner = o.engine(engine, address, gpus_per_job, workers, devices, nodes)
     grid = Grid(
         methods=names,
         datasets=o.data_names(datasets, dataset_name),
@@ -283,7 +300,9 @@ def sweep(
         recipe=recipe,
         overrides=change or [],
         distill_network=distill_network,
-        setting=api.setting(device, threads, precision, compile, elsewhere=address is not None),
+        setting=api.setting(
+            device, threads, precision, compile, elsewhere=address is not None, devices=devices * nodes
+        ),
         snapshots=o.shares(snapshots),
     )
     _go(
@@ -318,6 +337,7 @@ def _go(
     """Plan or run a grid and report on it; leaves with the report's exit code."""
     from ddbench.cli.planning import Steady, missing_work, print_plan
     from ddbench.files import check_writable
+    from ddbench.following import follows
     from ddbench.grid import run_cells
     from ddbench.records import now
     from ddbench.settings import default_workers, results_dir
@@ -332,14 +352,14 @@ def _go(
         return
     check_writable(store.root / "record")
     group = f"{now()} {store.root.name}" if len(cells) > 1 else None
-    with progress(quiet) as shown, logged(wandb, shown, group) as (reporter, observe):
+    with progress(quiet) as shown, logged(wandb and not follows(), shown, group) as (reporter, observe):
         steady = Steady(reporter, missing_work(cells, store, retry_failed=retry_failed))
         report = run_cells(
             cells, store, workers=count, engine=engine, retry_failed=retry_failed, reporter=steady, observe=observe
         )
     report.skipped += grid.without_snapshots()
     tell(report, quiet=quiet)
-    if report.records:
+    if report.records and not follows():
         from ddbench.store import read_record
 
         print_records([read_record(path) for path in report.records])

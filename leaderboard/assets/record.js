@@ -105,7 +105,7 @@
       ["Final loss", "num"], ["Set"], ["Teacher"], ["Date"]];
     const rows = r.runs.map((x) => [x.seed, percent(x.top1), percent(x.top5), x.reason ? `${x.status}: ${x.reason}` : x.status,
       x.seconds.toFixed(1), x.steps, x.final_loss === null ? null : x.final_loss.toPrecision(4), (x.synset || "—").slice(0, 12), (x.teacher || "—").slice(0, 12), x.date]);
-    const where = r.runs.map((x) => [x.seed, x.device, x.precision, x.threads, x.compiled ? "yes" : "no", x.stacked ? "yes" : "no", x.build,
+    const where = r.runs.map((x) => [x.seed, x.device, x.precision, x.devices > 1 ? `${x.threads} in each of ${x.devices} processes` : x.threads, x.compiled ? "yes" : "no", x.stacked ? "yes" : "no", x.build,
       x.commit ? hash(x.commit) : "—", x.dirty === null ? "not known" : x.dirty ? "yes, changed" : "no",
       Object.entries(x.versions).map(([k, v]) => `${k} ${v}`).join(", "), x.wandb ? link(x.wandb) : "—"]);
     const parts = [table("Runs", heads, rows), table("With what they were made", [["Seed", "num"], ["Device"], ["Precision"], ["Threads", "num"],
