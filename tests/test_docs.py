@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -275,3 +276,34 @@ def test_what_a_page_adds_to_the_core_works(page, folder, capsys):
     assert done.returncode == 0, done.stderr
     assert str(folder / "core") in done.stdout
     assert len(list((folder / "records").rglob("*.json"))) == 1
+
+
+def active_environment(folder):
+    """An environment as an active virtual one: it has our libraries, and what is installed goes into its own folder."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    (place,) = (folder / "lib").glob("python*/site-packages")
+    (place / "ours.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    for name, call in {"pip": "-m pip", "ddbench": "-m ddbench"}.items():
+        script = folder / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec "{python}" {call} "$@"\n')
+        script.chmod(0o755)
+    return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+
+
+@pytest.mark.slow
+def test_the_page_of_submissions_can_be_followed_from_the_top(folder):
+    """All blocks but those that name a stranger's record, word for word, with ddbench as a wheel leaves it: no checkout."""
+    changed_core({}, folder / "core")
+    offline = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "false", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    environment = active_environment(folder / "environment") | offline | {"PYTHONPATH": str(folder / "core")}
+    (folder / "empty").mkdir()
+    blocks = [block["text"] for block in FENCE.finditer(PAGES["submit.md"])]
+    followed = [block for block in blocks if "RECORD" not in block]
+    assert len(followed) == len(blocks) - 2
+    for block in followed:
+        done = subprocess.run(
+            ["bash", "-ec", block], cwd=folder / "empty", env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    assert "holds" in done.stdout
