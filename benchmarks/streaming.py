@@ -3,8 +3,8 @@
     python benchmarks/streaming.py [--files 1000 10000 100000] [--steps 20] [--out benchmarks/streaming.md]
 
 Makes a folder of ten classes for each number of files (a few dozen JPEG files, hard-linked under many names) in a temporary
-place, with a cache of its own, and measures every part in a process of its own: wall-clock seconds, and peak memory above
-the level after imports. The parts take `steps` steps each, so that only the number of files differs between rows.
+place, with a cache of its own, and measures every part in a process of its own: CPU seconds, and peak memory above the
+level after imports. The parts take `steps` steps each, so that only the number of files differs between rows.
 """
 
 import argparse
@@ -17,16 +17,38 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import torch
+from ddbench.methods.engines.dynamics import DynamicsFields, Recorder
+from ddbench.methods.engines.selection import shown_at_once
+from ddbench.methods.engines.squeeze import SqueezeFields
+from PIL import Image
+
+from ddbench import networks
+from ddbench.budget import Budget
+from ddbench.checkpoints import Checkpoint
+from ddbench.data import load_dataset
+from ddbench.data.listing import SETTLED
+from ddbench.evaluation import Setting
+from ddbench.meter import Meter
+from ddbench.protocol import find_protocol
+from ddbench.space import transform_for
+from ddbench.streams import Labeller
+from ddbench.student import accuracy, train
+from ddbench.student_recipe import StudentRecipe
+from ddbench.synset import SynSet
+from ddbench.task import Task
+from ddbench.teachers import reference_teacher
+from ddbench.views import training_images
+
 CLASSES, SOURCES, TESTS = 10, 40, 4
 NETWORK, BATCH = "convnet-d3-w8-bn", 8
 EPOCHS = 10  # rows of the dynamics that are recorded
+CPU = torch.device("cpu")
 
 
 def make_folder(root: Path, files: int) -> None:
     """An image folder of so many training images of 300 x 260 px."""
-    import numpy as np
-    from PIL import Image
-
     generator, sources = np.random.default_rng(0), root / "sources"
     sources.mkdir(parents=True)
     for number in range(SOURCES):
@@ -42,34 +64,23 @@ def make_folder(root: Path, files: int) -> None:
 
 def load(name: str, steps: int) -> None:
     """Loading."""
-    from ddbench.data import load_dataset
-
     load_dataset(name)
 
 
 def squeeze(name: str, steps: int) -> None:
     """The first steps of squeezing a teacher."""
-    from ddbench.methods.engines.squeeze import SqueezeFields
-
-    from ddbench.student import train
-
-    task = a_task(name)
-    recipe = SqueezeFields(teacher_batch=BATCH).teacher_recipe(NETWORK).model_copy(update={"max_steps": steps})
+    task = task_on(name)
     network = task.create_stage_network("squeeze", name=NETWORK)
+    recipe = first_steps(SqueezeFields().teacher_recipe(NETWORK), steps)
     train(network, task.images(task.space("normalised")), task.dataset.labels, recipe, seed=0)
 
 
 def dynamics(name: str, steps: int) -> None:
     """The first steps of a training whose dynamics are recorded, and one look at 200 images; rows of ten epochs."""
-    from ddbench.methods.engines.dynamics import DynamicsFields, Recorder
-    from ddbench.methods.engines.selection import shown_at_once
-
-    from ddbench.checkpoints import Checkpoint
-
-    task, left = a_task(name), {"training": steps, "recording": 1}
+    task, left = task_on(name), {"training": steps, "recording": 1}
     recipe = DynamicsFields(score_epochs=EPOCHS, score_batch=BATCH).score_recipe(task)
-    network = task.create_stage_network("dynamics", name=NETWORK)
-    images, at_once = task.images(task.space("normalised")), shown_at_once(task.dataset.side)
+    network, images = task.create_stage_network("dynamics", name=NETWORK), task.images(task.space("normalised"))
+    at_once = shown_at_once(task.dataset.side)
     recorder = Recorder(network, images, task.dataset.labels, recipe, False, False, at_once)
 
     def some(start: int, total: int, label: str) -> Iterator[int]:
@@ -83,58 +94,40 @@ def dynamics(name: str, steps: int) -> None:
 
 
 def hard(name: str, steps: int) -> None:
-    """The first steps of a student on the whole split by the recipe of hard-v1, and its test."""
-    from ddbench.protocol import find_protocol
-
-    student(name, steps, find_protocol("hard-v1"))
+    """The first steps of a student of hard-v1 on the whole split, and its test."""
+    student(name, first_steps(find_protocol("hard-v1").student(load_dataset(name), NETWORK), steps))
 
 
 def soft(name: str, steps: int) -> None:
-    """The first steps of the reference teacher of soft-v1, and those of a student on the whole split, with its test."""
-    import torch
-
-    from ddbench.data import load_dataset
-    from ddbench.protocol import find_protocol
-    from ddbench.teachers import reference_teacher
-
+    """The first steps of the reference teacher of soft-v1; those of a student on the whole split, and its test."""
     dataset, protocol = load_dataset(name), find_protocol("soft-v1")
     recipe = protocol.reference(dataset)
     assert recipe is not None
-    few = {"network": NETWORK, "batch": BATCH, "max_steps": steps}
-    reference_teacher(recipe.model_copy(update=few), dataset, torch.device("cpu"))
-    student(name, steps, protocol)
+    recipe = first_steps(recipe, steps).model_copy(update={"network": NETWORK})
+    teacher = reference_teacher(recipe, dataset, CPU).module(CPU)
+    label = torch.no_grad()(lambda batch: teacher(batch.images))
+    student(name, first_steps(protocol.student(dataset, NETWORK), steps), label)
 
 
-def student(name, steps, protocol) -> None:
-    import torch
-
-    from ddbench import networks
-    from ddbench.data import load_dataset
-    from ddbench.space import transform_for
-    from ddbench.student import accuracy, train
-    from ddbench.synset import SynSet
-    from ddbench.views import training_images
-
-    dataset, task = load_dataset(name), a_task(name)
+def student(name: str, recipe: StudentRecipe, labeller: Labeller | None = None) -> None:
+    """A student on the set `whole`, trained and tested."""
+    dataset, space = load_dataset(name), task_on(name).space("normalised")
     places = torch.arange(len(dataset.train))
-    whole = SynSet.of(dataset, classes=dataset.train.labels, space=task.space("normalised"), indices=places)
-    recipe = protocol.student(dataset, NETWORK).model_copy(update={"batch": BATCH, "max_steps": steps})
+    whole = SynSet.of(dataset, classes=dataset.train.labels, space=space, indices=places)
     images, classes = training_images(whole, dataset)
     network = networks.create(NETWORK, channels=3, side=dataset.side, classes=CLASSES)
-    answer = networks.create(NETWORK, channels=3, side=dataset.side, classes=CLASSES, seed=1).eval()
-    labeller = None if recipe.labels == "classes" else torch.no_grad()(lambda batch: answer(batch.images))
     train(network, images, classes, recipe, seed=0, labeller=labeller)
-    accuracy(network, dataset.test, transform_for(whole.space, dataset), torch.device("cpu"))
+    accuracy(network, dataset.test, transform_for(space, dataset), CPU)
 
 
-def a_task(name):
-    import torch
+def first_steps(recipe: StudentRecipe, steps: int) -> StudentRecipe:
+    """A recipe in small batches that ends early."""
+    return recipe.model_copy(update={"batch": BATCH, "max_steps": steps})
 
-    from ddbench.budget import Budget
-    from ddbench.data import load_dataset
-    from ddbench.task import Task
 
-    return Task(load_dataset(name), Budget(), NETWORK, 0, torch.device("cpu"))
+def task_on(name: str) -> Task:
+    """A task on a data set."""
+    return Task(load_dataset(name), Budget(), NETWORK, 0, CPU)
 
 
 PARTS: dict[str, Callable[[str, int], None]] = {
@@ -143,75 +136,69 @@ PARTS: dict[str, Callable[[str, int], None]] = {
 
 
 def measure(part: str, root: str, steps: int) -> None:
-    """Run a part in this process, and print seconds and bytes as JSON."""
-    import numpy  # noqa: F401 - part of the level that memory is counted from
-    import PIL.Image
-    import torch
-    from ddbench.methods.engines import dynamics, squeeze  # noqa: F401
-
-    from ddbench import evaluation  # noqa: F401
-    from ddbench.meter import Meter
-
-    PIL.Image.preinit()
-    torch.set_num_threads(1)
-    with Meter(torch.device("cpu"), interval=0.002) as meter:
+    """Run a part in this process, and print CPU seconds and bytes as JSON."""
+    Image.preinit()
+    Setting().apply()  # one thread, and freed memory kept, as in every job
+    started = time.process_time()
+    with Meter(CPU, interval=0.002) as meter:
         PARTS[part](f"folder:{root}", steps)
-    print(json.dumps({"seconds": meter.seconds, "bytes": meter.peak_memory}))
+    print(json.dumps({"seconds": time.process_time() - started, "bytes": meter.peak_memory}))
 
 
-def measured(root: Path, steps: int) -> Iterator[tuple[str, float, float]]:
-    """Part, seconds and MB of every part on one folder; the first load makes the index that the others read."""
+def measured(root: Path, steps: int) -> dict[str, dict[str, float]]:
+    """CPU seconds and bytes of every part on one folder; the first load makes the index that the others read."""
+    found = {}
     for part in PARTS:
         command = [sys.executable, __file__, "--part", part, "--folder", str(root), "--steps", str(steps)]
         environment = {**os.environ, "DDBENCH_CACHE": str(root / "cache"), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        found = json.loads(done.stdout)
-        yield part, found["seconds"], found["bytes"] / 1e6
+        found[part] = json.loads(done.stdout)
+    return found
 
 
 def table(counts: list[int], steps: int) -> Iterator[str]:
     """The lines of the table, a row for each number of files."""
-    from ddbench.data.listing import SETTLED
-
-    heads = ["files", "first load, s", "next load, s", *(f"{part}, MB" for part in PARTS)]
+    heads = ["files", "first load, CPU s", "next load, CPU s", *(f"{part}, MB" for part in PARTS)]
     yield f"| {' | '.join(heads)} |"
-    yield "| " + " | ".join(["---:"] * len(heads)) + " |"
+    yield f"| {' | '.join(['---:'] * len(heads))} |"
     for count in counts:
         with tempfile.TemporaryDirectory() as temporary:
             root = Path(temporary) / "photos"
             make_folder(root, count)
             time.sleep(SETTLED + 0.1)  # so that the index is kept
-            found = list(measured(root, steps))
-        seconds = {part: each for part, each, _ in found}
-        cells = [
-            f"{count:,}",
-            f"{seconds['load']:.2f}",
-            f"{seconds['load again']:.2f}",
-            *(f"{mb:.0f}" for *_, mb in found),
-        ]
+            found = measured(root, steps)
+        seconds = [f"{found[part]['seconds']:.2f}" for part in ("load", "load again")]
+        cells = [f"{count:,}", *seconds, *(f"{each['bytes'] / 1e6:.0f}" for each in found.values())]
         yield f"| {' | '.join(cells)} |"
 
 
-def write(out: Path, lines: list[str], steps: int) -> None:
-    import torch
+def page(lines: list[str], steps: int) -> str:
+    """The table and what it is of."""
+    text = "\n".join(lines)
+    return f"""# Image folders at 224 px
 
-    text = f"""# Image folders at 224 px
-
-Made by `python benchmarks/streaming.py --steps {steps}`, {time.strftime("%Y-%m-%d")}, torch {torch.__version__}, one thread
-for networks, beside other work; every figure once, in a process of its own. Ten classes of JPEG files of 300 x 260 px,
-hard links to {SOURCES} of them, just made: the system still knows their names and sizes. Network {NETWORK}, batches of {BATCH}.
-
+Made by `python benchmarks/streaming.py --steps {steps}`, {time.strftime("%Y-%m-%d")}, torch {torch.__version__}, one thread for
+networks, beside other work; every figure once, in a process of its own. Ten classes of JPEG files of 300 x 260 px, hard
+links to {SOURCES} of them, just made: the system still knows their names and sizes. Network {NETWORK}, batches of {BATCH}.
 MB: peak of resident memory above the level after imports, loading included.
 
-{chr(10).join(lines)}
+{text}
 
 - load: `load_dataset`. The first reads every folder and asks every file for its size; the next one reads the class index
-  from the cache, asks every folder whether it has changed, and hashes names and sizes.
-- squeeze, hard-v1, soft-v1: {steps} steps on the whole split; soft-v1 {steps} of its reference teacher as well. Students are
-  tested, on {TESTS * CLASSES} images.
-- dynamics: {steps} steps, one look at 200 images, which is most of the memory, and rows of {EPOCHS} epochs.
+  from the cache, asks every folder whether it has changed, and hashes names and sizes. At the peak of a load a file takes
+  some 110 to 150 bytes, 60 of which stay.
+- squeeze, hard-v1, soft-v1: {steps} steps on the whole split; soft-v1: {steps} of its reference teacher before. Students are
+  tested on {TESTS * CLASSES} images at once.
+- dynamics: {steps} steps, one look at 200 images at once, which is the peak, and rows of {EPOCHS} epochs.
+
+What grows with the number of images, by definition:
+
+- training dynamics: 28 bytes for each image and epoch, and with the movement of the probabilities (`tdds`) 4 more for each
+  epoch and 4 for each class; scores take about as much again while they are computed;
+- herding, k-centres, graph cut and DQ's bins: the features of a class at a time, or of the split where `balance` is false;
+  of pixels (the default of `herding` and `kcenter`) 600 kB for each image of a class at 224 px;
+- sets that hold images, not indices: the set itself, in float32 while students train on it.
 """
-    out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
@@ -227,4 +214,4 @@ if __name__ == "__main__":
     else:
         rows = list(table(arguments.files, arguments.steps))
         print("\n".join(rows))
-        write(arguments.out, rows, arguments.steps)
+        arguments.out.write_text(page(rows, arguments.steps), encoding="utf-8")

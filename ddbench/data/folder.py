@@ -62,6 +62,9 @@ def load(path: str, dataset_name: str | None = None) -> Dataset:
     of a hash over class names, pixels and labels (streamed: file names, sizes and labels), so that it neither holds a
     path nor changes when the folder moves. Without `side`, the first image's short side counts (above 128: 224);
     without mean and std, they are computed from train (streamed: ImageNet's). UsageError names what is wrong.
+
+    The list of a streamed folder's files is kept in the cache and holds until a folder in it changes; an image that is
+    written again in place with another size is refused when it is read, and the next load lists anew (`listing`).
     """
     folder = scan(Path(path), dataset_name)
     train = file_split(folder.train, side=folder.side, channels=folder.channels)
