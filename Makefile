@@ -15,8 +15,9 @@ help:  ## what can be made
 demo: $(VENV)/.ready  ## every method on the embedded digits: table, plots, pictures in ./ddbench-demo
 	$(BIN)/ddbench demo --out $(DEMO)
 
+# not --quiet: it silences the warnings that --strict counts
 docs: $(VENV)/.docs-ready  ## the documentation, into build/docs; a broken link or anchor is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: lint types  ## lint, types, and all tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 -m "not slow"
