@@ -1,7 +1,7 @@
 """Students: one training loop and one test for every protocol, every teacher and every expert-free method.
 
-The set is resident on the device; nothing draws from a shared stream (step t of seed s always sees the same batch,
-augmentation and mix); the last step's network is what is scored.
+The set is resident on the device, or read as it is shown above 128 px; nothing draws from a shared stream (step t of
+seed s always sees the same batch, augmentation and mix); the last step's network is what is scored.
 """
 
 import time
