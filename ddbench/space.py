@@ -1,7 +1,7 @@
 """The spaces that images live in, and the maps between a space and pixels in [0, 1].
 
 pixel: [0, 1] as it is. normalised: (x - mean) / std per channel. zca: whitened by kornia's definition
-(ZCAWhitening(eps=0.1, compute_inv=True); facts/trajectory_matching.md 1.2): with X the n x F training images in
+(ZCAWhitening(eps=0.1, compute_inv=True), as MTT uses it): with X the n x F training images in
 [0, 1], mu their mean, S = (X - mu)^T (X - mu) / (n - 1) = U diag(s) U^T,
 
     z = (x - mu) U diag((s + 0.1)^(-1/2)) U^T,    x = z U diag((s + 0.1)^(1/2)) U^T + mu.

@@ -12,7 +12,7 @@ from ddbench.data.listing import File, Listing, class_folders, listed
 from ddbench.errors import UsageError
 from ddbench.settings import data_dir
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # facts/trajectory_matching.md 1.2, for every set here
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # MTT's repository, for every set here
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def _subset(title: str, *classes: int) -> FolderSet:
     return FolderSet(title, "imagenet-1k", _ILSVRC, _WNIDS, 1000, 128, None, 500, classes)
 
 
-# class indices: facts/trajectory_matching.md 1.2 (MTT's repository), in its order
+# class indices: those of MTT's repository, in its order
 SETS: dict[str, FolderSet] = {
     "tiny-imagenet": FolderSet(
         "Tiny-ImageNet-200", "tiny-imagenet-200", "http://cs231n.stanford.edu/tiny-imagenet-200.zip",

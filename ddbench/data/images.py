@@ -2,8 +2,8 @@
 
 Geometry, for every set read from files: the short side is resized to the target (bilinear with antialiasing, as
 PIL does it), then the centre square is cut out. Up to 128 px the target is the side itself; above, it is
-side * 256 / 224, so 224 px images come from a short side of 256. Nothing is squashed (MTT's ImageNet subsets are,
-facts/trajectory_matching.md 1.2; here shapes keep their proportions).
+side * 256 / 224, so 224 px images come from a short side of 256. Nothing is squashed (MTT's ImageNet subsets are, in
+its code; here shapes keep their proportions).
 """
 
 import os
