@@ -57,7 +57,8 @@ class RayEngine:
     def run_all(self, first: Iterable[Work], done: Done, *, reporter: Reporter | None = None) -> None:
         """Do all work, and what follows from it; see `ddbench.pool.run_all`.
 
-        Ray tells whose worker died, so that work is tried again beside other work; only its last try is alone.
+        Ray tells whose worker died, so that work is tried again beside other work; only its last try is alone. Every job
+        has a `setting`, whose threads and device say what is set aside for it.
 
         Raises:
             UsageError: no cluster there, none that could hold a job, or a machine of it that is not as this one.
@@ -85,10 +86,22 @@ class RayEngine:
     @contextmanager
     def _cluster(self, needs: Mapping[str, float]) -> Iterator[Any]:
         """Within the block, Ray connected, and silent."""
+        ray = self._connected(needs["CPU"])
+        with _silent(ray._private.worker):
+            try:
+                if not room(ray.nodes(), needs):
+                    words = " and ".join(f"{amount:g} {name}s" for name, amount in needs.items() if amount)
+                    raise UsageError(f"no machine of the Ray cluster has what a job asks for: {words}")
+                yield ray
+            finally:
+                ray.shutdown()
+
+    def _connected(self, cpus: float) -> Any:
+        """Ray, in touch with the cluster: that of the address, or one started here for jobs of so many CPUs."""
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
         if self.address is None:
-            cpus = self.workers and self.workers * needs["CPU"]
-            where = {"address": "local", "num_cpus": cpus, "object_store_memory": OBJECT_STORE, **quiet}
+            all_cpus = self.workers and self.workers * cpus
+            where = {"address": "local", "num_cpus": all_cpus, "object_store_memory": OBJECT_STORE, **quiet}
             # as the local engine's workers: not nicer than what else this machine does
             variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
         else:
@@ -103,14 +116,7 @@ class RayEngine:
             except Exception as error:  # it raises of many kinds
                 reason = " ".join(str(error).split())[:300]
                 raise UsageError(f"no Ray cluster at {self.address or 'this machine'}: {reason}") from error
-        try:
-            if not room(ray.nodes(), needs):
-                words = " and ".join(f"{amount:g} {name}s" for name, amount in needs.items() if amount)
-                raise UsageError(f"no machine of the Ray cluster has what a job asks for: {words}")
-            with _silent(ray._private.worker):
-                yield ray
-        finally:
-            ray.shutdown()
+        return ray
 
 
 def room(nodes: Sequence[Mapping[str, Any]], needs: Mapping[str, float]) -> int:
