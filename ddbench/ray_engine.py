@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from uuid import uuid4
 
 from ddbench.errors import DDBenchError, UsageError
 from ddbench.files import held, lock_file, locked, look_again
-from ddbench.pool import ATTEMPTS, Backlog, Done, Outcome, Work, attempt
+from ddbench.pool import ATTEMPTS, PRELOAD, Backlog, Done, Outcome, Work, attempt
 from ddbench.progress import Reporter
 from ddbench.settings import cache_dir, data_dir
 
@@ -218,6 +219,8 @@ class Surroundings:
                 f"locks in the cache folder {cache} do not hold between machines: its file system needs them"
             )
         self._check_code()
+        for name in PRELOAD:  # before the clock of a job starts
+            import_module(name)
 
     def _check_code(self) -> None:
         from ddbench.environment import source, versions  # imports torch, which reads the environment as it is now
