@@ -38,7 +38,9 @@ def chromium():
 def record(method, ipc=1, values=(0.5, 0.52), *, seed=0, **changes):
     """A record with one run per value."""
     run = {"commit": "c" * 40, "dirty": True, "versions": {"torch": "2.9.0"}, "wandb": "javascript:alert(4)"}
-    return a_record(method, values, ipc=ipc, synthesis=seed, run=run, student_network="convnet-d3", **changes)
+    facts = {"bytes": {"images": 2560 * ipc, "external": 300}}
+    made = {"ipc": ipc, "synthesis": seed, "run": run, "facts": facts, "student_network": "convnet-d3"}
+    return a_record(method, values, **made, **changes)
 
 
 CLAIM = {"code": "https://example.org/code", "paper": "javascript:alert(5)", "authors": "<b>me</b>"}
