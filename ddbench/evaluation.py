@@ -15,7 +15,7 @@ from ddbench.allocator import keep_freed_memory
 from ddbench.borrowing import Lender
 from ddbench.canonical import digest
 from ddbench.data import Dataset
-from ddbench.environment import commit, versions
+from ddbench.environment import commit, find_device, versions
 from ddbench.errors import JobFailed, UsageError, first_problem
 from ddbench.execution import Execution, Switch, repays
 from ddbench.protocol import Protocol
@@ -58,7 +58,7 @@ class Setting:
         """Set this process's threads and how it keeps memory, and give the device."""
         torch.set_num_threads(self.threads)
         keep_freed_memory()
-        return torch.device(self.device)
+        return find_device(self.device)  # in a worker too: it turns TF32 off
 
     def identity(self) -> dict[str, Any]:
         """The fields of a run that say how it was computed, but for what is decided for each cell."""

@@ -71,13 +71,13 @@ def chosen_precision(word: str, device: str) -> str:
     """The precision that a word stands for; "auto" is bf16 where it is admitted and the device has it, else float32.
 
     Raises:
-        UsageError: no such precision, or a CUDA device that has no bf16.
+        UsageError: no such precision, or a CUDA device here that has no bf16.
     """
     if word not in PRECISIONS:
         raise UsageError(f"unknown precision {word!r}: allowed are {', '.join(PRECISIONS)}")
     if word == "auto":
         return "bf16" if admitted("bf16", device) and _has_bf16(device) else "float32"
-    if word == "bf16" and device == "cuda" and not _has_bf16(device):
+    if word == "bf16" and device == "cuda" and torch.cuda.is_available() and not _has_bf16(device):
         raise UsageError("precision bf16: this CUDA device does not compute in it")
     return word
 
@@ -89,7 +89,7 @@ def admitted(precision: str, device: str) -> bool:
 
 def _has_bf16(device: str) -> bool:
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.backends.cpu.get_cpu_capability()
     return "AVX512" in capabilities and bool(torch.cpu._is_avx512_bf16_supported())
 

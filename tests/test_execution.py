@@ -86,6 +86,8 @@ def test_words_are_checked(monkeypatch):
     monkeypatch.setattr(execution, "_has_bf16", lambda device: device == "cpu")
     monkeypatch.setattr(execution, "ADMITTED", {"bf16": ("cpu",)})
     assert chosen_precision("auto", "cpu") == "bf16" and chosen_precision("auto", "cuda") == "float32"
+    assert chosen_precision("bf16", "cuda") == "bf16"  # of other machines, where there is none here
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(execution, "ADMITTED", {})
     assert chosen_precision("auto", "cpu") == "float32"
     with pytest.raises(UsageError, match="this CUDA device does not compute in it"):
