@@ -146,11 +146,21 @@ def launch(call: Callable[..., Any], *args: Any, device: str, devices: int, node
         raise UsageError("several devices need Lightning Fabric: pip install 'ddbench[fabric]'") from error
     if device == "cuda" and devices > torch.cuda.device_count():
         raise UsageError(f"--devices {devices}: torch finds {torch.cuda.device_count()} CUDA devices here")
-    missing = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if nodes > 1 and missing:
-        raise UsageError(f"--nodes {nodes}: the environment has no {' and no '.join(missing)}")
+    if nodes > 1:
+        _node_rank(nodes)
     fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy="ddp_spawn")
     return pickle.loads(fabric.launch(partial(_as_rank, call=call, args=args)))
+
+
+def _node_rank(nodes: int) -> int:
+    """Which of the nodes this is, by the environment, which must name the first as well."""
+    missing = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise UsageError(f"--nodes {nodes}: the environment has no {' and no '.join(missing)}")
+    text = os.environ["NODE_RANK"]
+    if not text.isdecimal() or int(text) >= nodes:
+        raise UsageError(f"NODE_RANK={text!r}: a whole number below --nodes {nodes} is needed")
+    return int(text)
 
 
 def _as_rank(fabric: "Fabric", call: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
@@ -165,11 +175,19 @@ class Together:
 
     Attributes:
         devices: processes on this node.
-        nodes: that run the same command, over one results folder and one cache; see `launch`.
+        nodes: that run the same command, over one results folder and one cache; see `launch`. The driver of the first
+            writes the records, that of another follows.
+
+    Raises:
+        UsageError: several nodes, and the environment does not say which this is.
     """
 
     devices: int
     nodes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.nodes > 1:
+            follow(_node_rank(self.nodes))
 
     def run_all(self, first: Iterable[Work], done: Done, *, reporter: Reporter | None = None) -> None:
         """Do all work, and what follows from it; see `ddbench.pool.run_all`. The first process tells its own progress."""

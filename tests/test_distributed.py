@@ -16,7 +16,7 @@ from ddbench.budget import Budget
 from ddbench.cli import options
 from ddbench.distributed import Ranks, Together, launch
 from ddbench.errors import UsageError
-from ddbench.following import follows
+from ddbench.following import follow, follows
 from ddbench.grid import Grid
 from ddbench.jobs import DataName
 from ddbench.settings import results_dir
@@ -82,9 +82,9 @@ def test_rows_are_parts_and_parts_are_the_whole():
 
 
 def test_alone_there_are_no_ranks(monkeypatch):
+    monkeypatch.setenv("NODE_RANK", "1")  # whatever a cluster's scheduler says of a run on one node
     assert distributed.current() is None and not follows()
-    monkeypatch.setenv("NODE_RANK", "1")
-    assert follows()
+    assert options.together(2, 1, None) == Together(2) and not follows()
 
 
 def test_what_is_missing_is_said(monkeypatch):
@@ -154,7 +154,7 @@ def test_two_nodes_run_the_same_command(toys, tmp_path):
     assert [(run.seed, run.devices, run.status) for run in read_record(path).runs] == [(0, 2, "ok"), (1, 2, "ok")]
 
 
-def test_flags_that_do_not_go_together():
+def test_flags_that_do_not_go_together(monkeypatch):
     with pytest.raises(UsageError, match="--devices and --nodes take one job at a time: leave --workers out"):
         options.engine("local", None, None, 2, devices=2)
     with pytest.raises(UsageError, match="--devices and --nodes go with --engine local"):
@@ -162,4 +162,11 @@ def test_flags_that_do_not_go_together():
     with pytest.raises(UsageError, match="compile on: not where several devices train together"):
         setting(compile="on", devices=2)
     assert options.engine("local", None, None, None) is None
-    assert options.engine("local", None, None, None, devices=2, nodes=3) == Together(2, 3)
+    for name, value in (("NODE_RANK", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    try:
+        assert options.engine("local", None, None, None, devices=2, nodes=3) == Together(2, 3) and follows()
+        with pytest.raises(UsageError, match="NODE_RANK='2': a whole number below --nodes 2 is needed"):
+            Together(1, 2)
+    finally:
+        follow(0)
