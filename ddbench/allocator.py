@@ -11,7 +11,10 @@ from functools import cache
 # mallopt's parameters in glibc's malloc.h
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEPT = 2**31 - 1  # bytes at the top of the heap: the largest value that mallopt takes
-MAPPED = 2**30  # bytes from which on a tensor is mapped, and given back, by itself
+MAPPED = (
+    2**30,
+    2**25,
+)  # bytes from which on a tensor is mapped by itself: wanted, and the most that an older glibc takes
 
 
 @cache
@@ -27,9 +30,10 @@ def _glibc() -> ctypes.CDLL | None:
 def keep_freed_memory() -> bool:
     """Tell the C library to keep what this process frees; False where it takes no such word."""
     library = _glibc()
-    return library is not None and all(
-        library.mallopt(parameter, size) == 1 for parameter, size in ((MMAP_THRESHOLD, MAPPED), (TRIM_THRESHOLD, KEPT))
-    )
+    if library is None:
+        return False
+    mapped = any(library.mallopt(MMAP_THRESHOLD, size) == 1 for size in MAPPED)
+    return library.mallopt(TRIM_THRESHOLD, KEPT) == 1 and mapped
 
 
 def give_back() -> None:

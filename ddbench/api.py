@@ -10,6 +10,7 @@ import torch
 
 from ddbench import label_budget
 from ddbench.budget import Budget
+from ddbench.distributed import ONE_JOB, Together
 from ddbench.environment import find_device
 from ddbench.errors import UsageError
 from ddbench.evaluation import Setting
@@ -41,8 +42,8 @@ def setting(
     Args:
         device: "cpu", "cuda" or "auto", CUDA where there is one; None: DDBENCH_DEVICE, else auto.
         threads: per job, on a CPU; None: DDBENCH_THREADS, else 1.
-        precision: of the students' steps: "float32", "bf16", or "auto", bf16 where the device has it; None:
-            DDBENCH_PRECISION, else float32.
+        precision: of the students' steps: "float32", "bf16", or "auto", bf16 where it is admitted to results (nowhere yet) and the
+            device has it; None: DDBENCH_PRECISION, else float32.
         compile: whether the students' steps are compiled: "on", "off", or "auto", where that repays its set-up; None:
             DDBENCH_COMPILE, else off.
         elsewhere: jobs run on other machines, so that CUDA may be asked for where there is none.
@@ -55,15 +56,16 @@ def setting(
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
-    if devices > 1 and compile == "on":
-        raise UsageError("compile on: not where several devices train together")
     asked = device or default_device()
     found = asked if elsewhere and asked == "cuda" else find_device(asked).type
+    switch = checked_switch(compile or default_compile(), found)
+    if devices > 1 and switch == "on":
+        raise UsageError("compile on: not where several devices train together")
     return Setting(
         device=found,
         threads=threads or default_threads(),
         precision=chosen_precision(precision or default_precision(), found),
-        compile=checked_switch(compile or default_compile(), found),
+        compile=switch,
         stack=found == "cuda" and devices == 1,
         devices=devices,
     )
@@ -228,7 +230,6 @@ def evaluate(
     results: Path | str | None = None,
     workers: int = 1,
     devices: int = 1,
-    engine: Engine | None = None,
     device: str | None = None,
     threads: int | None = None,
     precision: str | None = None,
@@ -254,8 +255,7 @@ def evaluate(
         dataset_name: name of a folder data set in records.
         results: folder of records to add to; None keeps no record on disk.
         workers: processes; 1 stays in this one.
-        devices: that train each student together, where the engine is `ddbench.distributed.Together`.
-        engine: see `ddbench.grid.run_cells`.
+        devices: processes that train each student together, one student at a time (`ddbench.distributed`).
         device: see `setting`.
         threads: see `setting`.
         precision: see `setting`.
@@ -270,6 +270,8 @@ def evaluate(
     Raises:
         UsageError: bad input, also where the protocol does not apply to the set.
     """
+    if devices > 1 and workers > 1:
+        raise UsageError(ONE_JOB)
     synset, data = _as_set(images, labels, dataset, dataset_name, space, soft_labels, syn_lr, name or "imported")
     path = Path(images) if isinstance(images, str | Path) else _park(synset)
     cell = Cell(
@@ -288,7 +290,7 @@ def evaluate(
             [cell],
             store,
             workers=workers,
-            engine=engine,
+            engine=Together(devices) if devices > 1 else None,
             retry_failed=retry_failed,
             reporter=reporter,
             observe=observe,

@@ -19,7 +19,7 @@ from ddbench.budget import Budget
 from ddbench.canonical import canonical_json
 from ddbench.data import load_dataset
 from ddbench.errors import DDBenchError
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.method import Method
 from ddbench.protocol import find_protocol
@@ -160,7 +160,9 @@ def other_seeds(method: Method) -> None:
 def better_than_chance(method: Method) -> None:
     """A student of `hard-v1` that is trained on the toy set tells digits apart."""
     synset = distill_job(toy_job(method))
-    (run,) = evaluate_once(synset, load_dataset("digits"), find_protocol("hard-v1"), seed=0, setting=Setting()).runs
+    (run,) = evaluate_seeds(
+        synset, load_dataset("digits"), find_protocol("hard-v1"), seeds=(0,), setting=Setting()
+    ).runs
     demand(run.status == "ok", f"its student failed: {run.reason}")
     reached = run.top1 or 0.0
     demand(

@@ -3,25 +3,30 @@
 Every rank runs the whole job and draws the same batches, by their keys; in `ddbench.student.train` it takes the forward
 and backward of its rows. The ranks' logits are put together, so that any loss is that of the whole batch, and the
 gradients are summed. What differs from one process is the order of sums, and batch norms: each rank normalises its own
-rows, as `bn_batch` of that size does in one process; running statistics are those of the first rank.
+rows, as `bn_batch` of that size does in one process; running statistics are those of the first rank, after every step,
+so that all ranks have one network at any time.
 
 A split that is read as it is shown is read in parts as well. Everything else of a job (recovering, labels, the test) is
-done by every rank, alike, and files are written once or with the same content; the first rank's result counts.
+done by every rank, alike, so that files which several write have the same content; the first rank's result counts.
 """
 
+import hashlib
 import os
 import pickle
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ddbench.errors import UsageError
+from ddbench.errors import DDBenchError, UsageError
+from ddbench.files import write_atomic
 from ddbench.following import follow, follows
 from ddbench.pool import Backlog, Done, Outcome, Work, attempt
 from ddbench.progress import LineReporter, Reporter
@@ -29,6 +34,10 @@ from ddbench.streams import Images
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+ONE_JOB = "several devices (--devices, --nodes) take one job at a time: leave --workers out"
+OF_A_NODE = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+OF_A_PROCESS = ("LOCAL_RANK", "GROUP_RANK")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +90,28 @@ class Ranks:
 
         return call
 
-    def backward(self, loss: Tensor) -> None:
+    def _agree(self, network: nn.Module) -> None:
+        """Give every rank the first one's buffers, in one message; DDP would before the next forward, and not at the end."""
+        buffers = list(network.buffers())
+        if not buffers:
+            return
+        flat = torch.cat([buffer.detach().flatten().double() for buffer in buffers])
+        torch.distributed.broadcast(flat, src=0)
+        for buffer, first in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+            buffer.copy_(first.view_as(buffer))
+
+    def check_same(self, what: str) -> None:
+        """Raise UsageError, on every rank, unless all are about to do the same."""
+        number = int.from_bytes(hashlib.sha256(what.encode()).digest()[:7], "big")
+        found = self.fabric.all_gather(torch.tensor(number))
+        assert isinstance(found, Tensor)
+        if len(found.unique()) > 1:
+            raise UsageError("the nodes are not about the same job: do they share results and cache, and the command?")
+
+    def backward(self, loss: Tensor, network: nn.Module) -> None:
         """Gradients of the whole batch's loss: a rank has those of its rows, and the mean over ranks is taken."""
         self.fabric.backward(loss * self.count)
+        self._agree(network)
 
     def shared(self, images: Images) -> Images:
         """Images that are read as they are shown, each rank its part; a tensor is there already."""
@@ -119,7 +147,7 @@ def joined(fabric: "Fabric") -> Iterator[Ranks]:
     """Train with the other processes of a launched Fabric, within the block."""
     global _current
     _current = Ranks(fabric)
-    follow(_current.rank)
+    follow(_current.rank, _current.count)
     try:
         yield _current
     finally:
@@ -128,33 +156,67 @@ def joined(fabric: "Fabric") -> Iterator[Ranks]:
 
 
 def launch(call: Callable[..., Any], *args: Any, device: str, devices: int, nodes: int = 1) -> Any:
-    """Run a call in several processes that train together; what the first of this node gives.
+    """Run a call in several processes that train together; what the first of this node gives, or raises.
 
     Args:
         call: a top-level function; its arguments and result can be pickled.
-        args: its arguments.
+        args: its arguments, which `repr` tells apart.
         device: "cpu" or "cuda".
         devices: processes on this node; on CUDA each has a device of its own.
         nodes: the same command runs on so many machines, with NODE_RANK, MASTER_ADDR and MASTER_PORT in the environment.
+            For one node nothing in the environment counts, whatever a scheduler put there.
 
     Raises:
-        UsageError: Fabric is not installed, there are not so many devices, the environment does not say which node this is.
+        UsageError: Fabric is not installed, there are not so many devices, the environment does not say which node this is,
+            or the nodes are not about the same call.
     """
     try:
         from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments import LightningEnvironment
+        from lightning_fabric.strategies import DDPStrategy
     except ImportError as error:
         raise UsageError("several devices need Lightning Fabric: pip install 'ddbench[fabric]'") from error
     if device == "cuda" and devices > torch.cuda.device_count():
         raise UsageError(f"--devices {devices}: torch finds {torch.cuda.device_count()} CUDA devices here")
     if nodes > 1:
         _node_rank(nodes)
-    fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy="ddp_spawn")
-    return pickle.loads(fabric.launch(partial(_as_rank, call=call, args=args)))
+    with _environment(nodes), tempfile.TemporaryDirectory() as folder:
+        # by name, as Fabric would look for a scheduler otherwise; buffers are `Ranks._agree`'s
+        strategy = DDPStrategy(
+            cluster_environment=LightningEnvironment(), start_method="spawn", broadcast_buffers=False
+        )
+        fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy=strategy)
+        # a file: what goes through Fabric's own queue must fit into a pipe, and tensors as handles would not outlive it
+        result = Path(folder) / "result"
+        try:
+            fabric.launch(partial(_as_rank, call=call, args=args, result=result))
+        except Exception:
+            if not result.exists():
+                raise
+        value, stopped = pickle.loads(result.read_bytes())
+    if stopped is not None:
+        raise stopped
+    return value
+
+
+@contextmanager
+def _environment(nodes: int) -> Iterator[None]:
+    """Within the block, of what tells Fabric which process this is, only what `launch` says counts."""
+    before = {name: os.environ.get(name) for name in (*OF_A_NODE, *OF_A_PROCESS)}
+    for name in (*OF_A_PROCESS, *(OF_A_NODE if nodes == 1 else ())):
+        os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _node_rank(nodes: int) -> int:
     """Which of the nodes this is, by the environment, which must name the first as well."""
-    missing = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    missing = [name for name in OF_A_NODE if not os.environ.get(name)]
     if missing:
         raise UsageError(f"--nodes {nodes}: the environment has no {' and no '.join(missing)}")
     text = os.environ["NODE_RANK"]
@@ -163,10 +225,18 @@ def _node_rank(nodes: int) -> int:
     return int(text)
 
 
-def _as_rank(fabric: "Fabric", call: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
-    """Pickled here, by value: torch would send tensors as handles of files that end with this process."""
-    with joined(fabric):
-        return pickle.dumps(call(*args))
+def _as_rank(fabric: "Fabric", call: Callable[..., Any], args: tuple[Any, ...], result: Path) -> None:
+    """The call, in one of the processes; the first of a node leaves what came of it in a file."""
+    value: Any = None
+    stopped: DDBenchError | None = None
+    with joined(fabric) as ranks:
+        try:
+            ranks.check_same(repr([getattr(each, "__qualname__", each) for each in (call, *args)]))
+            value = call(*args)
+        except DDBenchError as error:
+            stopped = error
+    if fabric.local_rank == 0:
+        write_atomic(result, pickle.dumps((value, stopped)))
 
 
 @dataclass(frozen=True)
@@ -177,6 +247,7 @@ class Together:
         devices: processes on this node.
         nodes: that run the same command, over one results folder and one cache; see `launch`. The driver of the first
             writes the records, that of another follows.
+        quiet: the first process does not tell its progress.
 
     Raises:
         UsageError: several nodes, and the environment does not say which this is.
@@ -184,6 +255,7 @@ class Together:
 
     devices: int
     nodes: int = 1
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         if self.nodes > 1:
@@ -191,21 +263,20 @@ class Together:
 
     def run_all(self, first: Iterable[Work], done: Done, *, reporter: Reporter | None = None) -> None:
         """Do all work, and what follows from it; see `ddbench.pool.run_all`. The first process tells its own progress."""
+        from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
         backlog = Backlog(first, done, reporter)
         while work := backlog.take(1):
-            backlog.finish(work, self._outcome(work))
-
-    def _outcome(self, work: Work) -> Outcome:
-        from torch.multiprocessing.spawn import ProcessException
-
-        device = work.job.setting.device
-        try:
-            found = launch(_attempted, work.call, work.job, device=device, devices=self.devices, nodes=self.nodes)
-        except ProcessException as error:
-            return Outcome(failure=f"one of its processes died: {str(error).strip().splitlines()[-1]}")
-        assert isinstance(found, Outcome)
-        return found
+            how = {"device": work.job.setting.device, "devices": self.devices, "nodes": self.nodes}
+            try:
+                outcome = launch(_attempted, work.call, work.job, self.quiet, **how)
+            except ProcessExitedException:  # killed, out of memory
+                backlog.lose([work])
+            except ProcessRaisedException as error:
+                backlog.finish(work, Outcome(failure=str(error).strip().splitlines()[-1]))
+            else:
+                backlog.finish(work, outcome)
 
 
-def _attempted(call: Callable[..., Any], job: Any) -> Outcome:
-    return attempt(call, job, Reporter() if follows() else LineReporter())
+def _attempted(call: Callable[..., Any], job: Any, quiet: bool) -> Outcome:
+    return attempt(call, job, Reporter() if quiet or follows() else LineReporter())

@@ -10,14 +10,14 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from ddbench import networks
+from ddbench import following, networks
 from ddbench.allocator import keep_freed_memory
 from ddbench.borrowing import Lender
 from ddbench.canonical import digest
 from ddbench.data import Dataset
 from ddbench.environment import commit, find_device, versions
 from ddbench.errors import JobFailed, UsageError, first_problem
-from ddbench.execution import Execution, Switch, repays
+from ddbench.execution import Execution, Switch, refuse_to_compile, repays
 from ddbench.protocol import Protocol
 from ddbench.records import Record, Run, SynSetFacts, TeacherFacts, now
 from ddbench.space import Transform, transform_for
@@ -78,6 +78,8 @@ class Setting:
         auto = (
             self.compile == "auto" and self.devices == 1 and repays(recipe, dataset, images, self.device, self.threads)
         )
+        if auto or self.compile == "on":
+            refuse_to_compile(self.device)  # a worker's machine may lack what the driver's has
         return Execution(self.precision, auto or self.compile == "on")
 
 
@@ -98,32 +100,6 @@ def student_recipe(synset: SynSet, dataset: Dataset, protocol: Protocol, network
         raise NotScored(f"the set ships no student recipe, so {protocol.name} does not score it")
     name = networks.canonical(network or own.network, side=dataset.side)
     return own.model_copy(update={"network": name})
-
-
-def evaluate_once(
-    synset: SynSet,
-    dataset: Dataset,
-    protocol: Protocol,
-    *,
-    seed: int,
-    setting: Setting,
-    network: str | None = None,
-    label: str | None = None,
-    lender: Lender | None = None,
-    progress: Progress | None = None,
-) -> Record:
-    """Train one student on a set and test it; see `evaluate_seeds`, whose record holds this one run."""
-    return evaluate_seeds(
-        synset,
-        dataset,
-        protocol,
-        seeds=(seed,),
-        setting=setting,
-        network=network,
-        label=label,
-        lender=lender,
-        progress=progress,
-    )
 
 
 def evaluate_seeds(
@@ -159,7 +135,7 @@ def evaluate_seeds(
     for key, (_, is_reference) in teachers.items():
         _flag(protocol, dataset, facts[key], is_reference)
     about = _synset_facts(synset, dataset, protocol, reference)
-    runs = _runs_that_fit(synset, dataset, protocol, recipe, reference, seeds, setting, progress)
+    runs = _Students(synset, dataset, protocol, recipe, reference, setting, progress).runs(seeds)
     return record.model_copy(
         update={
             "synsets": {synset.hash: about},
@@ -174,103 +150,81 @@ def _reference(protocol: Protocol, dataset: Dataset, device: torch.device, progr
     return reference_teacher(recipe, dataset, device, progress=progress) if recipe else None
 
 
-def _runs_that_fit(
-    synset: SynSet,
-    dataset: Dataset,
-    protocol: Protocol,
-    recipe: StudentRecipe,
-    reference: Teacher | None,
-    seeds: Sequence[int],
-    setting: Setting,
-    progress: Progress | None,
-) -> list[Run]:
-    """One run a seed; a stack that the device's memory does not hold is taken in halves."""
-    try:
-        return _runs(synset, dataset, protocol, recipe, reference, seeds, setting, progress)
-    except torch.OutOfMemoryError:
-        if not setting.stack or len(seeds) == 1:
-            raise
-    half = len(seeds) // 2
-    log.warning("%d students at once are too many for the device's memory: halved", len(seeds))
-    parts = (seeds[:half], seeds[half:])
-    return [
-        run
-        for part in parts
-        for run in _runs_that_fit(synset, dataset, protocol, recipe, reference, part, setting, progress)
-    ]
+@dataclass(frozen=True, eq=False)
+class _Students:
+    """The students of a cell, and what they share."""
 
+    synset: SynSet
+    dataset: Dataset
+    protocol: Protocol
+    recipe: StudentRecipe
+    reference: Teacher | None
+    setting: Setting
+    progress: Progress | None
 
-def _runs(
-    synset: SynSet,
-    dataset: Dataset,
-    protocol: Protocol,
-    recipe: StudentRecipe,
-    reference: Teacher | None,
-    seeds: Sequence[int],
-    setting: Setting,
-    progress: Progress | None,
-) -> list[Run]:
-    """One run a seed; the students train one after another, or stacked."""
-    device = torch.device(setting.device)
-    space = reference.space if reference is not None and protocol.space == "teacher" else synset.space
-    images, classes = training_images(synset, dataset, device, space)
-    students = [_new_student(recipe, dataset, seed).to(device) for seed in seeds]
-    stacked = setting.stack and stackable(students[0], recipe.network, dataset.side)
-    execution = setting.execution(recipe, dataset, len(images))
-    head, dirty = commit()
-    about = {
-        "synset": synset.hash,
-        **setting.identity(),
-        "compiled": execution.compiled,
-        "stacked": stacked,
-        "versions": versions(),
-        "commit": head,
-        "dirty": dirty,
-    }
-    transform = transform_for(space, dataset)
-
-    def run(seed: int, student: nn.Module, done: Training | JobFailed) -> Run:
+    def runs(self, seeds: Sequence[int]) -> list[Run]:
+        """One run a seed; a stack that the device's memory does not hold is taken in halves."""
         try:
-            found = _scored(student, done, dataset, transform, device)
-        except JobFailed as failure:
-            return Run(seed=seed, **about, date=now(), status="failed", reason=str(failure))
-        return Run(seed=seed, **about, date=now(), status="ok", **found)
+            return self._runs(seeds)
+        except torch.OutOfMemoryError:
+            if not self.setting.stack or len(seeds) == 1:
+                raise
+        half = len(seeds) // 2
+        log.warning("%d students at once are too many for the device's memory: halved", len(seeds))
+        return [*self.runs(seeds[:half]), *self.runs(seeds[half:])]
 
-    try:
-        labeller, kept = _labeller(recipe, synset, dataset, reference, device)
-    except JobFailed as failure:
-        return [run(seed, student, failure) for seed, student in zip(seeds, students, strict=True)]
-    streams = [kept or Stream(seed, draw=drawn(synset)) for seed in seeds]
-    if stacked:
-        together = train_together(
-            students,
-            images,
-            classes,
-            recipe,
-            streams=streams,
-            labeller=labeller,
-            execution=execution,
-            progress=progress,
+    def _runs(self, seeds: Sequence[int]) -> list[Run]:
+        check_devices(self.setting)
+        device, dataset, recipe = torch.device(self.setting.device), self.dataset, self.recipe
+        in_teachers = self.reference is not None and self.protocol.space == "teacher"
+        space = self.reference.space if self.reference is not None and in_teachers else self.synset.space
+        images, classes = training_images(self.synset, dataset, device, space)
+        students = [_new_student(recipe, dataset, seed).to(device) for seed in seeds]
+        stacked = self.setting.stack and stackable(students[0], recipe.network, dataset.side)
+        execution = self.setting.execution(recipe, dataset, len(images))
+        about = {"synset": self.synset.hash, **self.setting.identity(), **_checkout()}
+        about |= {"compiled": execution.compiled, "stacked": stacked}
+        try:
+            labeller, kept = _labeller(recipe, self.synset, dataset, self.reference, device)
+            streams = [kept or Stream(seed, draw=drawn(self.synset)) for seed in seeds]
+            how: dict[str, Any] = {"labeller": labeller, "execution": execution, "progress": self.progress}
+            if stacked:
+                done = train_together(students, images, classes, recipe, streams=streams, **how)
+            else:
+                done = [
+                    _outcome(student, images, classes, recipe, seed=seed, stream=stream, **how)
+                    for seed, student, stream in zip(seeds, students, streams, strict=True)
+                ]
+        except JobFailed as failure:  # of what labels
+            done = [failure for _ in seeds]
+        transform = transform_for(space, dataset)
+        return [
+            Run(seed=seed, **about, date=now(), **_scored(student, each, dataset, transform, device))
+            for seed, student, each in zip(seeds, students, done, strict=True)
+        ]
+
+
+def check_devices(setting: Setting) -> None:
+    """Raise UsageError unless so many processes train together here as a run, or a set's key, would say."""
+    if setting.devices != following.count():
+        raise UsageError(
+            f"devices {setting.devices}, but this process trains with {following.count()}: "
+            "ddbench.distributed.Together is what runs a grid in several"
         )
-        return [run(*each) for each in zip(seeds, students, together, strict=True)]
-    runs = []
-    for seed, student, stream in zip(seeds, students, streams, strict=True):
-        try:
-            done: Training | JobFailed = train(
-                student,
-                images,
-                classes,
-                recipe,
-                seed=seed,
-                labeller=labeller,
-                progress=progress,
-                stream=stream,
-                execution=execution,
-            )
-        except JobFailed as failure:
-            done = failure
-        runs.append(run(seed, student, done))
-    return runs
+
+
+def _checkout() -> dict[str, Any]:
+    """The fields of a run that say what code made it."""
+    head, dirty = commit()
+    return {"versions": versions(), "commit": head, "dirty": dirty}
+
+
+def _outcome(student: nn.Module, *args: Any, **how: Any) -> Training | JobFailed:
+    """`train`, or why it failed."""
+    try:
+        return train(student, *args, **how)
+    except JobFailed as failure:
+        return failure
 
 
 def _new_student(recipe: StudentRecipe, dataset: Dataset, seed: int) -> nn.Module:
@@ -281,11 +235,15 @@ def _new_student(recipe: StudentRecipe, dataset: Dataset, seed: int) -> nn.Modul
 def _scored(
     student: nn.Module, done: Training | JobFailed, dataset: Dataset, transform: Transform, device: torch.device
 ) -> dict[str, Any]:
-    """The fields of a run that say what a student reached; raises the reason of a training that failed, or of a test."""
-    if isinstance(done, JobFailed):
-        raise done
-    found = accuracy(student, dataset.test, transform, device)
+    """The fields of a run that say what a student reached, or why nothing: its training failed, or its test."""
+    try:
+        if isinstance(done, JobFailed):
+            raise done
+        found = accuracy(student, dataset.test, transform, device)
+    except JobFailed as failure:
+        return {"status": "failed", "reason": str(failure)}
     return {
+        "status": "ok",
         "top1": found.top1,
         "top5": found.top5,
         "per_class": found.per_class,

@@ -95,13 +95,25 @@ def _has_bf16(device: str) -> bool:
 
 
 def checked_switch(word: str, device: str) -> Switch:
-    """A word for compiling; UsageError where it is unknown, or asks for what this machine cannot do."""
+    """A word for compiling, "auto" being "off" where this machine has no compiler.
+
+    Raises:
+        UsageError: an unknown word, or "on" where there is no compiler.
+    """
     if word not in SWITCHES:
         raise UsageError(f"unknown word for compiling {word!r}: allowed are {', '.join(SWITCHES)}")
-    missing = missing_compiler(device) if word == "on" else None
+    if word != "off" and missing_compiler(device):
+        if word == "on":
+            refuse_to_compile(device)
+        return "off"
+    return cast(Switch, word)
+
+
+def refuse_to_compile(device: str) -> None:
+    """Raise UsageError where torch cannot compile on this machine."""
+    missing = missing_compiler(device)
     if missing:
         raise UsageError(f"compile on: {missing}; leave it off, or install it")
-    return cast(Switch, word)
 
 
 def missing_compiler(device: str) -> str | None:
@@ -117,7 +129,7 @@ def repays(recipe: StudentRecipe, dataset: Dataset, images: int, device: str, th
 
     On CUDA never, as nothing was measured there.
     """
-    if device != "cpu" or missing_compiler(device):
+    if device != "cpu":
         return False
     shown = recipe.steps(images) * min(recipe.batch, images)
     return 3 * shown * _flops(recipe.network, dataset) >= REPAID * threads

@@ -1,14 +1,24 @@
 """Whether this process leads or follows, where several do one job together: one alone waits for locks and writes records."""
 
-_rank = 0
+_rank, _count = 0, 1
 
 
-def follow(rank: int) -> None:
-    """Say which of the processes of a job, or of the drivers on several nodes, this one is; 0 leads."""
-    global _rank
-    _rank = rank
+def follow(rank: int, count: int = 1) -> None:
+    """Say which of the processes of a job, or of the drivers on several nodes, this one is (0 leads).
+
+    Args:
+        rank: see above.
+        count: processes that train together here; a driver trains nothing.
+    """
+    global _rank, _count
+    _rank, _count = rank, count
 
 
 def follows() -> bool:
     """Whether another process leads: one of a lower rank."""
     return _rank > 0
+
+
+def count() -> int:
+    """How many processes train together in this one's job; 1: it is alone."""
+    return _count

@@ -6,7 +6,7 @@ not run again.
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -305,16 +305,17 @@ class _Driver:
         at_once = [seeds] if seeds and cell.setting.stack else [(seed,) for seed in seeds]
         jobs = [_students(alike, cell.set_path(), some) for some in at_once]
         work = [Work(evaluate_job, job, tag=(cell, record)) for job in jobs]
-        return work + self._on_the_way(cell, record, set(cell.seeds) - set(seeds))
+        there = [run for run in _stored(cell, record, self.store) if run.seed not in seeds]
+        return work + self._on_the_way(cell, record, there)
 
-    def _on_the_way(self, cell: Cell, record: Record, seeds: Collection[int]) -> list[Work]:
-        """One piece of work for each student on a snapshot that is missing in the stored runs of these seeds."""
+    def _on_the_way(self, cell: Cell, record: Record, runs: Iterable[Run]) -> list[Work]:
+        """One piece of work for each student on a snapshot that these runs, which are stored, lack."""
         synset = finished(cell.made) if cell.made and cell.made.snapshots else None
         if cell.made is None or synset is None:
             return []
         work = []
-        for run in _stored(cell, record, self.store):
-            if run.seed not in seeds or run.status != "ok":
+        for run in runs:
+            if run.status != "ok":
                 continue
             if run.synset != synset.hash:
                 self.report.skipped.append(f"{cell.what()}, seed {run.seed}: the snapshots are of another set")
@@ -346,7 +347,7 @@ class _Driver:
             self._scored(cell, record, stored[0], work.job, outcome)
         elif outcome.value is not None:
             self._store(outcome.value)
-            return self._on_the_way(cell, record, set(work.job.seeds))
+            return self._on_the_way(cell, record, outcome.value.runs)
         elif outcome.usage is not None:
             self.report.problems.append(f"{work.job.protocol}, {work.job.which()}: {outcome.usage}")
         elif outcome.failure is not None:

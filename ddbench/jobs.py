@@ -17,7 +17,7 @@ from ddbench.checkpoints import Checkpoint
 from ddbench.data import Dataset, load_dataset
 from ddbench.environment import environment
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation import Setting, evaluate_seeds
+from ddbench.evaluation import Setting, check_devices, evaluate_seeds
 from ddbench.files import locked
 from ddbench.meter import Meter
 from ddbench.method import Method
@@ -188,6 +188,7 @@ def _checkpoint(job: DistillJob) -> Checkpoint:
 
 
 def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
+    check_devices(job.setting)
     recipe, device = job.resolved(), job.setting.apply()
     dataset = job.data.load()
     check_budget(recipe, dataset)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ddbench import following
 from ddbench.canonical import canonical_json, digest, tensors_digest
 from ddbench.environment import environment
 from ddbench.errors import UsageError
@@ -77,9 +78,12 @@ class Stage:
     """One product in the cache: a folder of sealed entries."""
 
     def __init__(self, name: str, key: Mapping[str, Any]) -> None:
-        """Open (not create) the stage `name` made as `key`, plain data, says."""
+        """Open (not create) the stage `name` made as `key`, plain data, says.
+
+        What several processes train together is another product: batch norms see a part of each batch.
+        """
         self.name = name
-        self.key = dict(key)
+        self.key = {**key, **({"devices": following.count()} if following.count() > 1 else {})}
         self.folder = cache_dir() / "stages" / name / digest({"name": name, "key": self.key})[:32]
 
     def entries(self) -> list[str]:

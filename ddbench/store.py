@@ -133,8 +133,9 @@ def _never_began(run: Run) -> bool:
     return run.status == "failed" and run.synset is None
 
 
-def _place(run: Run) -> tuple[int, tuple[Any, ...]]:
-    return run.seed, run.identity().setting
+def _place(run: Run) -> tuple[Any, ...]:
+    """A run's seed and setting, but for what is decided when its set is there."""
+    return run.seed, run.device, run.precision, run.threads, run.build, run.devices
 
 
 def _sorted(record: Record) -> Record:

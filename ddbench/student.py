@@ -121,7 +121,7 @@ def train(
                 observe(batch, given.detach())
             loss = loss_of(given, labels)
             optimizer.zero_grad()
-            ranks.backward(loss) if ranks else loss.backward()
+            ranks.backward(loss, network) if ranks else loss.backward()
             optimizer.step()
             done = step + 1
             if step % CHECKED == 0 or done == steps:
@@ -195,9 +195,17 @@ def diverged(loss: float, step: int) -> JobFailed:
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, images: Images, batch: int = TESTED) -> torch.Tensor:
-    """Logits [n, K] of a network in eval mode, batch by batch; leaves the network in eval mode."""
+def predict(network: nn.Module, images: Images, batch: int | None = None) -> torch.Tensor:
+    """Logits [n, K] of a network in eval mode, batch by batch; leaves the network in eval mode.
+
+    Args:
+        network: on the device of the images.
+        images: [n, C, H, W], in memory or read as they are shown.
+        batch: images at a time; None: fewer of large ones, which are those that are read.
+    """
     network.eval()
+    large = isinstance(images, ReadImages) and not images.split.resident
+    batch = batch or (TESTED_LARGE if large else TESTED)
     places = torch.arange(len(images), device=images.device)
     return torch.cat([network(images[part]) for part in places.split(batch)])
 
@@ -216,8 +224,7 @@ def score(logits: torch.Tensor, labels: torch.Tensor) -> Score:
 
 def accuracy(network: nn.Module, split: Split, transform: Transform, device: torch.device) -> Score:
     """Score a network on a split, read and mapped into the network's space batch by batch; JobFailed if it diverged."""
-    images = ReadImages.of(split, transform, device)
-    logits = predict(network, images, TESTED if split.resident else TESTED_LARGE).cpu()
+    logits = predict(network, ReadImages.of(split, transform, device)).cpu()
     if not bool(torch.isfinite(logits).all()):
         raise JobFailed("the network's outputs on the test images are not finite: its training diverged")
     return score(logits, split.labels)

@@ -3,10 +3,11 @@
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from ddbench.allocator import give_back, keep_freed_memory
+from ddbench.allocator import MMAP_THRESHOLD, TRIM_THRESHOLD, give_back, keep_freed_memory
 
 FAULTS = """
 import resource, sys, torch
@@ -62,6 +63,18 @@ def test_memory_that_is_free_is_not_counted_as_in_use() -> None:
     assert freed > 0.9 * size
     assert after < 0.1 * size
     assert 0.9 * size < peak < 1.2 * size
+
+
+def test_an_older_library_takes_a_lower_threshold(monkeypatch):
+    asked = []
+
+    def mallopt(parameter, size):
+        asked.append((parameter, size))
+        return int(parameter != MMAP_THRESHOLD or size <= 2**25)
+
+    monkeypatch.setattr("ddbench.allocator._glibc", lambda: SimpleNamespace(mallopt=mallopt))
+    assert keep_freed_memory.__wrapped__()
+    assert asked == [(MMAP_THRESHOLD, 2**30), (MMAP_THRESHOLD, 2**25), (TRIM_THRESHOLD, 2**31 - 1)]
 
 
 def test_may_be_asked_for_again_and_everywhere() -> None:

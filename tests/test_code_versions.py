@@ -32,7 +32,7 @@ STUDENT_FILES = (
     "targets/recording.py",
     "targets/replay.py",
 )
-STUDENT = {1: "3616c209dae87ca973b6a977812b24484238b90c388b2f5784b78987acef5af0"}
+STUDENT = {1: "5518f6f75044b7c6a312ed0d1ae13d17d529afbbd2ff32053e806fadf2129d3a"}
 """By `ddbench.student.CODE_VERSION`: SHA-256 of the files above, whose change may change what a training gives."""
 EXPERT_FILES = (
     "augment/crops.py",
@@ -62,7 +62,7 @@ PRIOR_ENGINES = (
 )
 PRIORS = {1: "27e3e7ebaa44a841e54455c622ece42c970f3a15ee71f52d817a506efa9648ac"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
-DYNAMICS = {1: "5b50ea9888579d6dc377da50cd43a89bfc5ece577fa846de10760d4788c8f3b7"}
+DYNAMICS = {1: "6009a2fa0ba971d96d8648e2acbb659f6072996b39d3c8d49a682c5df68ae538"}
 """By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""
 BINS = {1: "9315b1ddf9d6e5d38962d6960f45ea5cfe37f5b72fe78a1a7f6431c4d408ebe8"}
 """By `bins.CODE_VERSION`: SHA-256 of bins.py, graph_cut.py and the core's resizing.py, whose change may change what is in a bin of DQ."""

@@ -25,7 +25,7 @@ from ddbench.checkpoints import Checkpoint
 from ddbench.data import load_dataset, memory_split
 from ddbench.data.dataset import Split
 from ddbench.errors import NotDefined, UsageError
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.method import find_method
 from ddbench.protocol import find_protocol
@@ -613,5 +613,5 @@ def test_a_stopped_job_goes_on_to_the_same_bits(name, last, tmp_path, monkeypatc
 @every_method
 def test_the_shipped_student_trains(name):
     synset = distil(name)
-    record = evaluate_once(synset, digits(), find_protocol("shipped-v1"), seed=0, setting=Setting())
+    record = evaluate_seeds(synset, digits(), find_protocol("shipped-v1"), seeds=(0,), setting=Setting())
     assert record.runs[0].status == "ok" and record.runs[0].top1 > 0

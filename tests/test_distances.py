@@ -14,7 +14,7 @@ from ddbench.borrowing import borrow
 from ddbench.data import load_dataset
 from ddbench.errors import JobFailed, UsageError
 from ddbench.estimate import estimate_student
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.jobs import DataName
 from ddbench.losses import LOSSES, Answer, Labels, distances
 from ddbench.protocol import find_protocol
@@ -181,7 +181,7 @@ def test_an_evaluation_shows_the_stream_and_needs_no_teacher():
     for path in (teachers.cache_dir() / "teachers").glob("*"):
         path.unlink()
     digits, protocol = load_dataset("digits"), find_protocol("shipped-v1")
-    runs = [evaluate_once(synset, digits, protocol, seed=seed, setting=Setting()).runs[0] for seed in (0, 0, 1)]
+    runs = [evaluate_seeds(synset, digits, protocol, seeds=(seed,), setting=Setting()).runs[0] for seed in (0, 0, 1)]
     assert [run.status for run in runs] == ["ok"] * 3 and runs[0].steps == STEPS
     assert runs[0].final_loss == runs[1].final_loss != runs[2].final_loss
 

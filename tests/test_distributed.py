@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import ranks
@@ -15,10 +16,12 @@ from ddbench.api import setting
 from ddbench.budget import Budget
 from ddbench.cli import options
 from ddbench.distributed import Ranks, Together, launch
-from ddbench.errors import UsageError
+from ddbench.errors import CannotWrite, UsageError
+from ddbench.evaluation import check_devices
 from ddbench.following import follow, follows
 from ddbench.grid import Grid
 from ddbench.jobs import DataName
+from ddbench.pool import Work
 from ddbench.settings import results_dir
 from ddbench.store import read_record
 
@@ -55,6 +58,57 @@ def test_a_batch_that_cannot_be_shared_is_refused():
     )
 
 
+def test_every_rank_ends_with_one_network_and_it_is_nobody_elses():
+    """Batch norms' running statistics among them: else a set would be labelled by another teacher than is named."""
+    first, hashes = launch(ranks.teacher_of_digits, device="cpu", devices=2)
+    assert len(hashes) == 2 and len(set(hashes)) == 1
+    assert launch(ranks.teacher_of_digits, device="cpu", devices=2) == (first, hashes)
+    assert ranks.teacher_of_digits()[0] != first  # one process, whose batch norms see whole batches, keeps another
+
+
+def test_a_result_may_be_large():
+    assert len(launch(ranks.much, 300_000, device="cpu", devices=2)) == 300_000
+
+
+def test_what_ends_a_run_ends_it():
+    with pytest.raises(CannotWrite, match="cannot write there"):
+        launch(ranks.stops, CannotWrite("cannot write there"), device="cpu", devices=2)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"NODE_RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "10.255.255.1", "MASTER_PORT": "1"},
+        {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "1", "SLURM_NODEID": "1"},
+        {"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "WORLD_SIZE": "4", "GROUP_RANK": "1"},
+    ],
+    ids=["node", "slurm", "torchrun"],
+)
+def test_what_a_scheduler_says_is_not_listened_to_on_one_node(variables, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    assert launch(ranks.much, 3, device="cpu", devices=2) == b"xxx"
+    assert dict(os.environ) == before
+
+
+def test_work_whose_process_is_killed_is_tried_again(tmp_path):
+    job = SimpleNamespace(setting=setting(devices=2), mark=tmp_path / "mark")
+    outcomes = []
+    Together(2, quiet=True).run_all(
+        [Work(ranks.dies_once_job, job)], lambda work, outcome: outcomes.append(outcome) or []
+    )
+    assert [outcome.value for outcome in outcomes] == ["done"] and job.mark.exists()
+
+
+def test_a_run_says_how_many_trained_it(toys):
+    """Not how many it was asked for."""
+    with pytest.raises(UsageError, match="devices 2, but this process trains with 1"):
+        check_devices(setting(devices=2))
+    report = ddbench.sweep(grid(setting(devices=2)))
+    assert report.done == 0 and "devices 2, but this process trains with 1" in report.problems[0]
+
+
 class Three:
     """A stand-in for Fabric: rank 1 of 3, whose neighbours hold what they should."""
 
@@ -68,6 +122,15 @@ class Three:
         for row, part in zip(found, self.parts, strict=True):
             row[: part.stop - part.start] = self.whole[part]
         return found
+
+
+def test_nodes_that_are_about_other_jobs_are_stopped():
+    class Apart:
+        def all_gather(self, own):
+            return torch.stack([own, own + 1])
+
+    with pytest.raises(UsageError, match="the nodes are not about the same job"):
+        Ranks(Apart()).check_same("dm")
 
 
 def test_rows_are_parts_and_parts_are_the_whole():
@@ -155,12 +218,15 @@ def test_two_nodes_run_the_same_command(toys, tmp_path):
 
 
 def test_flags_that_do_not_go_together(monkeypatch):
-    with pytest.raises(UsageError, match="--devices and --nodes take one job at a time: leave --workers out"):
+    with pytest.raises(UsageError, match="take one job at a time: leave --workers out"):
         options.engine("local", None, None, 2, devices=2)
     with pytest.raises(UsageError, match="--devices and --nodes go with --engine local"):
         options.engine("ray", None, None, None, nodes=2)
-    with pytest.raises(UsageError, match="compile on: not where several devices train together"):
-        setting(compile="on", devices=2)
+    for word in ("on", None):
+        monkeypatch.setenv("DDBENCH_COMPILE", "on")
+        with pytest.raises(UsageError, match="compile on: not where several devices train together"):
+            setting(compile=word, devices=2)
+    monkeypatch.delenv("DDBENCH_COMPILE")
     assert options.engine("local", None, None, None) is None
     for name, value in (("NODE_RANK", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)

@@ -12,7 +12,7 @@ from ddbench.budget import Budget
 from ddbench.data import load_dataset
 from ddbench.errors import JobFailed, NotDefined, UsageError
 from ddbench.estimate import Estimate, estimate_distill, estimate_student
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.method import Hyper, Method
 from ddbench.protocol import find_protocol
@@ -192,7 +192,9 @@ def test_a_student_is_estimated_within_a_factor_of_three() -> None:
     synset = from_tensors(images, torch.arange(50) % 10, digits)
     found = estimate_student(DIGITS, "hard-v1", "convnet-d2-w16", 50, setting)
     started = time.perf_counter()
-    record = evaluate_once(synset, digits, find_protocol("hard-v1"), seed=0, setting=setting, network="convnet-d2-w16")
+    record = evaluate_seeds(
+        synset, digits, find_protocol("hard-v1"), seeds=(0,), setting=setting, network="convnet-d2-w16"
+    )
     near(found, time.perf_counter() - started)
     assert f"{record.runs[0].steps:,} steps" in found.basis
 

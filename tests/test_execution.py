@@ -100,8 +100,9 @@ def test_words_are_checked(monkeypatch):
     monkeypatch.setattr(execution.shutil, "which", lambda name: None)
     with pytest.raises(UsageError, match=r"compile on: there is no C\+\+ compiler \(g\+\+ or clang\+\+\)"):
         setting(compile="on")
-    assert setting(compile="auto").compile == "auto"
-    assert not repays(*large(), 1)
+    assert setting(compile="auto").compile == "off"  # said once, by the driver: no seed of a cell decides it anew
+    with pytest.raises(UsageError, match="compile on: there is no"):  # a worker's machine, where the driver's has one
+        Setting(compile="on").execution(*large()[:3])
 
 
 def large():

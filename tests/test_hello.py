@@ -23,7 +23,7 @@ from ddbench.budget import Budget
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import load_dataset, memory_split
 from ddbench.errors import UsageError
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.losses import LOSSES, Labels
 from ddbench.method import find_method
@@ -760,7 +760,7 @@ def test_a_set_travels_and_its_student_trains(synset, tmp_path):
     again = load(tmp_path / "set.safetensors")
     assert again.hash == synset.hash
     assert again.student_recipe.loss == {"name": "mse-ce", "beta": 0.1} and again.student_recipe.labels == "targets"
-    record = evaluate_once(again, digits(), find_protocol("shipped-v1"), seed=0, setting=Setting())
+    record = evaluate_seeds(again, digits(), find_protocol("shipped-v1"), seeds=(0,), setting=Setting())
     assert record.runs[0].status == "ok"
     (facts,) = record.teachers.values()
     assert facts.network == f"projector on {TWO}" and facts.accuracy > 0.1
@@ -962,7 +962,7 @@ def test_the_real_resnet_of_clip_with_drawn_weights_from_end_to_end(tmp_path):
     encoder = synset.targets.params["encoder"]
     assert (encoder["model"], encoder["tag"], encoder["seed"]) == ("RN50", None, 0)
     assert sum(t.numel() for n, t in synset.targets.tensors.items() if n.startswith("conv.")) > 500_000
-    record = evaluate_once(synset, data, find_protocol("shipped-v1"), seed=0, setting=Setting())
+    record = evaluate_seeds(synset, data, find_protocol("shipped-v1"), seeds=(0,), setting=Setting())
     assert record.runs[0].status == "ok"
     assert next(iter(record.teachers.values())).network == "projector on open_clip:RN50"
     clip.load_clip.cache_clear()

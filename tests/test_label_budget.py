@@ -24,7 +24,7 @@ from ddbench.cli.options import byte_count
 from ddbench.cli.output import size
 from ddbench.data import load_dataset
 from ddbench.errors import UsageError
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.label_budget import Packing, full_bytes, full_size, pack_labels, parts
 from ddbench.method import find_method
 from ddbench.protocol import find_protocol
@@ -361,7 +361,7 @@ def test_soft_labels_are_encoded_again(form, mixed, tmp_path):
         save(synset, tmp_path / "set")
         assert load(tmp_path / "set").hash == synset.hash
         assert torch.equal(label_of(load(tmp_path / "set")), label_of(synset))
-        run = evaluate_once(synset, load_dataset("digits"), find_protocol("shipped-v1"), seed=0, setting=Setting())
+        run = evaluate_seeds(synset, load_dataset("digits"), find_protocol("shipped-v1"), seeds=(0,), setting=Setting())
         assert run.runs[0].status == "ok"
     assert packed(top, encoding="topk", topk=2).targets.tensors["values"].shape == (20, 2)
     for before, after in ((eight, {"encoding": "topk", "topk": 2}), (eight, {}), (top, {"encoding": "int8"})):
@@ -475,7 +475,7 @@ def test_a_packed_set_is_a_cell_of_its_own():
     assert "seed" not in made.recipe["labels"] and packed(online, 4).provenance.recipe["labels"]["seed"] == 4
     assert packed(a_set(), encoding="topk", topk=2).provenance.recipe_hash is None  # imported: its hash tells it apart
     records = [
-        evaluate_once(synset, load_dataset("digits"), find_protocol("shipped-v1"), seed=0, setting=Setting())
+        evaluate_seeds(synset, load_dataset("digits"), find_protocol("shipped-v1"), seeds=(0,), setting=Setting())
         for synset in (online, found)
     ]
     assert records[0].key() != records[1].key() and records[1].recipe_name == "demo+fp16-4x"

@@ -16,7 +16,7 @@ from ddbench.borrowing import borrow
 from ddbench.budget import Budget
 from ddbench.data import load_dataset, memory_split
 from ddbench.data.images import FromFiles
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.method import find_method
 from ddbench.protocol import Tier, find_protocol
 from ddbench.reading import ReadImages
@@ -126,10 +126,10 @@ def test_protocols_train_on_the_whole_split_a_batch_at_a_time(
 ):
     monkeypatch.setattr("ddbench.storage.AT_ONCE", BATCH)  # bytes of a set are counted by such parts
     synset, setting = distil("whole", a_task(streamed, budget=Budget())), Setting(stack=stack)
-    found = evaluate_once(synset, streamed, protocol, seed=0, setting=setting).runs[0]
+    found = evaluate_seeds(synset, streamed, protocol, seeds=(0,), setting=setting).runs[0]
     assert len(synset) == 20 and set(reads) == {BATCH, 6}  # six: the test
     monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "another"))
-    wanted = evaluate_once(synset, resident, protocol, seed=0, setting=setting).runs[0]
+    wanted = evaluate_seeds(synset, resident, protocol, seeds=(0,), setting=setting).runs[0]
     assert found.status == "ok" and (found.top1, found.final_loss) == (wanted.top1, wanted.final_loss)
 
 

@@ -95,13 +95,23 @@ def test_few_bytes_for_each_file():
 
 
 def test_a_name_that_is_no_utf8_is_refused(tmp_path):
-    (tmp_path / "cat").mkdir()
+    """Of an image, of a folder among them (an empty one too), of a class."""
+    odd = os.fsdecode(b"\xff")
+    (tmp_path / "cat").mkdir(), (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "a.png").touch()
     try:
-        (tmp_path / "cat" / os.fsdecode(b"\xff.png")).touch()
+        (tmp_path / "cat" / f"{odd}.png").touch()
     except OSError:
         pytest.skip("this file system has no such names")
-    with pytest.raises(UsageError, match=r"'cat/\\udcff\.png' .* no UTF-8"):
+    (tmp_path / "dog" / odd).mkdir()
+    with pytest.raises(UsageError, match=r"image 'cat/\\udcff\.png' .* no UTF-8"):
         list_split(tmp_path, ("cat",))
+    for call in (list_split, indexed_split):
+        with pytest.raises(UsageError, match=r"folder 'dog/\\udcff' .* no UTF-8"):
+            call(tmp_path, ("dog",))
+    (tmp_path / odd).mkdir()
+    with pytest.raises(UsageError, match=r"class folder '\\udcff' .* no UTF-8"):
+        class_folders(tmp_path)
 
 
 def test_a_second_load_reads_the_index_and_gives_the_same(pets, monkeypatch):

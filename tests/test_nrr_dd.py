@@ -22,7 +22,7 @@ from ddbench.checkpoints import Checkpoint
 from ddbench.data import load_dataset, memory_split
 from ddbench.data.dataset import Dataset
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.losses import distances
 from ddbench.method import find_method
@@ -373,7 +373,7 @@ def test_the_shipped_student_trains_and_random_borrows_its_labels(labels):
     assert lent.student_recipe == synset.student_recipe and lent.targets.kind == synset.targets.kind
     assert (lent.targets.params == synset.targets.params) and torch.equal(lent.indices, random.indices)
     for made in (synset, lent):
-        run = evaluate_once(made, digits(), protocol, seed=0, setting=Setting()).runs[0]
+        run = evaluate_seeds(made, digits(), protocol, seeds=(0,), setting=Setting()).runs[0]
         assert run.status == "ok" and run.top1 > 0
 
 

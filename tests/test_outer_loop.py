@@ -14,7 +14,7 @@ from ddbench.budget import Budget
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import load_dataset, memory_split
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.method import find_method
 from ddbench.progress import Reporter
@@ -313,7 +313,7 @@ def test_tesla_without_soft_labels_ships_none():
 def test_the_shipped_student_trains(name):
     made = distil(name, iterations=1)
     short = replace(made, student_recipe=made.student_recipe.model_copy(update={"epochs": 2}))
-    record = evaluate_once(short, digits(), find_protocol("shipped-v1"), seed=0, setting=Setting())
+    record = evaluate_seeds(short, digits(), find_protocol("shipped-v1"), seeds=(0,), setting=Setting())
     assert 0 <= record.runs[0].top1 <= 1
 
 

@@ -15,7 +15,7 @@ from ddbench.borrowing import borrow
 from ddbench.budget import Budget
 from ddbench.data import load_dataset, memory_split
 from ddbench.errors import UsageError
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.method import find_method
 from ddbench.protocol import find_protocol
@@ -172,7 +172,7 @@ def test_random_borrows_the_recipe_and_is_shown_whole():
     found = borrow(distill_job(job), synset, digits)
     assert found.student_recipe == synset.student_recipe and found.views is None and found.targets is None
     for each in (found, synset):
-        run = evaluate_once(each, digits, find_protocol("shipped-v1"), seed=0, setting=Setting()).runs[0]
+        run = evaluate_seeds(each, digits, find_protocol("shipped-v1"), seeds=(0,), setting=Setting()).runs[0]
         assert run.status == "ok" and run.steps == 2
 
 

@@ -5,13 +5,13 @@ import hashlib
 import json
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+import trustme
 from typer.testing import CliRunner
 
 from ddbench import addresses
@@ -150,28 +150,23 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """A certificate for localhost, and its key."""
-    folder = tmp_path_factory.mktemp("certificate")
-    words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    files = ("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"))
-    try:
-        subprocess.run(["openssl", *words.split(), *files], check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed: no https server can be started here")
-    return folder / "cert.pem", folder / "key.pem"
+    """A certificate for localhost, and the file of the authority that issued it."""
+    authority, path = trustme.CA(), tmp_path_factory.mktemp("certificate") / "authority.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return authority.issue_cert("localhost"), path
 
 
 @pytest.fixture
 def server(certificate, monkeypatch):
     """An https server of this machine, whose certificate is trusted; gives its address."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
+    certificate[0].configure_cert(context)
     running = ThreadingHTTPServer(("localhost", 0), Server)
     running.daemon_threads, running.sent = True, 0
     running.handle_error = lambda *_: None
     running.socket = context.wrap_socket(running.socket, server_side=True)
     threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[1]))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(addresses, "TIMEOUT", 1.0)

@@ -255,6 +255,12 @@ def test_a_failed_run_is_replaced_only_on_request(tmp_path):
     assert store.find(record().key()).runs[0].status == "ok"
 
 
+def test_a_run_that_never_began_gives_way_however_its_students_come_to_be_trained():
+    before_its_set = failed(synset=None)  # neither stacked nor compiled: that was not decided yet
+    (again,) = merge(record([before_its_set]), record([run(stacked=True, compiled=True)]), retry_failed=True).runs
+    assert again.status == "ok"
+
+
 def test_a_cell_excluded_by_definition_stays(tmp_path):
     excluded = run(status="n/a", reason="needs two images per class", top1=None, synset=None)
     assert merge(record([excluded]), record([failed(synset=None)]), retry_failed=True).runs[0].status == "n/a"

@@ -16,7 +16,7 @@ from ddbench import networks, teachers
 from ddbench.budget import Budget
 from ddbench.data import load_dataset, memory_split
 from ddbench.errors import UsageError
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.protocol import find_protocol
 from ddbench.schedules import SCHEDULES
 from ddbench.space import Space, transform_for
@@ -273,7 +273,9 @@ def test_replayed_labels_are_the_online_ones_of_the_seeds_stream(encoding, topk,
     path = tmp_path / "set.safetensors"
     save(synset, path)
     protocol = find_protocol("shipped-v1")
-    runs = [evaluate_once(made, digits(), protocol, seed=1, setting=Setting()).runs[0] for made in (load(path), synset)]
+    runs = [
+        evaluate_seeds(made, digits(), protocol, seeds=(1,), setting=Setting()).runs[0] for made in (load(path), synset)
+    ]
     assert [run.status for run in runs] == ["ok", "ok"] and runs[0].top1 == runs[1].top1 and runs[0].steps == 2
 
 

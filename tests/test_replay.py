@@ -11,7 +11,7 @@ from small_sets import a_teacher, labeller_of, refused_when_spoilt, with_param, 
 from ddbench import networks, teachers
 from ddbench.data import load_dataset
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.protocol import find_protocol
 from ddbench.storage import bytes_of
 from ddbench.streams import Stream, views_of
@@ -208,7 +208,8 @@ def test_an_evaluation_shows_the_stream_and_needs_no_teacher():
     for path in (teachers.cache_dir() / "teachers").glob("*"):
         path.unlink()
     records = [
-        evaluate_once(synset, digits, find_protocol("shipped-v1"), seed=seed, setting=Setting()) for seed in (0, 0, 1)
+        evaluate_seeds(synset, digits, find_protocol("shipped-v1"), seeds=(seed,), setting=Setting())
+        for seed in (0, 0, 1)
     ]
     runs = [record.runs[0] for record in records]
     assert [run.status for run in runs] == ["ok"] * 3 and runs[0].steps == STEPS

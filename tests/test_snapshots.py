@@ -19,7 +19,7 @@ from ddbench.cli.planning import missing_work, plan
 from ddbench.data import load_dataset
 from ddbench.errors import JobFailed, UsageError
 from ddbench.estimate import estimate_distill
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.grid import Grid
 from ddbench.jobs import DataName, DistillJob, cached_set, distill_job, finished
 from ddbench.method import find_method, method_names
@@ -109,7 +109,9 @@ def test_snapshots_change_nothing_and_are_whole_sets(name):
         assert synset.header().keys() == made.header().keys() and synset.per_class() == made.per_class()
         assert synset.provenance.recipe_hash == job.resolved().hash
         assert (synset.targets and synset.targets.kind) == (made.targets and made.targets.kind)
-    run = evaluate_once(found[0], load_dataset("digits"), find_protocol("hard-v1"), seed=0, setting=Setting()).runs[0]
+    run = evaluate_seeds(
+        found[0], load_dataset("digits"), find_protocol("hard-v1"), seeds=(0,), setting=Setting()
+    ).runs[0]
     assert run.status == "ok"
 
 
@@ -229,8 +231,8 @@ def test_no_stage_that_distils_keeps_any(tmp_path):
 def alone(step, seed):
     """The accuracy of a student on the snapshot, trained by itself."""
     path = kept(a_job().snapshot_folder)[0][step]
-    return evaluate_once(
-        load(path), load_dataset("digits"), find_protocol("toy-hard-v1"), seed=seed, setting=Setting()
+    return evaluate_seeds(
+        load(path), load_dataset("digits"), find_protocol("toy-hard-v1"), seeds=(seed,), setting=Setting()
     ).runs[0]
 
 

@@ -7,12 +7,17 @@ import torch
 
 import ddbench
 from ddbench import evaluation, networks
+from ddbench.budget import Budget
+from ddbench.cli.planning import missing_work
 from ddbench.data import load_dataset
 from ddbench.errors import JobFailed
 from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.execution import Execution
+from ddbench.grid import Grid
+from ddbench.jobs import DataName
 from ddbench.protocol import find_protocol
 from ddbench.stacked import Stack, stackable, train_together
+from ddbench.store import RecordStore
 from ddbench.student import Stream, train
 from ddbench.student_recipe import StudentRecipe
 
@@ -148,3 +153,20 @@ def test_bf16_stacks_as_well():
     alone = [train(m, images, classes, chosen, seed=s) for s, m in zip(SEEDS, members("convnet-d2-w8"), strict=True)]
     for one, two in zip(found, alone, strict=True):
         assert one.final_loss == pytest.approx(two.final_loss, rel=0.1)
+
+
+def test_a_stack_is_one_job(toys, tmp_path):
+    def left(stack):
+        how = Setting(stack=stack)
+        cells = Grid(
+            ["toy"],
+            [DataName("digits")],
+            [Budget(ipc=1)],
+            ["toy-hard-v1"],
+            seeds=(0, 1, 2),
+            recipe="generic",
+            setting=how,
+        ).cells()
+        return missing_work(cells, RecordStore(tmp_path))
+
+    assert (left(False), left(True)) == (1 + 3, 1 + 1)

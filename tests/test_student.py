@@ -10,9 +10,11 @@ from ddbench import networks
 from ddbench.augment import build_augmentation, build_mixing
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import load_dataset
+from ddbench.data.dataset import Split
 from ddbench.errors import JobFailed, UsageError
 from ddbench.losses import LOSSES, Labels
 from ddbench.randomness import forked, rng
+from ddbench.reading import ReadImages
 from ddbench.schedules import OPTIMIZERS, SCHEDULES
 from ddbench.space import make_space, transform_for
 from ddbench.streams import Order
@@ -571,3 +573,16 @@ def test_a_checkpoint_is_saved_when_due_only(tmp_path):
     path = tmp_path / "training.safetensors"
     train(network(), images, classes, recipe(), seed=3, checkpoint=Checkpoint(path))
     assert not path.exists()
+
+
+@pytest.mark.parametrize(("resident", "largest"), [(True, 1000), (False, 200)])
+def test_large_images_are_tested_a_few_at_a_time(resident, largest):
+    read = []
+
+    def reader(places):
+        read.append(len(places))
+        return torch.zeros(len(places), 1, 8, 8, dtype=torch.uint8)
+
+    split = Split(torch.zeros(1300, dtype=torch.int64), "0" * 64, resident, reader)
+    assert len(predict(network(), ReadImages(split, lambda pixels: pixels, torch.device("cpu")))) == 1300
+    assert max(read) == largest and sum(read) == 1300

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,9 +53,9 @@ SOFT = noise(10, 10, seed=1) + 5 * torch.eye(10)
 
 
 def refused(match: str, *args: object, **more: object) -> None:
-    call = import_set if isinstance(args[0], Path) else from_tensors
+    call: Any = import_set if isinstance(args[0], Path) else from_tensors
     with pytest.raises(UsageError, match=match) as caught:
-        call(*args, **more)  # type: ignore[arg-type]
+        call(*args, **more)
     assert LINE.fullmatch(str(caught.value)), "errors are one line"
 
 

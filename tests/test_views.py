@@ -13,7 +13,7 @@ from ddbench.borrowing import borrow
 from ddbench.data import load_dataset
 from ddbench.demo import shown
 from ddbench.errors import UsageError
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.jobs import DataName
 from ddbench.protocol import find_protocol
 from ddbench.randomness import rng
@@ -112,7 +112,7 @@ def test_a_student_trains_on_the_views():
     synset = a_set(student_recipe=RECIPE, targets=labels)
     images, classes = training_images(synset, digits)
     assert torch.equal(images, expand(synset, digits)[0]) and len(classes) == 30
-    run = evaluate_once(synset, digits, find_protocol("shipped-v1"), seed=0, setting=Setting())
+    run = evaluate_seeds(synset, digits, find_protocol("shipped-v1"), seeds=(0,), setting=Setting())
     assert run.runs[0].steps == 2 * 30 // 6 and run.runs[0].status == "ok"
     assert run.synsets[synset.hash].images == N  # what is stored
 
@@ -120,7 +120,7 @@ def test_a_student_trains_on_the_views():
 def test_views_are_mapped_into_a_teachers_space(toys):
     digits = load_dataset("digits")
     synset = a_set(space="pixel")
-    record = evaluate_once(synset, digits, find_protocol("toy-soft-v1"), seed=0, setting=Setting())
+    record = evaluate_seeds(synset, digits, find_protocol("toy-soft-v1"), seeds=(0,), setting=Setting())
     assert record.runs[0].status == "ok"
 
 
@@ -278,7 +278,7 @@ def trained(images, classes, recipe=TILED, **more):
 
 
 def final_loss(synset, protocol="shipped-v1"):
-    run = evaluate_once(synset, load_dataset("digits"), find_protocol(protocol), seed=3, setting=Setting()).runs[0]
+    run = evaluate_seeds(synset, load_dataset("digits"), find_protocol(protocol), seeds=(3,), setting=Setting()).runs[0]
     assert run.status == "ok", run.reason
     return run.final_loss
 

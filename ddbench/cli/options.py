@@ -116,7 +116,7 @@ Precision = Annotated[
     O(
         "--precision",
         metavar="WORD",
-        help="Of the students' steps: float32, bf16, or auto, bf16 where the device has it; part of a run's identity "
+        help="Of the students' steps: float32, bf16, or auto, bf16 where it is admitted (nowhere yet); part of a run's identity "
         "(DDBENCH_PRECISION, float32).",
     ),
 ]
@@ -256,6 +256,8 @@ def engine(
     workers: int | None,
     devices: int = 1,
     nodes: int = 1,
+    *,
+    quiet: bool = False,
 ) -> "RunsWork | None":
     """What runs the jobs; None is this machine's processes.
 
@@ -269,7 +271,7 @@ def engine(
     if name == "local":
         if address is not None or gpus_per_job is not None:
             raise UsageError("--address and --gpus-per-job go with --engine ray")
-        return together(devices, nodes, workers)
+        return together(devices, nodes, workers, quiet=quiet)
     if devices * nodes > 1:
         raise UsageError("--devices and --nodes go with --engine local: Ray places jobs on one device each")
     from ddbench.ray_engine import RayEngine
@@ -277,7 +279,7 @@ def engine(
     return RayEngine(address, workers if address else workers or default_workers(), gpus_per_job)
 
 
-def together(devices: int, nodes: int, workers: int | None) -> "Together | None":
+def together(devices: int, nodes: int, workers: int | None, *, quiet: bool = False) -> "Together | None":
     """What runs each job in several processes that train together; None where one trains alone.
 
     Raises:
@@ -285,11 +287,11 @@ def together(devices: int, nodes: int, workers: int | None) -> "Together | None"
     """
     if devices * nodes == 1:
         return None
-    if workers is not None and workers > 1:
-        raise UsageError("--devices and --nodes take one job at a time: leave --workers out")
-    from ddbench.distributed import Together
+    from ddbench.distributed import ONE_JOB, Together
 
-    return Together(devices, nodes)
+    if workers is not None and workers > 1:
+        raise UsageError(ONE_JOB)
+    return Together(devices, nodes, quiet)
 
 
 def data_names(text: str, dataset_name: str | None) -> "list[DataName]":

@@ -43,6 +43,10 @@ class Planned:
         jobs = (self.cell.made, self.cell.lender) if self.missing or self.snapshots else ()
         return [job for job in jobs if isinstance(job, DistillJob) and finished(job) is None]
 
+    def jobs(self) -> int:
+        """In how many jobs the missing students are trained: one each, or one for all in a stack."""
+        return bool(self.missing) if self.cell.setting.stack else len(self.missing)
+
 
 def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False) -> Planned:
     """What a cell needs, as the store and the cache are now; writes nothing."""
@@ -69,9 +73,7 @@ def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False) -> P
 def missing_work(cells: "Iterable[Cell]", store: "RecordStore", *, retry_failed: bool = False) -> int:
     """How many jobs a grid still has: sets to make and students to train."""
     left = [plan(cell, store, retry_failed=retry_failed) for cell in cells]
-    return len({job.path for each in left for job in each.sets()}) + sum(
-        len(each.missing) + each.snapshots for each in left
-    )
+    return len({job.path for each in left for job in each.sets()}) + sum(each.jobs() + each.snapshots for each in left)
 
 
 class Steady(Reporter):

@@ -145,7 +145,7 @@ def evaluate(
     from ddbench.settings import default_workers, results_dir
     from ddbench.synset import load
 
-    wanted, runner = o.seeds(seeds), o.together(devices, 1, workers)
+    wanted = o.seeds(seeds)
     made_by = load(file).provenance.method
     with progress(quiet) as shown, logged(wandb, shown) as (reporter, observe):
         record = api.evaluate(
@@ -158,13 +158,12 @@ def evaluate(
             name=name or made_by,
             borrow=borrow,
             results=results or results_dir(),
-            workers=workers or default_workers(),
+            workers=workers or (1 if devices > 1 else default_workers()),
             devices=devices,
             device=device,
             threads=threads,
             precision=precision,
             compile=compile,
-            engine=runner,
             retry_failed=retry_failed,
             reporter=reporter,
             observe=observe,
@@ -216,7 +215,7 @@ def run(
     from ddbench.grid import Grid
     from ddbench.jobs import DataName
 
-    budget, runner = o.one_budget(ipc, fraction), o.together(devices, nodes, workers)
+    budget, runner = o.one_budget(ipc, fraction), o.together(devices, nodes, workers, quiet=quiet)
     o.check_sized([method], [budget])
     grid = Grid(
         methods=[method],
@@ -288,7 +287,7 @@ def sweep(
 
     names, sizes = o.words(methods, "--methods"), o.budgets(ipc, fraction)
     o.check_sized(names, sizes)
-    runner = o.engine(engine, address, gpus_per_job, workers, devices, nodes)
+    runner = o.engine(engine, address, gpus_per_job, workers, devices, nodes, quiet=quiet)
     grid = Grid(
         methods=names,
         datasets=o.data_names(datasets, dataset_name),

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from ddbench.canonical import tensors_digest
 from ddbench.errors import UsageError
@@ -25,7 +25,7 @@ def cached_tensors(path: Path, build: Callable[[], Tensors]) -> tuple[Tensors, s
     UsageError where the cache cannot be written.
     """
     with locked(path):
-        found = _read(path)
+        found = read_kept(path, tensors_digest)
         if found is not None:
             return found
         tensors = build()
@@ -34,19 +34,28 @@ def cached_tensors(path: Path, build: Callable[[], Tensors]) -> tuple[Tensors, s
         return tensors, sha256
 
 
-def _read(path: Path) -> tuple[Tensors, str] | None:
+def read_kept(
+    path: Path, checksum: Callable[[dict[str, Any]], str], framework: Literal["pt", "np"] = "pt"
+) -> tuple[dict[str, Any], str] | None:
+    """The named tensors, or numpy's arrays, kept at `path` and their checksum; None where they are absent or damaged.
+
+    Args:
+        path: a safetensors file whose metadata has the checksum as `sha256`.
+        checksum: of what is read.
+        framework: "pt" for tensors, "np" for arrays.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework) as file:
             expected = (file.metadata() or {}).get("sha256")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError) as error:
         log.warning("cache entry %s is damaged (%s): it is built again", path, error)
         return None
-    if tensors_digest(tensors) != expected:
+    if checksum(tensors) != expected:
         log.warning("cache entry %s is damaged (its hash does not match): it is built again", path)
         return None
     return tensors, expected

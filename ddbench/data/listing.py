@@ -8,6 +8,7 @@ so sizes are checked where files are touched anyway: of some files at every load
 time.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddbench.canonical import canonical_json, digest
+from ddbench.data.cached import read_kept
 from ddbench.data.dataset import RESIDENT_SIDE
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.files import write_with
@@ -135,7 +137,8 @@ class Listing:
             return path  # who opens it says what is wrong
         if size != self.sizes[index]:
             if self.index is not None:
-                self.index.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a cache that others keep
+                    self.index.unlink()
             raise UsageError(
                 f"image {path} has changed since its folder was listed ({self.sizes[index]:,} bytes then, {size:,} now): "
                 "start again, so that it is listed anew"
@@ -162,9 +165,23 @@ def _plain(numbers: "Array") -> Iterator[int]:
 
 
 def class_folders(split: Path) -> tuple[str, ...]:
-    """The sorted names of the folders right below a split's folder, hidden ones left out."""
+    """The sorted names of the folders right below a split's folder, hidden ones left out.
+
+    Raises:
+        UsageError: a name that is no UTF-8.
+    """
     with os.scandir(split) as entries:
-        return tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
+        found = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    for name in found:
+        _check_name("class folder", name, split)
+    return tuple(found)
+
+
+def _check_name(what: str, name: str, folder: Path) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the name of {what} {name!r} in {folder} is no UTF-8: rename it") from error
 
 
 def listed(split: Path, classes: Sequence[str], *, side: int) -> Listing:
@@ -211,15 +228,14 @@ def _images_below(folder: Path, prefix: str, folders: list[Folder]) -> Iterator[
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir():
+                    _check_name("folder", name, folder)
                     yield from _images_below(folder / entry.name, name, folders)
                 elif entry.name.lower().endswith(SUFFIXES):
-                    name.encode()
+                    _check_name("image", name, folder)
                     stat = entry.stat()
                     yield name, stat.st_size, stat.st_mtime_ns
     except OSError as error:
         raise UsageError(f"cannot read {folder}: {error.strerror or error}") from error
-    except UnicodeEncodeError as error:
-        raise UsageError(f"the name of image {name!r} in {folder} is no UTF-8: rename it") from error
 
 
 def _state(name: str, stat: os.stat_result) -> Folder:
@@ -267,20 +283,10 @@ def _write(listing: Listing, folders: Sequence[Folder], path: Path) -> None:
 
 def _read(path: Path, split: Path) -> Listing | None:
     """The listing kept at `path`, or None: there is none, it is damaged, or the split has changed since."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            expected = (file.metadata() or {}).get("sha256")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except FileNotFoundError:
+    found = read_kept(path, _checksum, "np")
+    if found is None:
         return None
-    except (SafetensorError, OSError, ValueError) as error:
-        log.warning("class index %s is damaged (%s): it is made again", path, error)
-        return None
-    if _checksum(arrays) != expected:
-        log.warning("class index %s is damaged (its hash does not match): it is made again", path)
-        return None
+    arrays, _ = found
     names = Names(arrays["names"].tobytes(), arrays["ends"])
     listing = Listing(split, names, arrays["labels"], arrays["sizes"], arrays["mtimes"], path)
     walked = Names(arrays["folders"].tobytes(), arrays["folder-ends"])

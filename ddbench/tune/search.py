@@ -27,7 +27,7 @@ from ddbench.canonical import digest
 from ddbench.data import Dataset
 from ddbench.data.dataset import Split, memory_split
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation import Setting, evaluate_once
+from ddbench.evaluation import Setting, evaluate_seeds
 from ddbench.files import check_writable, locked, write_atomic
 from ddbench.jobs import DataName, check_balance, check_budget, source_digest
 from ddbench.method import Method, find_method
@@ -278,8 +278,14 @@ def _distil(study: _Study, recipe: Resolved, show: Reporter) -> SynSet:
 
 
 def _score(study: _Study, synset: SynSet, seed: int) -> float:
-    record = evaluate_once(
-        synset, study.dataset, study.protocol, seed=seed, setting=study.setting, network=study.network, label="tuned"
+    record = evaluate_seeds(
+        synset,
+        study.dataset,
+        study.protocol,
+        seeds=(seed,),
+        setting=study.setting,
+        network=study.network,
+        label="tuned",
     )
     run = record.runs[0]
     if run.top1 is None:

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator
 
 import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from ddbench.cli.app import SECTIONS, app
@@ -29,7 +30,8 @@ def reference() -> str:
 def _with_own(name: str) -> Iterator[str]:
     """A command, or the commands of a group."""
     top = typer.main.get_command(app)
-    found = top.get_command(typer.Context(top), name)  # type: ignore[attr-defined]
+    assert isinstance(top, TyperGroup)
+    found = top.get_command(typer.Context(top), name)
     own = getattr(found, "commands", {})
     yield from (f"{name} {each}" for each in own) if own else (name,)
 

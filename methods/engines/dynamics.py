@@ -91,9 +91,9 @@ class Recorded:
     Attributes:
         error, true, other, margin, entropy, feature: float32 [T, n], see the module; `feature` is || h ||^2.
         prediction: int32 [T, n].
-        movement: float32 [T, n]: sum_c | p_t log(p_t / p_(t-1)) |, 0 in the first epoch of the training; or none.
         labels: int64 [n].
         network: as the training left it.
+        movement: float32 [T, n]: sum_c | p_t log(p_t / p_(t-1)) |, 0 in the first epoch of the training; or none.
     """
 
     error: Tensor
@@ -103,9 +103,9 @@ class Recorded:
     entropy: Tensor
     prediction: Tensor
     feature: Tensor
-    movement: Tensor | None
     labels: Tensor
     network: Teacher
+    movement: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,8 +162,8 @@ def _run(task: Task, fields: DynamicsFields, number: int, labels: Tensor, moveme
     network = task.teacher(recipe.network, space, digest(stage.key), state)
     task.credit(f"scoring network {number}", lambda: network, role="scoring network", epoch=fields.score_epochs)
     read = slice(fields.score_first - 1, fields.score_last or fields.score_epochs)
-    rows = {name: tensors[name][read] if name in tensors else None for name in ROWS}
-    return Recorded(**rows, labels=labels, network=network)  # type: ignore[arg-type]
+    rows = {name: tensors[name][read] for name in ROWS if name in tensors}
+    return Recorded(**rows, labels=labels, network=network)
 
 
 class Recorder:

@@ -1,5 +1,8 @@
 """What ranks run in tests: top-level functions, which another process can import."""
 
+import os
+import signal
+
 import torch
 from torch.nn import functional as F
 
@@ -59,3 +62,42 @@ def refusal():
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"
+
+
+def teacher_of_digits():
+    """The hash of a teacher with batch norms, as this rank has it, from every rank."""
+    from ddbench import teachers
+    from ddbench.data import load_dataset
+    from ddbench.distributed import current
+
+    torch.set_num_threads(1)
+    adam = {"name": "adam", "lr": 0.01}
+    recipe = {"network": "convnet-d1-w8-bn", "optimizer": adam, "epochs": 1, "max_steps": 7, "batch": 32}
+    found = teachers.reference_teacher(
+        StudentRecipe.model_validate(recipe), load_dataset("digits"), torch.device("cpu")
+    )
+    number = torch.tensor(int(found.hash[:12], 16))
+    together = current()
+    return found.hash, [int(number)] if together is None else together.fabric.all_gather(number).tolist()
+
+
+def much(size):
+    """A result of so many bytes."""
+    return b"x" * size
+
+
+def stops(error):
+    """Raise it on every rank."""
+    raise error
+
+
+def dies_once_job(job, reporter):
+    """A job whose last rank is killed the first time."""
+    from ddbench.distributed import current
+
+    together = current()
+    if together.rank == 1 and not job.mark.exists():
+        job.mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    together.fabric.barrier()
+    return "done"
