@@ -7,7 +7,7 @@ recover: one run, forms in turn, several rounds, medians; every form does the sa
 - "reference": a block at a time in eager float32 as the papers' codes do it: batch norms with forward hooks that take
   mean and variance, three copies for crop, flip and roll, Adam, a clamp for each channel;
 - "stacked": the engine, `groups` blocks at once (1: a block at a time);
-- "bf16": the same under autocast, statistics in float32; "compiled": with the voter compiled, set-up given apart.
+- "bf16", "compiled", and both: as `recover_precision` and `recover_compiled` of a recipe ask, the set-up given apart.
 
 memory: peak above the process's level before, a process each, against what the engine predicts.
 """
@@ -33,6 +33,11 @@ from ddbench.randomness import rng
 from ddbench.task import Task
 
 CLASSES = 10
+FORMS = {
+    "bf16": {"recover_precision": "bf16"},
+    "compiled": {"recover_compiled": True},
+    "bf16 and compiled": {"recover_precision": "bf16", "recover_compiled": True},
+}
 
 
 def noise_data(side: int) -> Dataset:
@@ -51,12 +56,12 @@ def teacher(name: str, side: int) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def engine(args: argparse.Namespace, groups: int) -> tuple[_Stack, Voter]:
+def engine(args: argparse.Namespace, groups: int, **how: object) -> tuple[_Stack, Voter]:
     """A stack of `groups` problems on the engine."""
     data = noise_data(args.side)
     task = Task(data, Budget(ipc=1), args.network, 0, torch.device(args.device))
-    fields = RecoverFields(iterations=100_000, recover_lr=0.25, r_bn=0.01, block=args.block)
-    voter = Voter(teacher(args.network, args.side).to(task.device))
+    fields = RecoverFields(iterations=100_000, recover_lr=0.25, r_bn=0.01, block=args.block, **how)
+    voter = Voter(teacher(args.network, args.side).to(task.device), execution=fields.execution(task.device))
     bounds = tuple(bound.to(task.device) for bound in pixel_bounds(task.space("normalised"), 3))
     recovery = Recovery(task, fields, {"f": voter}, (bounds[0], bounds[1]))
     problems = [
@@ -112,17 +117,9 @@ def forms(args: argparse.Namespace) -> Iterator[tuple[str, int, Callable[[int], 
     for groups in sorted({1, args.groups}):
         stack, _ = engine(args, groups)
         yield f"stacked, {groups} block{'s'[: groups > 1]}", groups * args.block, stack.step
-    stack, _ = engine(args, args.groups)
-
-    def half(t: int, stack: _Stack = stack) -> None:
-        with torch.autocast(args.device, dtype=torch.bfloat16):
-            stack.step(t)
-
-    yield f"bf16, {args.groups} blocks", args.groups * args.block, half
-    if args.compiled:
-        stack, voter = engine(args, args.groups)
-        voter.network.compile()
-        yield f"compiled, {args.groups} blocks", args.groups * args.block, stack.step
+    for name, how in FORMS.items():
+        stack, _ = engine(args, args.groups, **how)
+        yield f"{name}, {args.groups} blocks", args.groups * args.block, stack.step
 
 
 def recover(args: argparse.Namespace) -> None:
@@ -179,6 +176,5 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compiled", action="store_true")
     arguments = parser.parse_args()
     {"recover": recover, "memory": memory}[arguments.what](arguments)

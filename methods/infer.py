@@ -33,7 +33,7 @@ from ddbench.task import Task
 from ddbench.teachers import Teacher
 
 from .engines.decoupled import require_members, space_of
-from .engines.measured_norm import Voter, require_norms
+from .engines.measured_norm import Voter
 from .engines.recover import Problem, RecoverFields, Recovery
 from .engines.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
 from .engines.selection import equal_shares, random_choice
@@ -68,7 +68,7 @@ def distill(task: Task, hyper: InferHyper) -> SynSet:
     names = [canonical(name, side=task.dataset.side) for name in hyper.committee]
     require_members(names, "committee")
     count = natural_images(equal_shares(task)[0], len(names), len(task.dataset.class_names))
-    require_norms(task, names)
+    hyper.require_voters(task, names)
     hyper.require_room(task, (len(names) + 1) * count * len(task.dataset.class_names))
     teachers = squeeze(task, hyper, names)
     space = space_of(teachers)
@@ -110,7 +110,10 @@ def compensate(
     `made` gives the set of compensators, for snapshots.
     """
     space = space_of(teachers)
-    voters = {name: Voter(teacher.module(task.device), _skipped(name, hyper)) for name, teacher in teachers.items()}
+    how = hyper.execution(task.device)
+    voters = {
+        name: Voter(teacher.module(task.device), _skipped(name, hyper), how) for name, teacher in teachers.items()
+    }
     problems = [
         Problem((name, k), task.dataset.labels[slot], partial(task.read, space, slot), {name: 1.0})
         for name in teachers

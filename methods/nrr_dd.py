@@ -32,7 +32,6 @@ from ddbench.task import Task
 
 from .engines.cam import AT_ONCE, ActivationMaps, require_maps, window_shares
 from .engines.decoupled import DecoupledHyper, Start, recovered, starts
-from .engines.measured_norm import require_norms
 from .engines.patches import Scored, crop_boxes, crop_errors, require_patches, require_shuffle, tiled
 from .engines.recover import Refinement
 from .engines.relabel import FAMILY_DIFFERENCES, relabelled
@@ -134,7 +133,7 @@ def _require(task: Task, hyper: NRRDDHyper) -> None:
     wanted = equal_shares(task)[0] * hyper.factor**2
     require_maps(task, [task.network])
     if hyper.iterations:
-        require_norms(task, [task.network])
+        hyper.require_voters(task, [task.network])
     if hyper.init in ("critical", "patches"):
         require_patches(task, hyper)
     if hyper.init == "critical" and hyper.top is not None and hyper.top < wanted:

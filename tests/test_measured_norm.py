@@ -11,6 +11,7 @@ from torchvision.models.resnet import BasicBlock
 
 from ddbench import networks
 from ddbench.errors import UsageError
+from ddbench.execution import Execution
 
 F64 = torch.float64
 
@@ -213,6 +214,31 @@ def test_float32_is_near_float64():
     exact, distances = Voter(network.double())(images.double(), 2)
     torch.testing.assert_close(logits.double(), exact, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(apart.double(), distances, rtol=1e-5, atol=0)
+
+
+def outcome(voter, images):
+    """Logits, BN(x) of two groups, and the gradient of a weighted sum of both."""
+    leaf = images.clone().requires_grad_()
+    logits, apart = voter(leaf, 2)
+    (logits.square().sum() + apart.sum()).backward()
+    return logits, apart, leaf.grad
+
+
+def test_in_bf16_products_are_rounded_and_statistics_and_results_stay_float32():
+    network, images = convnet(), random(8, 3, 8, 8, dtype=torch.float32)
+    exact = outcome(Voter(copy.deepcopy(network)), images)
+    for rounded, value in zip(outcome(Voter(network, execution=Execution("bf16")), images), exact, strict=True):
+        assert rounded.dtype == torch.float32 and not torch.equal(rounded, value)
+        assert (rounded - value).norm() < 0.02 * value.norm()
+
+
+def test_compiled_is_the_same_function_for_stacks_of_any_size():
+    network = convnet()
+    plain, compiled = Voter(copy.deepcopy(network)), Voter(network, execution=Execution(compiled=True))
+    for count in (8, 4):
+        images = random(count, 3, 8, 8, dtype=torch.float32)
+        for one, other in zip(outcome(compiled, images), outcome(plain, images), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

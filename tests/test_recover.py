@@ -17,7 +17,8 @@ from ddbench.budget import Budget
 from ddbench.checkpoints import Checkpoint
 from ddbench.data import memory_split
 from ddbench.data.dataset import Dataset
-from ddbench.errors import JobFailed
+from ddbench.errors import JobFailed, UsageError
+from ddbench.execution import Execution
 from ddbench.progress import Reporter
 from ddbench.snapshots import Snapshots
 from ddbench.task import Task
@@ -398,3 +399,19 @@ def test_equal_seeds_give_equal_bits_whatever_the_global_generator_holds():
     before = torch.get_rng_state()
     assert torch.equal(one[0], recover(problems, fields, dtype=torch.float32)[0])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_how_voters_are_computed_changes_a_recipe_only_where_it_is_not_the_reference():
+    plain, fast = fields_of(), fields_of(recover_precision="bf16", recover_compiled=True)
+    assert not [key for key in plain.model_dump() if key.startswith(("recover_p", "recover_c"))]
+    assert RecoverFields.model_validate_json(plain.model_dump_json()) == plain
+    assert RecoverFields.model_validate_json(fast.model_dump_json()) == fast
+    assert fast.execution(torch.device("cpu")) == Execution("bf16", compiled=True)
+    assert plain.execution(torch.device("cpu")) == Execution()
+
+
+def test_compiling_where_nothing_compiles_is_a_line_before_a_teacher_is_trained(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    task = a_task()
+    with pytest.raises(UsageError, match="compile on: there is no"):
+        fields_of(recover_compiled=True).require_voters(task, [task.network])

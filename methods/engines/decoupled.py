@@ -15,7 +15,7 @@ from ddbench.task import Task
 from ddbench.teachers import Teacher
 
 from .codecs import pixel_bounds, stored
-from .measured_norm import Voter, require_norms
+from .measured_norm import Voter
 from .patches import PatchFields, patch_images, require_patches
 from .recover import Problem, RecoverFields, Recovery, Refinement
 from .relabel import RelabelFields
@@ -65,7 +65,8 @@ def recovered(
     if not hyper.iterations:  # images stay as they begin
         return torch.cat([keep(problem.begin(task.device)) for problem in problems]), labels
     used = {name for ballot in votes for name in ballot}
-    voters = {name: Voter(teachers[name].module(task.device)) for name in sorted(used)}
+    how = hyper.execution(task.device)
+    voters = {name: Voter(teachers[name].module(task.device), execution=how) for name in sorted(used)}
     black, white = (bound.to(task.device) for bound in pixel_bounds(space, task.dataset.channels))
     recovery = Recovery(task, hyper, voters, (black, white), refine=refine)
     shown = None if made is None else lambda parts: made(torch.cat(parts), labels)
@@ -74,7 +75,7 @@ def recovered(
 
 def require_recoverable(task: Task, hyper: DecoupledHyper, names: Sequence[str]) -> None:
     """UsageError for what would fail after hours of squeezing or recovering, asked before: norms, patches, labels."""
-    require_norms(task, names)
+    hyper.require_voters(task, names)
     if hyper.init == "patches":
         require_patches(task, hyper)
     hyper.require_room(task, sum(equal_shares(task)))

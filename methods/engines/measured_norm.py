@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.errors import UsageError
+from ddbench.execution import Execution, Forward
 from ddbench.kept import kept_bytes
 from ddbench.task import Task
 
 FIRST_BN = 10.0
+AS_IT_IS = Execution()
 NO_NORMS = "recovering images needs a teacher with batch normalisation: choose resnet18, convnet-bn, ..."
 
 
@@ -28,13 +30,14 @@ class Voter:
     BN(x) = 10 r_1 + sum_{l >= 2} r_l, see `recover`.
     """
 
-    def __init__(self, network: nn.Module, skip: tuple[int, ...] = ()) -> None:
+    def __init__(self, network: nn.Module, skip: tuple[int, ...] = (), execution: Execution = AS_IT_IS) -> None:
         """Take a network over: its batch norms are replaced, its weights frozen.
 
         Args:
             network: with its weights.
             skip: batch norms that are not measured, counted from 0 in the order of the modules (INFER leaves out the
                 second one of EfficientNet-B0).
+            execution: how forward and backward are computed; statistics are float32 at least.
 
         Raises:
             UsageError: it has no batch norm that could be measured.
@@ -43,12 +46,20 @@ class Voter:
         self.norms = _replace(network, skip)
         if not any(norm.weight_of_norm for norm in self.norms):
             raise UsageError(NO_NORMS)
+        self._forward = execution.forward(self.network)
 
     def __call__(self, images: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         """Logits [G B, K], and BN(x) of every group [G]; differentiable by the images."""
+        return self._measured(self._forward, images, groups)
+
+    def as_it_is(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for one group, in the weights' precision and not compiled."""
+        return self._measured(self.network, images, 1)
+
+    def _measured(self, forward: Forward, images: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         for norm in self.norms:
             norm.groups, norm.apart = groups, None
-        logits = self.network(images)
+        logits = forward(images)
         apart = images.new_zeros(groups)
         for norm in self.norms:
             if norm.apart is not None:
@@ -58,8 +69,10 @@ class Voter:
 
 
 def saved_bytes(voter: Voter, images: Tensor) -> int:
-    """Bytes that autograd keeps of a forward of images [b, C, H, W], the network's own weights left out."""
-    return kept_bytes(lambda: voter(images.detach().requires_grad_(), 1), voter.network.state_dict().values())
+    """Bytes that autograd keeps of a forward of images [b, C, H, W], the network's own weights left out; at most, where it
+    is computed in bf16.
+    """
+    return kept_bytes(lambda: voter.as_it_is(images.detach().requires_grad_()), voter.network.state_dict().values())
 
 
 class MeasuredNorm(nn.Module):

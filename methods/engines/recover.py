@@ -33,12 +33,13 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from ddbench.errors import JobFailed
+from ddbench.execution import Execution, chosen_precision, refuse_to_compile
 from ddbench.method import Hyper
 from ddbench.randomness import Key
 from ddbench.synset import SynSet
 from ddbench.task import Task
 
-from .measured_norm import Voter, saved_bytes
+from .measured_norm import Voter, require_norms, saved_bytes
 from .windows import Draws, draw_windows, view
 
 BETAS, EPS = (0.5, 0.9), 1e-8
@@ -61,6 +62,14 @@ class RecoverFields(Hyper):
     )
     milestone: float = Field(1.0, ge=0, le=1, description="share of the steps over which c falls")
     roll: tuple[int, int] = Field((0, 4), description="smallest and largest roll, pixels, in each direction")
+    recover_precision: Literal["float32", "bf16"] = Field(
+        "float32",
+        exclude_if=lambda word: word == "float32",
+        description="of the voters' products; statistics, images and Adam are float32",
+    )
+    recover_compiled: bool = Field(
+        False, exclude_if=lambda compiled: not compiled, description="whether the voters are compiled (torch.compile)"
+    )
 
     @field_validator("roll")
     @classmethod
@@ -68,6 +77,21 @@ class RecoverFields(Hyper):
         if roll[0] > roll[1]:
             raise ValueError(f"the smallest roll is above the largest: {list(roll)}")
         return roll
+
+    def execution(self, device: torch.device) -> Execution:
+        """How the voters are computed.
+
+        Raises:
+            UsageError: this device does not do it.
+        """
+        if self.recover_compiled:
+            refuse_to_compile(device.type)
+        return Execution(chosen_precision(self.recover_precision, device.type), self.recover_compiled)
+
+    def require_voters(self, task: Task, names: Sequence[str]) -> None:
+        """UsageError where a network has nothing to measure, or the device does not compute it as asked for."""
+        require_norms(task, names)
+        self.execution(task.device)
 
 
 @dataclass(frozen=True, eq=False)
