@@ -39,6 +39,7 @@ from .engines.outer_loop import (
     draw_expert,
     draw_start,
     dsa_of,
+    engine_of,
     inner_steps,
     logits_of,
     one_hot,
@@ -48,7 +49,7 @@ from .engines.outer_loop import (
     student_of,
 )
 from .engines.selection import equal_shares
-from .engines.trajectory import Segment, TrajectoryEngine
+from .engines.trajectory import Segment
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES[:-1],
@@ -88,7 +89,7 @@ def distill(task: Task, hyper: ASTHyper) -> SynSet:
     representative = hyper.init == "representative"
     final = hyper.final_epoch if representative else None
     experts = open_experts(task, hyper, smooth(hyper), final, [clustering_expert(task, hyper)])
-    engine = TrajectoryEngine(experts.network, dsa_of(task), hyper.gradient)
+    engine = engine_of(task, hyper, experts)
     space = task.space(hyper.space)
     learned = Learned.resume(task)
     if learned is None:

@@ -33,7 +33,7 @@ from .engines.outer_loop import (
     Learned,
     TrajectoryHyper,
     draw_start,
-    dsa_of,
+    engine_of,
     logits_of,
     open_experts,
     outer_iterations,
@@ -43,7 +43,7 @@ from .engines.outer_loop import (
     student_of,
 )
 from .engines.selection import equal_shares, random_choice
-from .engines.trajectory import Mode, TrajectoryEngine
+from .engines.trajectory import Mode
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,
@@ -86,7 +86,7 @@ def distill(task: Task, hyper: DATMHyper) -> SynSet:
     recipe = ExpertRecipe(rho=hyper.rho, gsam_alpha=hyper.gsam_alpha)
     labelling = [labelling_expert(task, hyper)] if hyper.init == "real" else None
     experts = open_experts(task, hyper, recipe, hyper.final_epoch, labelling)
-    engine = TrajectoryEngine(experts.network, dsa_of(task), hyper.gradient)
+    engine = engine_of(task, hyper, experts)
     learned = Learned.resume(task) or begin(task, hyper, experts)
 
     def made() -> SynSet:

@@ -22,7 +22,7 @@ from .engines.outer_loop import (
     Learned,
     TrajectoryHyper,
     draw_start,
-    dsa_of,
+    engine_of,
     one_hot,
     open_experts,
     outer_iterations,
@@ -30,7 +30,6 @@ from .engines.outer_loop import (
     segment_of,
     student_of,
 )
-from .engines.trajectory import TrajectoryEngine
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,
@@ -51,7 +50,7 @@ class FTDHyper(TrajectoryHyper):
 def distill(task: Task, hyper: FTDHyper) -> SynSet:
     """Learn images and a step size with which a student follows flat experts; the images' average is the result."""
     experts = open_experts(task, hyper, ExpertRecipe(rho=hyper.rho, gsam_alpha=hyper.gsam_alpha))
-    engine = TrajectoryEngine(experts.network, dsa_of(task), hyper.gradient)
+    engine = engine_of(task, hyper, experts)
     space = task.space(hyper.space)
     learned = Learned.resume(task) or Learned(real_images(task, space), one_hot(task), hyper.lr_teacher)
     average = learned.extra.setdefault("average", learned.images.clone())

@@ -27,7 +27,7 @@ from .engines.outer_loop import (
     Learned,
     TrajectoryHyper,
     draw_start,
-    dsa_of,
+    engine_of,
     one_hot,
     open_experts,
     outer_iterations,
@@ -35,7 +35,6 @@ from .engines.outer_loop import (
     segment_of,
     student_of,
 )
-from .engines.trajectory import TrajectoryEngine
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,
@@ -50,7 +49,7 @@ class MTTHyper(TrajectoryHyper):
 def distill(task: Task, hyper: MTTHyper) -> SynSet:
     """Learn images and a step size with which a student follows the experts."""
     experts = open_experts(task, hyper, ExpertRecipe())
-    engine = TrajectoryEngine(experts.network, dsa_of(task), hyper.gradient)
+    engine = engine_of(task, hyper, experts)
     space = task.space(hyper.space)
     learned = Learned.resume(task) or Learned(real_images(task, space), one_hot(task), hyper.lr_teacher)
 

@@ -31,7 +31,7 @@ from .engines.outer_loop import (
     TrajectoryHyper,
     draw_expert,
     draw_start,
-    dsa_of,
+    engine_of,
     logits_of,
     one_hot,
     open_experts,
@@ -42,7 +42,7 @@ from .engines.outer_loop import (
     soft_targets,
     student_of,
 )
-from .engines.trajectory import Mode, TrajectoryEngine
+from .engines.trajectory import Mode
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,
@@ -64,7 +64,7 @@ class TESLAHyper(TrajectoryHyper):
 def distill(task: Task, hyper: TESLAHyper) -> SynSet:
     """Learn images and a step size by the truncated gradient."""
     experts = open_experts(task, hyper, ExpertRecipe())
-    engine = TrajectoryEngine(experts.network, dsa_of(task), hyper.gradient)
+    engine = engine_of(task, hyper, experts)
     space = task.space(hyper.space)
     learned = Learned.resume(task) or Learned(real_images(task, space), one_hot(task), hyper.lr_teacher)
 

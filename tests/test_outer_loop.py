@@ -320,6 +320,22 @@ def test_the_shipped_student_trains(name):
 # what is refused
 
 
+def test_compiled_steps_give_the_same_set_but_for_the_last_digits_and_a_recipe_of_its_own():
+    hyper = find_method("mtt").hyper.model_validate({**COMMON, **OWN["mtt"]})
+    assert "match_compiled" not in hyper.model_dump()
+    assert hyper.model_copy(update={"match_compiled": True}).model_dump()["match_compiled"] is True
+    plain, compiled = distil("mtt", iterations=2), distil("mtt", iterations=2, match_compiled=True)
+    torch.testing.assert_close(compiled.images, plain.images, rtol=1e-3, atol=1e-4)
+    assert compiled.hash != plain.hash
+
+
+def test_compiling_where_nothing_compiles_is_a_line_and_trains_nothing(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(outer_loop, "Experts", None)
+    with pytest.raises(UsageError, match="compile on: there is no"):
+        distil("mtt", match_compiled=True)
+
+
 @every_method
 def test_a_budget_that_does_not_fit_is_a_line_and_trains_nothing(name):
     method, dataset, fields = find_method(name), load_dataset("digits"), {**COMMON, **OWN[name]}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddbench.augment import DSA, OPS
 from ddbench.errors import JobFailed
+from ddbench.execution import refuse_to_compile
 from ddbench.method import Hyper
 from ddbench.space import Space
 from ddbench.student_recipe import StudentRecipe
@@ -24,7 +25,7 @@ from .experts import ExpertRecipe, Experts
 from .experts import dsa_of as dsa_of
 from .matching import classes_of, descend
 from .selection import equal_shares, random_choice
-from .trajectory import Gradient, InnerStep, Mode, Segment, Synthetic
+from .trajectory import Gradient, InnerStep, Mode, Segment, Synthetic, TrajectoryEngine
 
 SpaceName = Literal["normalised", "zca"]
 _AT_ONCE = 500  # images in a forward without a graph
@@ -55,6 +56,11 @@ class TrajectoryHyper(Hyper):
     momentum: float = Field(0.5, ge=0, lt=1, description="of the SGD on images and step size")
     iterations: int = Field(5_000, ge=1, description="outer iterations")
     gradient: Mode = Field("adjoint", description="how the gradient is computed; adjoint and unrolled are the same")
+    match_compiled: bool = Field(
+        False,
+        exclude_if=lambda compiled: not compiled,
+        description="whether the adjoint's steps are compiled (torch.compile): faster, but for runs of a few minutes",
+    )
 
     def last_epoch(self) -> int:
         """The last epoch of an expert that is read while matching."""
@@ -71,12 +77,20 @@ def open_experts(
     """The experts of a run, trained as far as its outer loop reads them, and to epoch `final` if asked (or some of them).
 
     Raises:
-        UsageError: the network is not a function of its parameters alone, or the budget is not one of images per class.
+        UsageError: the network is not a function of its parameters alone, the budget is not one of images per class, or
+            compiling is asked for where there is no compiler.
     """
     equal_shares(task)
+    if hyper.match_compiled:
+        refuse_to_compile(task.device.type)
     experts = Experts(task, task.space(hyper.space), recipe, hyper.experts)
     experts.train(hyper.last_epoch(), final, final_of)
     return experts
+
+
+def engine_of(task: Task, hyper: TrajectoryHyper, experts: Experts) -> TrajectoryEngine:
+    """What computes the gradients of a run."""
+    return TrajectoryEngine(experts.network, dsa_of(task), hyper.gradient, compiled=hyper.match_compiled)
 
 
 def draw_expert(task: Task, count: int, iteration: int) -> int:
