@@ -16,6 +16,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +28,14 @@ from torch import Tensor, nn
 from ddbench.augment.crops import draw_crops
 from ddbench.budget import Budget
 from ddbench.data.dataset import Dataset, memory_split
+from ddbench.evaluation import Setting
 from ddbench.meter import Meter
 from ddbench.networks import create
 from ddbench.randomness import rng
 from ddbench.task import Task
 
 CLASSES = 10
+REFERENCE = "reference, 1 block"
 FORMS = {
     "bf16": {"recover_precision": "bf16"},
     "compiled": {"recover_compiled": True},
@@ -113,7 +116,7 @@ def reference(args: argparse.Namespace) -> Callable[[int], None]:
 
 def forms(args: argparse.Namespace) -> Iterator[tuple[str, int, Callable[[int], object]]]:
     """Name, images in a step, and the step."""
-    yield "reference, 1 block", args.block, reference(args)
+    yield REFERENCE, args.block, reference(args)
     for groups in sorted({1, args.groups}):
         stack, _ = engine(args, groups)
         yield f"stacked, {groups} block{'s'[: groups > 1]}", groups * args.block, stack.step
@@ -122,9 +125,17 @@ def forms(args: argparse.Namespace) -> Iterator[tuple[str, int, Callable[[int], 
         yield f"{name}, {args.groups} blocks", args.groups * args.block, stack.step
 
 
-def recover(args: argparse.Namespace) -> None:
-    """Print the table of times."""
-    torch.set_num_threads(args.threads)
+@dataclass(frozen=True)
+class Timed:
+    """A form: milliseconds for an image and iteration, and seconds of the first step."""
+
+    ms: float
+    setup: float
+
+
+def times(args: argparse.Namespace) -> dict[str, Timed]:
+    """Every form's; `REFERENCE` is the first."""
+    Setting(args.device, args.threads).apply()
     timed: dict[str, list[float]] = {}
     setup: dict[str, float] = {}
     every = list(forms(args))
@@ -135,12 +146,16 @@ def recover(args: argparse.Namespace) -> None:
             steps = range(1 + turn * args.steps, 1 + (turn + 1) * args.steps)
             spent = _seconds(lambda step=step, steps=steps: [step(t) for t in steps])
             timed.setdefault(name, []).append(spent / args.steps / images)
-    base = statistics.median(timed["reference, 1 block"])
+    return {name: Timed(1000 * statistics.median(values), setup[name]) for name, values in timed.items()}
+
+
+def recover(args: argparse.Namespace) -> None:
+    """Print the table of times."""
+    found = times(args)
     print(f"{args.network}, {args.side} px, blocks of {args.block}, {args.threads} threads, torch {torch.__version__}")
     print("| form | ms for an image and iteration | / reference | first step, s |\n| --- | --- | --- | --- |")
-    for name, values in timed.items():
-        middle = statistics.median(values)
-        print(f"| {name} | {1000 * middle:.3f} | {middle / base:.2f} | {setup[name]:.1f} |")
+    for name, each in found.items():
+        print(f"| {name} | {each.ms:.3f} | {each.ms / found[REFERENCE].ms:.2f} | {each.setup:.1f} |")
 
 
 def _seconds(run: Callable[[], object]) -> float:
@@ -165,7 +180,8 @@ def memory(args: argparse.Namespace) -> None:
     )
 
 
-if __name__ == "__main__":
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("recover", "memory"))
     parser.add_argument("--network", default="resnet18")
@@ -176,5 +192,9 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    arguments = parser.parse_args()
+    return parser
+
+
+if __name__ == "__main__":
+    arguments = parser().parse_args()
     {"recover": recover, "memory": memory}[arguments.what](arguments)

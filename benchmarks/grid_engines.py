@@ -115,32 +115,37 @@ def line(engine: str, workers: int, rounds: list[Measured], reference: str) -> s
     return f"| {engine} | {workers} | {job:.2f} | {start:.1f} | {took:.1f} | {pace:.2f} | {job / pace:.2f} | {same} |"
 
 
-def summary(found: dict[tuple[str, int], list[Measured]]) -> str:
-    """The two ratios that the engines are held to, with and without their start."""
+Found = dict[tuple[str, int], list[Measured]]
+
+
+def ratios(found: Found) -> dict[str, float]:
+    """What the engines are held to, with and without their start."""
     whole = {which: median(m.all for m in rounds) for which, rounds in found.items()}
     pace = {which: median(m.pace(which[1]) for m in rounds) for which, rounds in found.items()}
     one, two, ray = LINES
+    return {
+        "two workers": whole[one] / whole[two],
+        "two workers, busy": pace[one] / pace[two],
+        "ray": whole[ray] / whole[two],
+        "ray, busy": pace[ray] / pace[two],
+    }
+
+
+def page(found: Found) -> str:
+    """The table, and the ratios in words."""
+    reference = found[LINES[0]][0].records
+    table = "\n".join([HEAD, *(line(*which, rounds, reference) for which, rounds in found.items())])
+    said = ratios(found)
     return (
-        f"Two local workers do {whole[one] / whole[two]:.2f} times as much as one in the same time "
-        f"({pace[one] / pace[two]:.2f} without the start). Ray takes {whole[ray] / whole[two]:.3f} times as long as the local "
-        f"engine ({pace[ray] / pace[two]:.3f} without the start)."
+        f"{table}\n\nTwo local workers do {said['two workers']:.2f} times as much as one in the same time "
+        f"({said['two workers, busy']:.2f} without the start). Ray takes {said['ray']:.3f} times as long as the local "
+        f"engine ({said['ray, busy']:.3f} without the start)."
     )
 
 
-def main() -> None:
-    """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=24)
-    parser.add_argument("--network", default="convnet-d2-w256")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.one:
-        engine, workers = options.one.split(":")
-        print(json.dumps(measure(engine, int(workers), options.jobs, options.network).__dict__))
-        return
-    found: dict[tuple[str, int], list[Measured]] = {which: [] for which in LINES}
+def measured(options: argparse.Namespace) -> Found:
+    """Every engine's rounds, in turn."""
+    found: Found = {which: [] for which in LINES}
     with tempfile.TemporaryDirectory() as cache:
         os.environ["DDBENCH_CACHE"] = cache
         distill_job(grid(1, options.network).distillations()[0])
@@ -148,18 +153,43 @@ def main() -> None:
             for which in LINES:
                 found[which].append(apart(*which, options))
                 print(f"{which[0]}, {which[1]} worker(s): {found[which][-1].all:.1f} s", file=sys.stderr)
-    reference = found[LINES[0]][0].records
-    table = "\n".join([HEAD, *(line(*which, rounds, reference) for which, rounds in found.items())])
-    text = f"{table}\n\n{summary(found)}"
-    print(text)
+    del os.environ["DDBENCH_CACHE"]
+    return found
+
+
+def write(found: Found, options: argparse.Namespace) -> None:
+    """Replace the page."""
+    about = (
+        f"{options.jobs} jobs of one thread, {options.network} by hard-v1 on digits, {options.rounds} rounds (medians), "
+        f"{os.cpu_count()} cores of {processor()}; `python benchmarks/grid_engines.py --write`. *job*: its own seconds; "
+        "*start*: before the first jobs began; *s a job*: between the ends of two, after the first; *jobs at once*: the "
+        "quotient."
+    )
+    (HERE / "grid_engines.md").write_text(f"# Engines of a grid\n\n{about}\n\n{page(found)}\n", encoding="utf-8")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=24)
+    parser.add_argument("--network", default="convnet-d2-w256")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    """Measure, print, and write where asked."""
+    options = parser().parse_args()
+    if options.one:
+        engine, workers = options.one.split(":")
+        print(json.dumps(measure(engine, int(workers), options.jobs, options.network).__dict__))
+        return
+    found = measured(options)
+    print(page(found))
     if options.write:
-        about = (
-            f"{options.jobs} jobs of one thread, {options.network} by hard-v1 on digits, {options.rounds} rounds (medians), "
-            f"{os.cpu_count()} cores of {processor()}; `python benchmarks/grid_engines.py --write`. *job*: its own seconds; "
-            "*start*: before the first jobs began; *s a job*: between the ends of two, after the first; *jobs at once*: the "
-            "quotient."
-        )
-        (HERE / "grid_engines.md").write_text(f"# Engines of a grid\n\n{about}\n\n{text}\n", encoding="utf-8")
+        write(found, options)
 
 
 if __name__ == "__main__":

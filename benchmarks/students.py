@@ -136,31 +136,37 @@ def child(variant: str, options: argparse.Namespace) -> dict[str, float]:
     return json.loads(found.stdout)
 
 
-def table(options: argparse.Namespace) -> str:
+def medians(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Of every variant, over the rounds."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     for index in range(options.rounds):
         for name in list(VARIANTS)[:: 1 if index % 2 == 0 else -1]:
             found[name].append(child(name, options))
             print(f"{name}, round {index + 1} of {options.rounds}: {found[name][-1]}", file=sys.stderr)
-    middle = {
-        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in found.items()
-    }
+    return {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in found.items()}
+
+
+def gain(middle: dict[str, dict[str, float]], name: str, key: str) -> float:
+    """How many times as fast as the loop: a "step", or the whole "cell"."""
+    return middle["loop"][key] / middle[name][key]
+
+
+def table(middle: dict[str, dict[str, float]], seeds: int) -> str:
     lines = [
-        f"| students | ms a step and student | set-up, s | further, s | cell of {options.seeds}, s | steady: times as fast "
+        f"| students | ms a step and student | set-up, s | further, s | cell of {seeds}, s | steady: times as fast "
         "| whole cell: times as fast |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, each in middle.items():
-        gains = (middle["loop"][key] / each[key] for key in ("step", "cell"))
         lines.append(
             f"| {name} | {1e3 * each['step']:.1f} | {each['setup']:.1f} | {each['further']:.1f} | {each['cell']:.0f} | "
-            + " | ".join(f"{gain:.2f}" for gain in gains)
-            + " |"
+            f"{gain(middle, name, 'step'):.2f} | {gain(middle, name, 'cell'):.2f} |"
         )
     return "\n".join(lines)
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
@@ -169,22 +175,31 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--child", metavar="VARIANT", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = parser().parse_args()
     if options.child:
         print(json.dumps(measure(options.child, options)))
         return
-    shown = table(options)
-    print(shown)
+    middle = medians(options)
+    print(table(middle, options.seeds))
     if options.write:
-        cuda = find_device(options.device).type == "cuda"
-        where = environment()["cuda"] if cuda else f"{environment()['processor']}, {options.threads} thread(s)"
-        about = (
-            f"Medians of {options.rounds} processes, {options.steps} steps timed in each; {where}, torch "
-            f"{torch.__version__}, {datetime.now(UTC):%Y-%m-%d}."
-        )
-        text = f"# Scoring one set\n\n{shown}\n\n{about}\n\nMade by `python benchmarks/students.py --write`.\n"
-        path = Path(__file__).with_suffix(".md")
-        path.with_stem("students_cuda" if cuda else "students").write_text(text, encoding="utf-8")
+        write(middle, options)
+
+
+def write(middle: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
+    """Replace the page of this kind of device."""
+    cuda = find_device(options.device).type == "cuda"
+    where = environment()["cuda"] if cuda else f"{environment()['processor']}, {options.threads} thread(s)"
+    about = (
+        f"Medians of {options.rounds} processes, {options.steps} steps timed in each; {where}, torch "
+        f"{torch.__version__}, {datetime.now(UTC):%Y-%m-%d}."
+    )
+    text = f"# Scoring one set\n\n{table(middle, options.seeds)}\n\n{about}\n\nMade by `python benchmarks/students.py --write`.\n"
+    path = Path(__file__).with_suffix(".md")
+    path.with_stem("students_cuda" if cuda else "students").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -57,16 +57,19 @@ TIME = ((1, 10), (10, 4))
 MODES = ("plain", "unrolled", "adjoint", "truncated", "compiled")
 
 
-def problem(ipc: int, steps: int) -> tuple[FlatNetwork, Segment, Synthetic]:
+def problem(ipc: int, steps: int, device: torch.device) -> tuple[FlatNetwork, Segment, Synthetic]:
     """A problem of the shape of CIFAR-10 with everything at random."""
     images, dsa = CLASSES * ipc, DSA()
-    network = create("convnet-d3", channels=3, side=SIDE, classes=CLASSES)
+    network = create("convnet-d3", channels=3, side=SIDE, classes=CLASSES).to(device)
     start = flatten(network)
-    target = start + 0.01 * torch.randn(len(start), generator=rng(0, "target"))
-    inner = [InnerStep(torch.arange(images), dsa.draw(images, SIDE, rng(0, "dsa", i))) for i in range(steps)]
+    target = start + 0.01 * torch.randn(len(start), generator=rng(0, "target")).to(device)
+    inner = [
+        InnerStep(torch.arange(images, device=device), dsa.draw(images, SIDE, rng(0, "dsa", i))) for i in range(steps)
+    ]
     labels = F.one_hot(torch.arange(CLASSES).repeat_interleave(ipc), CLASSES).float()
     pixels = torch.randn(images, 3, SIDE, SIDE, generator=rng(0, "images"))
-    return FlatNetwork(network), Segment(start, {steps: target}, inner), Synthetic(pixels, labels, 0.01)
+    learned = Synthetic(pixels.to(device), labels.to(device), 0.01)
+    return FlatNetwork(network), Segment(start, {steps: target}, inner), learned
 
 
 def plain(segment: Segment, synthetic: Synthetic) -> Tensor:
@@ -79,13 +82,13 @@ def plain(segment: Segment, synthetic: Synthetic) -> Tensor:
         parts = vector.split([p.numel() for p in network.parameters()])
         return [part.view(p.shape) for part, p in zip(parts, network.parameters(), strict=True)]
 
-    network = create("convnet-d3", channels=3, side=SIDE, classes=CLASSES)
+    network = create("convnet-d3", channels=3, side=SIDE, classes=CLASSES).to(segment.start.device)
     names = [name for name, _ in network.named_parameters()]
     (last, target), dsa = next(iter(segment.targets.items())), DSA()
     buffer = [as_list(segment.start), as_list(target)]  # what a file of experts holds
     start, goal = (torch.cat([p.reshape(-1) for p in each]) for each in buffer)
     images = synthetic.images.clone().requires_grad_()
-    syn_lr = torch.tensor(synthetic.syn_lr, requires_grad=True)
+    syn_lr = start.new_tensor(synthetic.syn_lr).requires_grad_()
     students = [start.clone().requires_grad_()]
     for step in segment.steps[:last]:
         seen = dsa.apply(images[step.index], step.drawn)
@@ -99,21 +102,24 @@ def plain(segment: Segment, synthetic: Synthetic) -> Tensor:
     return images.grad
 
 
-def measure(mode: str, ipc: int, steps: int, repeats: int, threads: int) -> dict[str, object]:
+def measure(mode: str, ipc: int, steps: int, repeats: int, threads: int, device: str) -> dict[str, object]:
     """In a process of its own: seconds and CPU seconds of each gradient, peak bytes above the baseline, the loss."""
     if mode == "plain":  # as torch comes
         torch.set_num_threads(threads)
     else:
-        Setting("cpu", threads).apply()
-    network, segment, synthetic = problem(ipc, steps)
+        Setting(device, threads).apply()
+    where = torch.device(device)
+    network, segment, synthetic = problem(ipc, steps, where)
     compiled = mode == "compiled"
     engine = TrajectoryEngine(network, DSA(), "adjoint" if compiled or mode == "plain" else mode, compiled=compiled)
     F.cross_entropy(network(segment.start, synthetic.images[:2]), synthetic.labels[:2])  # libraries load
     wall, cpu = [], []
-    with Meter(torch.device("cpu"), interval=0.002) as meter:
+    with Meter(where, interval=0.002) as meter:
         for _ in range(repeats + (repeats > 1)):
             started, used = time.perf_counter(), time.process_time()
             found = plain(segment, synthetic) if mode == "plain" else engine.roll(segment, synthetic).gradient().images
+            if where.type == "cuda":
+                torch.cuda.synchronize()
             wall.append(time.perf_counter() - started)
             cpu.append(time.process_time() - used)
     kept = slice(1, None) if repeats > 1 else slice(None)
@@ -126,10 +132,10 @@ def measure(mode: str, ipc: int, steps: int, repeats: int, threads: int) -> dict
     }
 
 
-def child(*words: object, threads: int) -> dict:
+def child(*words: object, threads: int, device: str = "cpu") -> dict:
     """Run `measure` in a fresh process."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, __file__, "child", *map(str, words), str(threads)]
+    command = [sys.executable, __file__, "child", *map(str, words), str(threads), device]
     found = subprocess.run(command, capture_output=True, text=True, env=environment)
     if found.returncode:
         raise SystemExit(found.stderr)
@@ -152,23 +158,31 @@ def memory_table(threads: int) -> str:
     return "\n".join(lines)
 
 
-def time_table(threads: int, repeats: int, rounds: int) -> str:
+def times(threads: int, repeats: int, rounds: int, device: str) -> dict[tuple[int, int], dict[str, float]]:
+    """By IPC and N: seconds of a gradient in every mode, and of compiling ("setup")."""
+    every = dict[tuple[int, int], dict[str, float]]()
+    for ipc, steps in TIME:
+        found: dict[str, list[dict]] = {mode: [] for mode in MODES}
+        for index in range(rounds):
+            for mode in MODES if index % 2 == 0 else MODES[::-1]:
+                found[mode].append(child(mode, ipc, steps, repeats, threads=threads, device=device))
+        took = {mode: statistics.median(t for run in runs for t in run["wall"]) for mode, runs in found.items()}
+        every[ipc, steps] = {**took, "setup": statistics.median(run["setup"] for run in found["compiled"])}
+    return every
+
+
+def time_table(every: dict[tuple[int, int], dict[str, float]]) -> str:
     lines = [
         "| images, N | plain, s | unrolled, s | times as fast | adjoint, s | times as fast | truncated, s | times as fast "
         "| compiled, s | times as fast | set-up, s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for ipc, steps in TIME:
-        found: dict[str, list[dict]] = {mode: [] for mode in MODES}
-        for index in range(rounds):
-            for mode in MODES if index % 2 == 0 else MODES[::-1]:
-                found[mode].append(child(mode, ipc, steps, repeats, threads=threads))
-        took = {mode: statistics.median(t for run in runs for t in run["wall"]) for mode, runs in found.items()}
-        setup = statistics.median(run["setup"] for run in found["compiled"])
+    for (ipc, steps), took in every.items():
         cells = [f"{CLASSES * ipc}, {steps}", f"{took['plain']:.2f}"]
         for mode in MODES[1:]:
             cells += [f"{took[mode]:.2f}", f"{took['plain'] / took[mode]:.2f}"]
-        lines.append(f"| {' | '.join([*cells, f'{setup:.0f}'])} |")
+        cells.append(f"{took['setup']:.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -211,6 +225,7 @@ def main() -> None:
     cost.add_argument("--repeats", type=int, default=5)
     cost.add_argument("--rounds", type=int, default=1)
     cost.add_argument("--only", choices=("memory", "time"))
+    cost.add_argument("--device", default="cpu", help="of the times; memory is a CPU's")
     angle = commands.add_parser("angle")
     angle.add_argument("--dataset", default="digits")
     angle.add_argument("--ipc", type=int, default=1)
@@ -220,9 +235,14 @@ def main() -> None:
     hidden.add_argument("mode")
     for name in ("ipc", "steps", "repeats", "threads"):
         hidden.add_argument(name, type=int)
+    hidden.add_argument("device")
     options = parser.parse_args()
     if options.command == "child":
-        print(json.dumps(measure(options.mode, options.ipc, options.steps, options.repeats, options.threads)))
+        print(
+            json.dumps(
+                measure(options.mode, options.ipc, options.steps, options.repeats, options.threads, options.device)
+            )
+        )
         return
     if options.command == "angle":
         print(angle_table(options.dataset, options.ipc, options.every, options.set))
@@ -230,7 +250,7 @@ def main() -> None:
     if options.only != "time":
         print(memory_table(options.threads), end="\n\n")
     if options.only != "memory":
-        print(time_table(options.threads, options.repeats, options.rounds), end="\n\n")
+        print(time_table(times(options.threads, options.repeats, options.rounds, options.device)), end="\n\n")
     print(
         f"Medians of {options.rounds} x {options.repeats} gradients, {options.threads} threads, torch {torch.__version__}, "
         f"{platform.machine()}, {datetime.now(UTC):%Y-%m-%d}. Memory: peak resident memory of one gradient above the "
