@@ -307,3 +307,4 @@ def test_the_page_of_submissions_can_be_followed_from_the_top(folder):
         )
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
     assert "holds" in done.stdout
+    assert "my-method" in (folder / "empty" / "site" / "index.html").read_text(encoding="utf-8")
