@@ -125,8 +125,20 @@ def _frame(entries: Sequence[Entry]) -> tuple[pd.DataFrame, dict[str, tuple[str,
 
 
 def _ranks(frame: pd.DataFrame) -> dict[str, tuple[int, int, int]]:
-    """First and last rank and how many are ranked, by cell; a cell alone in its place is the first of one."""
-    ranked = frame[frame["standing"].isin(RANKED) & (frame["status"] == "ok")]
+    """First and last rank and how many are ranked, by cell; a cell alone in its place is the first of one.
+
+    A claim whose cell was measured here is the same contender: it has the rank of what was measured.
+    """
+    ok = frame[frame["standing"].isin(RANKED) & (frame["status"] == "ok")]
+    groups = set(ok["group"])
+    same = {group: f"{group.removesuffix('-verified')}-measured" for group in groups if group.endswith("-verified")}
+    same = {claim: measured for claim, measured in same.items() if measured in groups}
+    found = _ranked(ok[~ok["group"].isin(list(same))])
+    return found | {claim: found[measured] for claim, measured in same.items()}
+
+
+def _ranked(ranked: pd.DataFrame) -> dict[str, tuple[int, int, int]]:
+    """The ranks of cells that are all ranked."""
     sizes = ranked.groupby(list(COMPARED))["group"].transform("size")
     alone = dict.fromkeys(ranked.loc[sizes == 1, "group"], (1, 1, 1)) if len(ranked) else {}
     if not len(ranked) or not (sizes > 1).any():

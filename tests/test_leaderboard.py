@@ -191,7 +191,10 @@ def test_claims_are_not_pooled_and_not_ranked_until_verified():
     }
     assert {round(row.top1, 9) for row in found if row.method == "dm"} == {0.505, 0.905}
     checked = rows([Entry(own), Entry(other), Entry(claim, "verified")], {})
-    assert {row.ranked for row in checked} == {3}
+    assert {row.ranked for row in checked} == {2}  # a claim that holds is no further contender
+    assert {(row.first, row.last) for row in checked if row.method == "dm"} == {(1, 1)}
+    apart = rows([Entry(other), Entry(claim, "verified")], {})
+    assert {(row.method, row.ranked) for row in apart} == {("dm", 2), ("random", 2)}
     ids = {entry.id for entry in [Entry(own), Entry(claim, "claimed"), Entry(claim, "verified")]}
     assert len(ids) == 3
 
