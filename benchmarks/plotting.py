@@ -1,4 +1,4 @@
-"""CPU seconds from 2,000 generated records to every table and every plot in three formats: `python benchmarks/plotting.py`.
+"""Seconds from 2,000 generated records to every table and every plot in three formats: `python benchmarks/plotting.py`.
 
 The records are those of `benchmarks/tables.py`, with accuracies on the way of the distillation under one protocol.
 """

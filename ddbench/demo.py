@@ -260,7 +260,7 @@ def _write_plots(frame: "pd.DataFrame", out: Path) -> list[Path]:
     for (dataset, budget), part in good[good["budget"] != "all"].groupby(["dataset", "budget"]):
         figures[f"bars_{budget.replace(' ', '')}"] = plots.bars(frame, dataset, budget)
         more = plots.comparisons(frame, part, dataset, budget)
-        figures |= {name.replace(f"_{dataset}", "").replace(" ", ""): figure for name, figure in more}
+        figures |= {name.replace(f"_{dataset}", "").replace(" ", ""): make() for name, make in more}
     return [plots.save(figure, out / "plots" / f"{name}.png") for name, figure in figures.items()]
 
 

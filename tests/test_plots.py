@@ -216,6 +216,12 @@ def test_all_plots_are_drawn(frame, tmp_path):
     assert kinds == {"accuracy-ipc": 1, "accuracy-bytes": 1, "bars": 3, "weights": 3}
 
 
+def test_several_processes_draw_the_same_plots(frame, tmp_path):
+    one, two = (plot_all(frame, tmp_path / str(workers), [".svg", ".png"], workers) for workers in (1, 2))
+    assert [path.name for path in one] == [path.name for path in two]
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+
+
 def test_no_cells_no_plots(tmp_path):
     assert plot_all(cells([]), tmp_path) == []
 

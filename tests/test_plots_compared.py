@@ -255,7 +255,7 @@ def test_images_that_do_not_go_together_are_refused():
 
 def every_figure(frame):
     images = {"dm": (torch.rand(10, 3, 32, 32), torch.arange(10))}
-    yield from plots.figures(plots.labelled(frame))
+    yield from ((name, make()) for name, make in plots.figures(plots.labelled(frame)))
     yield "images", plots.images_side_by_side(images, tuple("abcdefghij"))
 
 

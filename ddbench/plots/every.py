@@ -1,9 +1,14 @@
 """Everything that the cells allow, into a folder."""
 
 import gc
+import multiprocessing
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,59 +27,91 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot_all(frame: pd.DataFrame, folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+Drawing = tuple[str, Callable[[], "Figure"]]
+"""A plot's name, and what makes it."""
+COLLECTED = 20  # plots between two looks for garbage: some 5 MB each
+SHARE = 10  # plots of a process: fewer are drawn here sooner than one has started
+
+
+def plot_all(
+    frame: pd.DataFrame, folder: Path, suffixes: Sequence[str] = SUFFIXES, workers: int | None = None
+) -> list[Path]:
     """Draw everything that the cells allow and return the files, sorted.
 
     Per data set, protocol and student: accuracy against IPC, bytes and seconds, those of the labels alone where some are
     packed, and, per budget, learning curves. Per data set and budget: bars, students, hard and soft labels, LRS over its weight.
+
+    Args:
+        frame: cells.
+        folder: of the files.
+        suffixes: forms of every plot, of `SUFFIXES`.
+        workers: processes; None: one for every `SHARE` plots, as far as there are cores.
     """
+    frame = labelled(frame)
+    count = sum(1 for _ in figures(frame))
+    workers = workers or max(1, min(os.cpu_count() or 1, count // SHARE))
+    if workers == 1:
+        return sorted(_drawn(frame, folder, suffixes, 0, 1))
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        parts = [pool.submit(_drawn, frame, folder, suffixes, first, workers) for first in range(workers)]
+        return sorted(path for part in parts for path in part.result())
+
+
+def _drawn(frame: pd.DataFrame, folder: Path, suffixes: Sequence[str], first: int, step: int) -> list[Path]:
+    """Every `step`-th plot, from the `first` on."""
     written = []
-    with _collected_rarely():
-        for name, figure in figures(labelled(frame)):
-            stem = re.sub(r"[^A-Za-z0-9@.-]+", "-", name).lstrip(".-")
+    with _collected_by_hand():
+        for number, (name, make) in enumerate(islice(figures(frame), first, None, step)):
+            if number % COLLECTED == 0:
+                gc.collect()
+            figure, stem = make(), re.sub(r"[^A-Za-z0-9@.-]+", "-", name).lstrip(".-")
             written += [save(figure, folder / f"{stem}{suffix}") for suffix in suffixes]
-    return sorted(written)
+    return written
 
 
 @contextmanager
-def _collected_rarely() -> Iterator[None]:
-    """Look for garbage less often within the block: a figure is many small objects, and the search took a seventh."""
-    before = gc.get_threshold()
-    gc.set_threshold(100_000, *before[1:])
+def _collected_by_hand() -> Iterator[None]:
+    """Nothing looks for garbage within the block: a figure is many small objects, and the search took a fifth."""
+    before = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
-        gc.set_threshold(*before)
+        if before:
+            gc.enable()
 
 
-def figures(frame: pd.DataFrame) -> "Iterator[tuple[str, Figure]]":
-    """Every plot of labelled cells with its name; each is made when it is asked for."""
+def figures(frame: pd.DataFrame) -> Iterator[Drawing]:
+    """Every plot of labelled cells."""
     good = frame[frame["status"] == "ok"]
     for (dataset, protocol, student), part in good.groupby(["dataset", "protocol", "student"]):
         name = f"{dataset}_{protocol}_{student}"
         if part["ipc"].notna().any():
-            yield f"accuracy-ipc_{name}", accuracy_against_ipc(frame, dataset, protocol, student)
+            yield f"accuracy-ipc_{name}", partial(accuracy_against_ipc, frame, dataset, protocol, student)
         if (part["bytes"] > 0).any():
-            yield f"accuracy-bytes_{name}", accuracy_against_bytes(frame, dataset, protocol, student)
+            yield f"accuracy-bytes_{name}", partial(accuracy_against_bytes, frame, dataset, protocol, student)
         if (part["distill_seconds"] > 0).any():
-            yield f"accuracy-seconds_{name}", accuracy_against_seconds(frame, dataset, protocol, student)
+            yield f"accuracy-seconds_{name}", partial(accuracy_against_seconds, frame, dataset, protocol, student)
         if some_packed(part):
-            yield f"accuracy-label-bytes_{name}", accuracy_against_label_bytes(frame, dataset, protocol, student)
+            yield (
+                f"accuracy-label-bytes_{name}",
+                partial(accuracy_against_label_bytes, frame, dataset, protocol, student),
+            )
         for budget in part.loc[part["snapshots"].map(bool), "budget"].unique():
-            yield f"curves_{name}_{budget}", learning_curves(frame, dataset, protocol, student, budget)
+            yield f"curves_{name}_{budget}", partial(learning_curves, frame, dataset, protocol, student, budget)
     for (dataset, budget), part in good[good["budget"] != "all"].groupby(["dataset", "budget"]):
-        yield f"bars_{dataset}_{budget}", bars(frame, dataset, budget)
+        yield f"bars_{dataset}_{budget}", partial(bars, frame, dataset, budget)
         yield from comparisons(frame, part, dataset, budget)
 
 
-def comparisons(frame: pd.DataFrame, part: pd.DataFrame, dataset: str, budget: str) -> "Iterator[tuple[str, Figure]]":
+def comparisons(frame: pd.DataFrame, part: pd.DataFrame, dataset: str, budget: str) -> Iterator[Drawing]:
     """What compares methods at one budget beside the bars; `part` are its cells with an accuracy."""
     for protocol, cells in part.groupby("protocol"):
         if cells["student"].nunique() > 1:
             name = f"students_{dataset}_{budget}_{protocol}"
-            yield name, accuracy_by_student(frame, dataset, str(protocol), budget)
+            yield name, partial(accuracy_by_student, frame, dataset, str(protocol), budget)
     for hard, soft in soft_twins(part["protocol"]).items():
         if set(part.loc[part["protocol"] == hard, "label"]) & set(part.loc[part["protocol"] == soft, "label"]):
-            yield f"labels_{dataset}_{budget}_{hard}", hard_and_soft(frame, dataset, budget, hard, soft)
+            yield f"labels_{dataset}_{budget}_{hard}", partial(hard_and_soft, frame, dataset, budget, hard, soft)
         if len(lrs_parts(frame, dataset, budget, hard)) > 1:
-            yield f"weights_{dataset}_{budget}_{hard}", lrs_against_weight(frame, dataset, budget, hard)
+            yield f"weights_{dataset}_{budget}_{hard}", partial(lrs_against_weight, frame, dataset, budget, hard)
