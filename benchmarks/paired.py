@@ -25,9 +25,10 @@ HEAD = (
 
 def rows(results: Path, baseline: str) -> list[str]:
     """A line per method and cell that the baseline has too: computed alike, trained by the method's own student recipe
-    where it borrows, else in the method's own space where it is there in several.
+    where it borrows, else in the method's own space where it is there in several. Cells without an accuracy are left out.
     """
     frame = cells(RecordStore(results))
+    frame = frame[frame["status"] == "ok"]
     lines = []
     for where, group in frame.groupby(["dataset", "protocol", "student", "budget"], sort=True):
         bases = group[group["method"] == baseline]
