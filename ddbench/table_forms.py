@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -94,8 +94,37 @@ def grids_text(tables: Sequence[Grid], form: str, width: int = 100) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width)
     for table in tables:
-        console.print(rich_table(table, table.notes))
+        for part in blocks(table, width):
+            console.print(rich_table(part, part.notes))
     return out.getvalue()
+
+
+def blocks(table: Grid, width: int) -> list[Grid]:
+    """A grid in parts that are no wider than `width` characters, so that no number is cut; notes below the last.
+
+    A part has at least one column, and only rows that say something in it.
+    """
+    mark, gap = 2, 3  # after a cell's text; padding of a column and the line before it
+    left = 1 + gap + max(len(text) for text in (table.corner, *(label for label, _ in table.rows)))
+    parts, room = [list[int]()], width - left
+    for place, head in enumerate(table.headers):
+        texts = [len(part) for part in head] + [len(shown[place].text) + mark for _, shown in table.rows]
+        needed = gap + max(texts)
+        if needed > room and parts[-1]:
+            parts, room = [*parts, []], width - left
+        parts[-1].append(place)
+        room -= needed
+    if len(parts) == 1:
+        return [table]
+    made = [_columns(table, places) for places in parts]
+    return [*made[:-1], replace(made[-1], notes=table.notes)]
+
+
+def _columns(table: Grid, places: Sequence[int]) -> Grid:
+    """Some columns, and the rows that have more than dashes in them."""
+    rows = [(label, [shown[place] for place in places]) for label, shown in table.rows]
+    said = [(label, shown) for label, shown in rows if any(cell.text != DASH for cell in shown)]
+    return Grid(table.title, table.corner, [table.headers[place] for place in places], said or rows)
 
 
 def grid_csv(table: Grid) -> str:

@@ -16,6 +16,7 @@ from ddbench.cells import bytes_total, cells, label_bytes, label_form
 from ddbench.errors import UsageError
 from ddbench.statistics import t_interval, variance_parts
 from ddbench.store import RecordStore
+from ddbench.table_forms import Grid, Shown, blocks, grids_text
 from ddbench.tables import FORMATS, VIEWS, data, grids, pivot, render, row_labels
 
 
@@ -447,3 +448,27 @@ def test_csv_and_json_load_into_pandas_unchanged(view, documented):
 def test_every_column_has_one_meaning():
     for table in (columns.CELL, columns.VARIANCE, columns.NETWORKS, columns.SCORES, columns.PAIRS, columns.RANKS):
         assert all(meaning and "\n" not in meaning for meaning in table.values())
+
+
+# on a narrow terminal
+
+
+@pytest.mark.parametrize("width", [44, 60, 80, 200])
+def test_a_wide_grid_comes_in_blocks_that_lose_nothing_and_are_not_wider_than_asked(width):
+    heads = [("digits", "hard-v1 (a-long-student)", f"ipc {place}") for place in range(9)]
+    cells_of = [[Shown(f"{100 + 10 * row + place}.5 ±1.0", best=place == row) for place in range(9)] for row in range(3)]
+    cells_of[1][0] = cells_of[1][1] = Shown("—")
+    table = Grid("Top-1", "method", heads, [(f"method-{row}", cells_of[row]) for row in range(3)], ["a note"])
+    text = grids_text([table], "terminal", width)
+    assert max(map(len, text.splitlines())) <= width and "…" not in text
+    assert all(text.count(cell.text) == 1 for shown in cells_of for cell in shown if cell.text != "—")
+    assert text.count("a note") == 1 and text.rstrip().endswith("a note")
+    parts = blocks(table, width)
+    assert [head for part in parts for head in part.headers] == heads
+    assert all(any(cell.text != "—" for cell in shown) for part in parts for _, shown in part.rows)
+    assert (len(parts) == 1) == (width == 200)
+
+
+def test_a_column_wider_than_the_terminal_is_a_block_of_its_own():
+    table = Grid("T", "method", [("x" * 50,), ("y",)], [("dm", [Shown("1"), Shown("2")])])
+    assert [part.headers for part in blocks(table, 40)] == [[("x" * 50,)], [("y",)]]

@@ -79,7 +79,7 @@ def print_cells(frame: "pd.DataFrame", view: str = "pivot") -> None:
 def print_grids(
     tables: "Sequence[Grid]", narrower: "Callable[[], Sequence[Grid]]" = tuple, *, compact: bool = False
 ) -> None:
-    """Grids on stdout, the notes of the last below all of them.
+    """Grids on stdout, the notes of the last below all of them; one that is too wide comes in blocks of columns.
 
     Args:
         tables: what to print.
@@ -88,14 +88,15 @@ def print_grids(
     """
     from rich.measure import Measurement
 
-    from ddbench.table_forms import rich_table
+    from ddbench.table_forms import blocks, rich_table
 
     out, shape = console(), _shared_into_title if compact else (lambda table: table)
-    parts = [rich_table(shape(table), []) for table in tables if table.headers]
-    if parts and Measurement.get(out, out.options.update(width=1000), parts[0]).maximum > out.width:
-        parts = [rich_table(shape(table), []) for table in narrower()] or parts
-    for part in parts:
-        out.print(part)
+    shown = [shape(table) for table in tables if table.headers]
+    if shown and Measurement.get(out, out.options.update(width=1000), rich_table(shown[0], [])).maximum > out.width:
+        shown = [shape(table) for table in narrower()] or shown
+    for table in shown:
+        for part in blocks(table, out.width):
+            out.print(rich_table(part, []))
     for note in tables[-1].notes:
         print_prose(note)
 
