@@ -106,9 +106,10 @@ def blocks(table: Grid, width: int) -> list[Grid]:
     """
     mark, gap = 2, 3  # after a cell's text; padding of a column and the line before it
     left = 1 + gap + max(len(text) for text in (table.corner, *(label for label, _ in table.rows)))
-    parts, room = [list[int]()], width - left
+    parts, room, shared = [list[int]()], width - left, _shared_levels(table)
     for place, head in enumerate(table.headers):
-        texts = [len(part) for part in head] + [len(shown[place].text) + mark for _, shown in table.rows]
+        texts = [len(part) for level, part in enumerate(head) if level not in shared]
+        texts += [len(shown[place].text) + mark for _, shown in table.rows]
         needed = gap + max(texts)
         if needed > room and parts[-1]:
             parts, room = [*parts, []], width - left
@@ -147,8 +148,7 @@ def rich_table(table: Grid, below: Sequence[str]) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
-    same = [level for level in range(len(table.headers[0]) if table.headers else 0) if len(table.headers) > 1]
-    shared = [level for level in same if len({head[level] for head in table.headers}) == 1]
+    shared = _shared_levels(table)
     title = ", ".join([table.title, *(table.headers[0][level] for level in shared)])
     caption = escape("\n".join(below)) or None
     made = Table(title=escape(title), box=SIMPLE_HEAD, caption=caption, caption_justify="left", title_justify="left")
@@ -162,6 +162,13 @@ def rich_table(table: Grid, below: Sequence[str]) -> "Table":
         ]
         made.add_row(escape(label), *texts)
     return made
+
+
+def _shared_levels(table: Grid) -> list[int]:
+    """Header levels at which all of several columns say the same."""
+    if len(table.headers) < 2:
+        return []
+    return [level for level in range(len(table.headers[0])) if len({head[level] for head in table.headers}) == 1]
 
 
 WRITERS: dict[str, Callable[[Grid], str]] = {

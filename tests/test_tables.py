@@ -456,7 +456,9 @@ def test_every_column_has_one_meaning():
 @pytest.mark.parametrize("width", [44, 60, 80, 200])
 def test_a_wide_grid_comes_in_blocks_that_lose_nothing_and_are_not_wider_than_asked(width):
     heads = [("digits", "hard-v1 (a-long-student)", f"ipc {place}") for place in range(9)]
-    cells_of = [[Shown(f"{100 + 10 * row + place}.5 ±1.0", best=place == row) for place in range(9)] for row in range(3)]
+    cells_of = [
+        [Shown(f"{100 + 10 * row + place}.5 ±1.0", best=place == row) for place in range(9)] for row in range(3)
+    ]
     cells_of[1][0] = cells_of[1][1] = Shown("—")
     table = Grid("Top-1", "method", heads, [(f"method-{row}", cells_of[row]) for row in range(3)], ["a note"])
     text = grids_text([table], "terminal", width)
