@@ -95,6 +95,7 @@ def reference(args: argparse.Namespace) -> Callable[[int], None]:
     optimizer = torch.optim.Adam([images], lr=0.25, betas=(0.5, 0.9), eps=1e-8)
 
     def step(t: int) -> None:
+        torch.backends.cudnn.allow_tf32 = True  # as torch comes
         kept.clear()
         generator = rng(0, "reference", t)
         top, left, tall, wide = draw_crops(1, args.side, generator)[0].tolist()
@@ -110,6 +111,7 @@ def reference(args: argparse.Namespace) -> Callable[[int], None]:
         with torch.no_grad():
             for channel in range(3):
                 images[:, channel].clamp_(-2.0, 2.0)
+        torch.backends.cudnn.allow_tf32 = False
 
     return step
 

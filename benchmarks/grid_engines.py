@@ -146,6 +146,7 @@ def page(found: Found) -> str:
 def measured(options: argparse.Namespace) -> Found:
     """Every engine's rounds, in turn."""
     found: Found = {which: [] for which in LINES}
+    before = os.environ.get("DDBENCH_CACHE")
     with tempfile.TemporaryDirectory() as cache:
         os.environ["DDBENCH_CACHE"] = cache
         distill_job(grid(1, options.network).distillations()[0])
@@ -153,7 +154,10 @@ def measured(options: argparse.Namespace) -> Found:
             for which in LINES:
                 found[which].append(apart(*which, options))
                 print(f"{which[0]}, {which[1]} worker(s): {found[which][-1].all:.1f} s", file=sys.stderr)
-    del os.environ["DDBENCH_CACHE"]
+    if before is None:
+        del os.environ["DDBENCH_CACHE"]
+    else:
+        os.environ["DDBENCH_CACHE"] = before
     return found
 
 

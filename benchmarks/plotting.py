@@ -12,6 +12,7 @@ from tables import generated, stored, timed
 
 from ddbench import plots, tables
 from ddbench.cells import cells
+from ddbench.environment import cores
 from ddbench.files import write_atomic
 
 
@@ -31,7 +32,7 @@ def main() -> None:
                 for form, view in product(tables.FORMATS, tables.VIEWS):
                     write_atomic(out / "tables" / f"{view}.{form}", tables.render(frame, form, view))
             with timed("plots"):
-                written = plots.plot_all(frame, out / "plots")
+                written = plots.plot_all(frame, out / "plots", workers=cores())
         print(f"{given.records} records, {len(frame)} cells, {len(written)} files")
 
 

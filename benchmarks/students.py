@@ -107,7 +107,9 @@ def seconds_of(work: Callable[[int], None], steps: int, device: torch.device) ->
 
 def measure(variant: str, options: argparse.Namespace) -> dict[str, float]:
     """In a process of its own: seconds of a step, of the first set-up and of a further one, and of the whole cell."""
-    device, execution = find_device(options.device), VARIANTS[variant]
+    execution = VARIANTS[variant]
+    # `find_device` turns TF32 off, which torch has on for convolutions as it comes
+    device = torch.device(options.device) if execution is None else find_device(options.device)
     stacked = execution is not None and device.type == "cuda"
     students = options.seeds if stacked else 1
     if execution is None:

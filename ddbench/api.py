@@ -235,6 +235,7 @@ def evaluate(
     precision: str | None = None,
     compile: str | None = None,
     retry_failed: bool = False,
+    quiet: bool = False,
     reporter: Reporter | None = None,
     observe: Callable[[Record], Record] | None = None,
 ) -> Record:
@@ -260,6 +261,7 @@ def evaluate(
         threads: see `setting`.
         precision: see `setting`.
         compile: see `setting`.
+        quiet: of several devices, the first does not tell its progress.
         reporter: shown the progress.
         retry_failed: run failed runs again.
         observe: see `ddbench.grid.run_cells`.
@@ -290,7 +292,7 @@ def evaluate(
             [cell],
             store,
             workers=workers,
-            engine=Together(devices) if devices > 1 else None,
+            engine=Together(devices, quiet=quiet) if devices > 1 else None,
             retry_failed=retry_failed,
             reporter=reporter,
             observe=observe,

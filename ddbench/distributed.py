@@ -188,8 +188,12 @@ def launch(call: Callable[..., Any], *args: Any, device: str, devices: int, node
         fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy=strategy)
         # a file: what goes through Fabric's own queue must fit into a pipe, and tensors as handles would not outlive it
         result = Path(folder) / "result"
+        from torch.multiprocessing import ProcessExitedException
+
         try:
             fabric.launch(partial(_as_rank, call=call, args=args, result=result))
+        except ProcessExitedException:  # another's death is not the first one's failure
+            raise
         except Exception:
             if not result.exists():
                 raise
@@ -271,7 +275,10 @@ class Together:
             try:
                 outcome = launch(_attempted, work.call, work.job, self.quiet, **how)
             except ProcessExitedException:  # killed, out of memory
-                backlog.lose([work])
+                if self.nodes == 1:
+                    backlog.lose([work])
+                else:  # the other nodes go on with the next job
+                    backlog.finish(work, Outcome(failure="one of its processes was killed"))
             except ProcessRaisedException as error:
                 backlog.finish(work, Outcome(failure=str(error).strip().splitlines()[-1]))
             else:

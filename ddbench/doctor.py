@@ -115,6 +115,8 @@ def _release(text: str) -> tuple[int, int]:
 def _device() -> Iterator[Check]:
     import torch
 
+    from ddbench.environment import cores
+
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory
         detail = f"cuda: {torch.cuda.get_device_name()}, {_size(memory)}"
@@ -123,8 +125,7 @@ def _device() -> Iterator[Check]:
     wanted = default_device()
     missing = wanted == "cuda" and not torch.cuda.is_available()
     yield Check("device", not missing, f"{detail}; DDBENCH_DEVICE is {wanted}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Check("threads", True, f"{default_threads()} per job (DDBENCH_THREADS), {cores} cores")
+    yield Check("threads", True, f"{default_threads()} per job (DDBENCH_THREADS), {cores()} cores")
 
 
 def _processor() -> Iterator[Check]:

@@ -1,5 +1,6 @@
 """What a number was made with: versions, commit, processor, device. Recorded, never part of a cache key."""
 
+import os
 import platform
 import subprocess
 from functools import cache
@@ -64,6 +65,11 @@ def processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def environment() -> dict[str, Any]:

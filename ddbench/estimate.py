@@ -64,7 +64,8 @@ def estimate_distill(job: DistillJob) -> Estimate:
     recipe, device = job.resolved(), job.setting.apply()
     dataset = job.data.load()
     check_budget(recipe, dataset)
-    task = Probe(dataset, recipe.budget, recipe.network, job.seed, device, seconds=PROBE_SECONDS)
+    compiles = any(value for name, value in recipe.hyper if name.endswith("_compiled"))
+    task = Probe(dataset, recipe.budget, recipe.network, job.seed, device, seconds=PROBE_SECONDS, compiles=compiles)
     with Meter(device) as meter:
         started = task.clock()
         rest = _left_out(task, lambda: recipe.method.distill(task, recipe.hyper))

@@ -41,7 +41,7 @@ class Setting:
     Attributes:
         device: "cpu" or "cuda".
         threads: of the job, on a CPU.
-        precision: of the students' steps, "float32" or "bf16"; sets and teachers are made in float32.
+        precision: of the students' steps, "float32" or "bf16"; teachers are trained in float32, sets made as their recipe says.
         compile: whether the students' steps are compiled: "on", "off", or "auto", where that repays its set-up.
         stack: train all students of a cell at once, where their network allows it.
         devices: processes that train a student, or a teacher, together (`ddbench.distributed`).
@@ -123,6 +123,7 @@ def evaluate_seeds(
         UsageError: the set does not fit the data set, the network is unknown, a teacher is missing.
     """
     check_dataset(synset, dataset)
+    check_devices(setting)
     device = setting.apply()
     recipe = student_recipe(synset, dataset, protocol, network)
     reference = _reference(protocol, dataset, device, progress)
@@ -174,7 +175,6 @@ class _Students:
         return [*self.runs(seeds[:half]), *self.runs(seeds[half:])]
 
     def _runs(self, seeds: Sequence[int]) -> list[Run]:
-        check_devices(self.setting)
         device, dataset, recipe = torch.device(self.setting.device), self.dataset, self.recipe
         in_teachers = self.reference is not None and self.protocol.space == "teacher"
         space = self.reference.space if self.reference is not None and in_teachers else self.synset.space
@@ -195,7 +195,7 @@ class _Students:
                     _outcome(student, images, classes, recipe, seed=seed, stream=stream, **how)
                     for seed, student, stream in zip(seeds, students, streams, strict=True)
                 ]
-        except JobFailed as failure:  # of what labels
+        except JobFailed as failure:  # of all of them: what labels, or the stack
             done = [failure for _ in seeds]
         transform = transform_for(space, dataset)
         return [

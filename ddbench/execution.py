@@ -1,4 +1,4 @@
-"""How a student's steps are computed: in which precision, compiled or not.
+"""How the steps of a training are computed, and of what recovers images: in which precision, compiled or not.
 
 float32, as written, is the reference. In bf16 forward and backward run under autocast: products in bfloat16, weights,
 statistics of norms, loss and optimiser in float32. Compiling (`torch.compile`) joins what lies between the products.
@@ -11,9 +11,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,13 +26,16 @@ from ddbench.student_recipe import StudentRecipe
 
 Switch = Literal["auto", "on", "off"]
 PRECISIONS = ("float32", "bf16", "auto")
-ADMITTED = {"float32": ("cpu", "cuda")}
+ADMITTED = {"float32": ("cpu", "cuda"), "bf16": ("cpu",)}
 """Precisions that records of `results/` may have, by devices: the reference, and those that `benchmarks/equivalence.py`
 has shown to give the same accuracies."""
 SWITCHES = ("auto", "on", "off")
 REPAID = 2e13
 """Floating-point operations of a training and thread from which on compiling repays itself on a CPU: about five minutes'
 worth, of which it saves one or more, and takes 10 to 40 s (measured, benchmarks/students.md)."""
+
+VARIANTS = 256  # of one piece of code: members of a committee times sizes of a stack, say
+Result = TypeVar("Result")
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -51,12 +55,11 @@ class Execution:
     def forward(self, network: Callable[[Tensor], Tensor]) -> Forward:
         """A network as it is called in a training: float32 images to float32 logits, with gradients.
 
-        What was compiled for other networks is forgotten: torch keeps a few variants of a function and runs it as it
-        is when there are more.
+        Where it is compiled, what was compiled before is forgotten.
         """
         if self.compiled:
-            torch.compiler.reset()
-            network = cast(Forward, torch.compile(network, dynamic=False))
+            forget_compiled()
+            network = compiled(network)
         if self.precision == "float32":
             return network
 
@@ -65,6 +68,25 @@ class Execution:
                 return network(images).float()
 
         return in_bf16
+
+
+def compiled(
+    function: Callable[..., Result], *, backend: str | Callable[..., Any] = "inductor"
+) -> Callable[..., Result]:
+    """A function that is compiled anew for every shape, and for every network that it is called with.
+
+    torch keeps a few variants of a piece of code, and all networks here share theirs: above them it would go on with the
+    code as it is, which of them depending on what ran before. Here more are kept, and more still are an error.
+    """
+    config = torch._dynamo.config
+    config.recompile_limit, config.fail_on_recompile_limit_hit = VARIANTS, True
+    config.accumulated_recompile_limit = max(VARIANTS, config.accumulated_recompile_limit)
+    return cast("Callable[..., Result]", torch.compile(function, dynamic=False, backend=backend))
+
+
+def forget_compiled() -> None:
+    """Drop what was compiled so far; what is still called is compiled again."""
+    torch.compiler.reset()
 
 
 def chosen_precision(word: str, device: str) -> str:

@@ -33,7 +33,7 @@ from ddbench.task import Task
 from ddbench.teachers import measured_accuracy, roles
 
 log = logging.getLogger("ddbench")
-PRECISION = "float32"  # of every distillation; a setting's precision is its students'
+PRECISION = "float32"  # of a distillation whose recipe asks for no other; a setting's is its students'
 
 
 @dataclass(frozen=True)
@@ -192,12 +192,13 @@ def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
     recipe, device = job.resolved(), job.setting.apply()
     dataset = job.data.load()
     check_budget(recipe, dataset)
+    precision = getattr(recipe.hyper, "recover_precision", PRECISION)
     about: dict[str, Any] = {
         "method": recipe.method.name,
         "recipe": recipe.to_json(),
         "recipe_hash": recipe.hash,
         "seed": job.seed,
-        "environment": {**environment(), "device": job.setting.device, "precision": PRECISION},
+        "environment": {**environment(), "device": job.setting.device, "precision": precision},
     }
 
     def on_the_way(synset: SynSet, step: int, total: int) -> SynSet:

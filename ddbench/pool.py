@@ -175,7 +175,7 @@ def _run_here(backlog: Backlog, show: Reporter) -> None:
 def _run_apart(backlog: Backlog, workers: int) -> None:
     running: dict[Future[Outcome], Work] = {}
     lost: list[Work] = []
-    pool, broken = _open(workers), False
+    pool, broken = opened(workers), False
     try:
         while backlog:
             broken = broken or not _fill(pool, backlog, running, workers)
@@ -190,7 +190,7 @@ def _run_apart(backlog: Backlog, workers: int) -> None:
                 backlog.finish(work, outcome)
             if broken and not running:
                 pool.shutdown(wait=False, cancel_futures=True)
-                pool, broken = _open(workers), False
+                pool, broken = opened(workers), False
                 backlog.lose(lost)
                 lost.clear()
     except BaseException:
@@ -212,11 +212,12 @@ def _fill(pool: ProcessPoolExecutor, backlog: Backlog, running: dict[Future[Outc
     return True
 
 
-def _open(workers: int) -> ProcessPoolExecutor:
+def opened(workers: int, *, preload: Sequence[str] = PRELOAD) -> ProcessPoolExecutor:
+    """A pool of fresh processes, which end with this one; `preload`: what the server that they are forked from imports."""
     known = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(PRELOAD)
+        context.set_forkserver_preload(list(preload))
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(dict(os.environ),))
 
 

@@ -63,11 +63,19 @@ class Probe(Task):
     """See the module docstring."""
 
     def __init__(
-        self, dataset: Dataset, budget: Budget, network: str, seed: int, device: torch.device, *, seconds: float
+        self,
+        dataset: Dataset,
+        budget: Budget,
+        network: str,
+        seed: int,
+        device: torch.device,
+        *,
+        seconds: float,
+        compiles: bool = False,
     ) -> None:
-        """Like a task; a phase is timed for about so many `seconds`."""
+        """Like a task; a phase is timed for about so many `seconds`. `compiles`: a first iteration may be slow for that."""
         super().__init__(dataset, budget, network, seed, device)
-        self.seconds = seconds
+        self.seconds, self.compiles = seconds, compiles
         self._ahead = 0.0
         self._first: float | None = None
         self._phases: dict[str, Phase] = {}
@@ -200,7 +208,8 @@ class _Stopwatch:
         """An iteration is over; whether that is enough. The first warms up, unless it is so slow that it must do."""
         real, clock = self._read()
         self._laps += 1
-        warms = self._laps == 1 and not self._once and real - self._real < 2 * self._probe.seconds
+        slow = real - self._real >= 2 * self._probe.seconds and not self._probe.compiles
+        warms = self._laps == 1 and not self._once and not slow
         self.timed += not warms
         self.each = (clock - self._clock) / max(1, self.timed)
         if warms:

@@ -97,7 +97,7 @@ def rows(entries: Sequence[Entry], papers: Mapping[str, Paper]) -> list[Row]:
     UsageError where two digests of one version of a protocol meet.
     """
     frame, ids = _frame(entries)
-    ranks = _ranks(frame)
+    ranks = _ranks(frame, ids)
     reported = Reported(papers)
     cells = frame.to_dict("records")
     found = [_row(cell, ids[cell["group"]], ranks.get(cell["group"]), reported) for cell in cells]
@@ -124,15 +124,16 @@ def _frame(entries: Sequence[Entry]) -> tuple[pd.DataFrame, dict[str, tuple[str,
     return whole.assign(label=row_labels(whole)), ids
 
 
-def _ranks(frame: pd.DataFrame) -> dict[str, tuple[int, int, int]]:
+def _ranks(frame: pd.DataFrame, ids: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, int, int]]:
     """First and last rank and how many are ranked, by cell; a cell alone in its place is the first of one.
 
     A claim whose cell was measured here is the same contender: it has the rank of what was measured.
     """
     ok = frame[frame["standing"].isin(RANKED) & (frame["status"] == "ok")]
-    groups = set(ok["group"])
-    same = {group: f"{group.removesuffix('-verified')}-measured" for group in groups if group.endswith("-verified")}
-    same = {claim: measured for claim, measured in same.items() if measured in groups}
+    places = dict(zip(ok["group"], ok["standing"], strict=True))
+    measured = {entry: group for group, standing in places.items() if standing == "measured" for entry in ids[group]}
+    keys = {group: ids[group][0].removesuffix("-verified") for group, place in places.items() if place == "verified"}
+    same = {claim: measured[key] for claim, key in keys.items() if key in measured}
     found = _ranked(ok[~ok["group"].isin(list(same))])
     return found | {claim: found[measured] for claim, measured in same.items()}
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ddbench.methods.cvdd import voters_of, weights
+from ddbench.methods.engines import measured_norm
 from ddbench.methods.engines.codecs import stored
 from ddbench.methods.engines.decoupled import recovered, space_of
 from ddbench.methods.engines.patches import patch_images
@@ -26,6 +27,7 @@ from ddbench.data import load_dataset, memory_split
 from ddbench.data.dataset import Split
 from ddbench.errors import NotDefined, UsageError
 from ddbench.evaluation import Setting, evaluate_seeds
+from ddbench.execution import Execution
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.method import find_method
 from ddbench.protocol import find_protocol
@@ -152,6 +154,26 @@ def test_patches_are_scored_by_the_distillation_network_or_the_first_member(netw
     module = teachers[judge].module(task.device)
     wanted = patch_images(task, task.space("normalised"), module, hyper).unflatten(0, (10, 2)).transpose(0, 1)
     torch.testing.assert_close(images, wanted, rtol=0, atol=1e-5)
+
+
+# how voters are computed
+
+
+@pytest.mark.parametrize("name", ["sre2l", "cvdd", "infer"])
+def test_voters_are_computed_as_the_recipe_asks(name, monkeypatch):
+    seen = []
+    real = measured_norm.Voter.__init__
+
+    def watched(self, network, skip=(), execution=measured_norm.AS_IT_IS):
+        seen.append(execution)
+        real(self, network, skip, Execution(execution.precision))
+
+    monkeypatch.setattr(measured_norm.Voter, "__init__", watched)
+    plain = distil(name)
+    assert set(seen) == {Execution()}
+    seen.clear()
+    fast = distil(name, recover_precision="bf16", recover_compiled=True)
+    assert set(seen) == {Execution("bf16", compiled=True)} and fast.hash != plain.hash
 
 
 # recovering, written out

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 import ddbench
 from ddbench import execution, networks
@@ -172,3 +173,14 @@ def test_a_run_says_how_it_was_computed_and_sets_do_not_depend_on_it(toys):
     assert {(run.precision, run.stacked) for run in ours.runs} == {("float32", False), ("bf16", True)}
     assert len({run.synset for run in ours.runs}) == 1
     assert sweep(Setting(precision="bf16", stack=True), (0,)).reused == 1
+
+
+def test_more_variants_than_torch_keeps_are_compiled_all_the_same():
+    """Networks of the suite share a forward, so that its variants are those of all members and sizes together."""
+    execution.forget_compiled()
+    count = CompileCounter()
+    members = [networks.create(f"convnet-d1-w{4 + i}", channels=1, side=4, classes=2) for i in range(10)]
+    calls = [execution.compiled(network, backend=count) for network in members]
+    for call in calls:
+        call(torch.zeros(2, 1, 4, 4))
+    assert count.frame_count == 10

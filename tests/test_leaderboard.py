@@ -193,6 +193,9 @@ def test_claims_are_not_pooled_and_not_ranked_until_verified():
     checked = rows([Entry(own), Entry(other), Entry(claim, "verified")], {})
     assert {row.ranked for row in checked} == {2}  # a claim that holds is no further contender
     assert {(row.first, row.last) for row in checked if row.method == "dm"} == {(1, 1)}
+    elsewhere = record("dm", values=(0.9, 0.91), run={"build": "another"})
+    checked = rows([Entry(own), Entry(other), Entry(elsewhere, "verified")], {})
+    assert {row.ranked for row in checked} == {2}  # computed by another build of torch: the same contender
     apart = rows([Entry(other), Entry(claim, "verified")], {})
     assert {(row.method, row.ranked) for row in apart} == {("dm", 2), ("random", 2)}
     ids = {entry.id for entry in [Entry(own), Entry(claim, "claimed"), Entry(claim, "verified")]}

@@ -235,6 +235,7 @@ def test_in_bf16_products_are_rounded_and_statistics_and_results_stay_float32():
 def test_compiled_is_the_same_function_for_stacks_of_any_size():
     network = convnet()
     plain, compiled = Voter(copy.deepcopy(network)), Voter(network, execution=Execution(compiled=True))
+    assert compiled._forward is not network and plain._forward is plain.network
     for count in (8, 4):
         images = random(count, 3, 8, 8, dtype=torch.float32)
         for one, other in zip(outcome(compiled, images), outcome(plain, images), strict=True):

@@ -7,6 +7,7 @@ import torch
 from ddbench.methods.engines import outer_loop, trajectory
 from ddbench.methods.engines.outer_loop import Learned, draw_expert, draw_start, dsa_of, inner_steps
 from ddbench.methods.engines.trajectory import Gradient, TrajectoryEngine
+from pydantic import ValidationError
 from watching import Kept, Stopped
 
 from ddbench.augment import OPS
@@ -327,6 +328,11 @@ def test_compiled_steps_give_the_same_set_but_for_the_last_digits_and_a_recipe_o
     plain, compiled = distil("mtt", iterations=2), distil("mtt", iterations=2, match_compiled=True)
     torch.testing.assert_close(compiled.images, plain.images, rtol=1e-3, atol=1e-4)
     assert compiled.hash != plain.hash
+
+
+def test_compiling_goes_with_the_adjoint():
+    with pytest.raises(ValidationError, match="does not go with gradient = unrolled"):
+        distil("mtt", match_compiled=True, gradient="unrolled")
 
 
 def test_compiling_where_nothing_compiles_is_a_line_and_trains_nothing(monkeypatch):

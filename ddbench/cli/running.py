@@ -165,6 +165,7 @@ def evaluate(
             precision=precision,
             compile=compile,
             retry_failed=retry_failed,
+            quiet=quiet,
             reporter=reporter,
             observe=observe,
         )

@@ -245,6 +245,7 @@ def plot(
     A folder gets every plot that the records allow; a file gets the one that --kind and the other flags choose.
     """
     from ddbench import plots
+    from ddbench.environment import cores
     from ddbench.files import check_writable
 
     single = out.suffix.lower() in plots.SUFFIXES
@@ -266,7 +267,7 @@ def plot(
     if single:
         written = [plots.save(_one_plot(frame, kind, ipc, fraction), out)]
     else:
-        written = plots.plot_all(frame, out, (".png",))
+        written = plots.plot_all(frame, out, (".png",), workers=cores())
     if not written:
         raise UsageError("nothing to plot: the chosen records hold no accuracy")
     for path in written:

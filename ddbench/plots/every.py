@@ -1,11 +1,9 @@
 """Everything that the cells allow, into a folder."""
 
 import gc
-import multiprocessing
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ddbench.errors import JobFailed
 from ddbench.ingredients import soft_twins
 from ddbench.plots.budgets import accuracy_against_ipc, bars
 from ddbench.plots.costs import accuracy_against_bytes, accuracy_against_seconds
@@ -22,6 +21,7 @@ from ddbench.plots.label_bytes import accuracy_against_label_bytes, some_packed
 from ddbench.plots.labels import hard_and_soft, lrs_against_weight, lrs_parts
 from ddbench.plots.students import accuracy_by_student
 from ddbench.plots.style import SUFFIXES, labelled, save
+from ddbench.pool import opened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,9 +33,7 @@ COLLECTED = 20  # plots between two looks for garbage: some 5 MB each
 SHARE = 10  # plots of a process: fewer are drawn here sooner than one has started
 
 
-def plot_all(
-    frame: pd.DataFrame, folder: Path, suffixes: Sequence[str] = SUFFIXES, workers: int | None = None
-) -> list[Path]:
+def plot_all(frame: pd.DataFrame, folder: Path, suffixes: Sequence[str] = SUFFIXES, workers: int = 1) -> list[Path]:
     """Draw everything that the cells allow and return the files, sorted.
 
     Per data set, protocol and student: accuracy against IPC, bytes and seconds, those of the labels alone where some are
@@ -45,16 +43,23 @@ def plot_all(
         frame: cells.
         folder: of the files.
         suffixes: forms of every plot, of `SUFFIXES`.
-        workers: processes; None: one for every `SHARE` plots, as far as there are cores.
+        workers: processes, at most one for every `SHARE` plots. A script that asks for several must guard its main
+            part by `if __name__ == "__main__"`.
+
+    Raises:
+        JobFailed: a process was killed; the plots that were drawn stay.
     """
     frame = labelled(frame)
     count = sum(1 for _ in figures(frame))
-    workers = workers or max(1, min(os.cpu_count() or 1, count // SHARE))
+    workers = max(1, min(workers, count // SHARE))
     if workers == 1:
         return sorted(_drawn(frame, folder, suffixes, 0, 1))
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        parts = [pool.submit(_drawn, frame, folder, suffixes, first, workers) for first in range(workers)]
-        return sorted(path for part in parts for path in part.result())
+    try:
+        with opened(workers, preload=()) as pool:
+            parts = [pool.submit(_drawn, frame, folder, suffixes, first, workers) for first in range(workers)]
+            return sorted(path for part in parts for path in part.result())
+    except BrokenProcessPool as error:
+        raise JobFailed("a process that drew plots was killed, for want of memory perhaps") from error
 
 
 def _drawn(frame: pd.DataFrame, folder: Path, suffixes: Sequence[str], first: int, step: int) -> list[Path]:

@@ -5,11 +5,11 @@ Every draw is keyed by synthesis seed and outer iteration. The released codes se
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ddbench.augment import DSA, OPS
@@ -61,6 +61,14 @@ class TrajectoryHyper(Hyper):
         exclude_if=lambda compiled: not compiled,
         description="whether the adjoint's steps are compiled (torch.compile): faster, but for runs of a few minutes",
     )
+
+    @model_validator(mode="after")
+    def _compiles_something(self) -> Self:
+        if self.match_compiled and self.gradient == "unrolled":
+            raise ValueError(
+                "match_compiled compiles the steps of the adjoint: it does not go with gradient = unrolled"
+            )
+        return self
 
     def last_epoch(self) -> int:
         """The last epoch of an expert that is read while matching."""

@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddbench import execution
 from ddbench.augment import DSA, Drawn
 from ddbench.errors import JobFailed
 
@@ -124,8 +125,9 @@ class TrajectoryEngine:
         self._gradient: Callable[..., Tensor] = partial(part_gradient, network)
         self._backward: Callable[..., tuple[Tensor, ...]] = partial(part_backward, network)
         if compiled:
-            self._gradient = torch.compile(torch.func.grad(partial(_part_loss, network)), dynamic=False)
-            self._backward = torch.compile(partial(_functional_backward, network), dynamic=False)
+            execution.forget_compiled()
+            self._gradient = execution.compiled(torch.func.grad(partial(_part_loss, network)))
+            self._backward = execution.compiled(partial(_functional_backward, network))
 
     def roll(self, segment: Segment, synthetic: Synthetic) -> Rollout:
         """Run the student over a segment.
