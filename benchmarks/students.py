@@ -19,6 +19,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -131,8 +132,9 @@ def measure(variant: str, options: argparse.Namespace) -> dict[str, float]:
 def child(variant: str, options: argparse.Namespace) -> dict[str, float]:
     words = ["--child", variant, "--device", options.device]
     words += [word for name in ("steps", "seeds", "threads") for word in (f"--{name}", str(getattr(options, name)))]
-    around = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    found = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, env=around)
+    with tempfile.TemporaryDirectory() as cache:  # nothing was compiled before
+        around = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "TORCHINDUCTOR_CACHE_DIR": cache}
+        found = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, env=around)
     if found.returncode:
         raise SystemExit(found.stderr)
     return json.loads(found.stdout)
