@@ -64,7 +64,7 @@ def engine(args: argparse.Namespace, groups: int, **how: object) -> tuple[_Stack
     data = noise_data(args.side)
     task = Task(data, Budget(ipc=1), args.network, 0, torch.device(args.device))
     fields = RecoverFields(iterations=100_000, recover_lr=0.25, r_bn=0.01, block=args.block, **how)
-    voter = Voter(teacher(args.network, args.side).to(task.device), execution=fields.execution(task.device))
+    voter = Voter(teacher(args.network, args.side).to(task.device), execution=fields.execution())
     bounds = tuple(bound.to(task.device) for bound in pixel_bounds(task.space("normalised"), 3))
     recovery = Recovery(task, fields, {"f": voter}, (bounds[0], bounds[1]))
     problems = [

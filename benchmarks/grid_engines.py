@@ -25,6 +25,7 @@ from ddbench.grid import Grid, run_cells
 from ddbench.jobs import DataName, distill_job
 from ddbench.progress import Reporter
 from ddbench.ray_engine import RayEngine
+from ddbench.settings import variables_kept
 from ddbench.store import RecordStore
 
 HERE = Path(__file__).parent
@@ -146,18 +147,13 @@ def page(found: Found) -> str:
 def measured(options: argparse.Namespace) -> Found:
     """Every engine's rounds, in turn."""
     found: Found = {which: [] for which in LINES}
-    before = os.environ.get("DDBENCH_CACHE")
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as cache, variables_kept("DDBENCH_CACHE"):
         os.environ["DDBENCH_CACHE"] = cache
         distill_job(grid(1, options.network).distillations()[0])
         for _ in range(options.rounds):
             for which in LINES:
                 found[which].append(apart(*which, options))
                 print(f"{which[0]}, {which[1]} worker(s): {found[which][-1].all:.1f} s", file=sys.stderr)
-    if before is None:
-        del os.environ["DDBENCH_CACHE"]
-    else:
-        os.environ["DDBENCH_CACHE"] = before
     return found
 
 

@@ -25,7 +25,7 @@ from ddbench.method import Method
 from ddbench.protocol import find_protocol
 from ddbench.randomness import forked
 from ddbench.recipes import published, read_hyper, resolve
-from ddbench.settings import data_dir
+from ddbench.settings import data_dir, variables_kept
 from ddbench.synset import SynSet, load
 
 CHANCE, BETTER = 0.1, 0.3
@@ -215,14 +215,7 @@ def _problem(check: Check, method: Method) -> str | None:
 @contextmanager
 def own_cache() -> Iterator[None]:
     """An empty cache within the block, gone afterwards; data sets stay where they are."""
-    before = {name: os.environ.get(name) for name in ("DDBENCH_CACHE", "DDBENCH_DATA")}
-    data = data_dir()
-    with tempfile.TemporaryDirectory(prefix="ddbench-check-") as folder:
+    data, names = data_dir(), ("DDBENCH_CACHE", "DDBENCH_DATA")
+    with tempfile.TemporaryDirectory(prefix="ddbench-check-") as folder, variables_kept(*names):
         os.environ.update(DDBENCH_CACHE=folder, DDBENCH_DATA=str(data))
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name, None)
-                if value is not None:
-                    os.environ[name] = value
+        yield

@@ -30,6 +30,7 @@ from ddbench.files import write_atomic
 from ddbench.following import follow, follows
 from ddbench.pool import Backlog, Done, Outcome, Work, attempt
 from ddbench.progress import LineReporter, Reporter
+from ddbench.settings import variables_kept
 from ddbench.streams import Images
 
 if TYPE_CHECKING:
@@ -206,16 +207,10 @@ def launch(call: Callable[..., Any], *args: Any, device: str, devices: int, node
 @contextmanager
 def _environment(nodes: int) -> Iterator[None]:
     """Within the block, of what tells Fabric which process this is, only what `launch` says counts."""
-    before = {name: os.environ.get(name) for name in (*OF_A_NODE, *OF_A_PROCESS)}
-    for name in (*OF_A_PROCESS, *(OF_A_NODE if nodes == 1 else ())):
-        os.environ.pop(name, None)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
+    with variables_kept(*OF_A_NODE, *OF_A_PROCESS):
+        for name in (*OF_A_PROCESS, *(OF_A_NODE if nodes == 1 else ())):
             os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        yield
 
 
 def _node_rank(nodes: int) -> int:

@@ -64,7 +64,7 @@ def estimate_distill(job: DistillJob) -> Estimate:
     recipe, device = job.resolved(), job.setting.apply()
     dataset = job.data.load()
     check_budget(recipe, dataset)
-    compiles = any(value for name, value in recipe.hyper if name.endswith("_compiled"))
+    compiles = recipe.hyper.execution().compiled
     task = Probe(dataset, recipe.budget, recipe.network, job.seed, device, seconds=PROBE_SECONDS, compiles=compiles)
     with Meter(device) as meter:
         started = task.clock()

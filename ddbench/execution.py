@@ -52,13 +52,15 @@ class Execution:
     precision: str = "float32"
     compiled: bool = False
 
-    def forward(self, network: Callable[[Tensor], Tensor]) -> Forward:
-        """A network as it is called in a training: float32 images to float32 logits, with gradients.
-
-        Where it is compiled, what was compiled before is forgotten.
-        """
+    def require(self, device: str) -> None:
+        """Raise UsageError where this kind of device, or this machine, does not compute so."""
+        chosen_precision(self.precision, device)
         if self.compiled:
-            forget_compiled()
+            refuse_to_compile(device)
+
+    def forward(self, network: Callable[[Tensor], Tensor]) -> Forward:
+        """A network as it is called in a training: float32 images to float32 logits, with gradients."""
+        if self.compiled:
             network = compiled(network)
         if self.precision == "float32":
             return network
@@ -76,17 +78,14 @@ def compiled(
     """A function that is compiled anew for every shape, and for every network that it is called with.
 
     torch keeps a few variants of a piece of code, and all networks here share theirs: above them it would go on with the
-    code as it is, which of them depending on what ran before. Here more are kept, and more still are an error.
+    code as it is, which of them depending on what ran before. Here what was compiled before is forgotten (compiled again
+    where it is still called), more variants are kept, and more still are an error.
     """
+    torch.compiler.reset()
     config = torch._dynamo.config
     config.recompile_limit, config.fail_on_recompile_limit_hit = VARIANTS, True
     config.accumulated_recompile_limit = max(VARIANTS, config.accumulated_recompile_limit)
     return cast("Callable[..., Result]", torch.compile(function, dynamic=False, backend=backend))
-
-
-def forget_compiled() -> None:
-    """Drop what was compiled so far; what is still called is compiled again."""
-    torch.compiler.reset()
 
 
 def chosen_precision(word: str, device: str) -> str:

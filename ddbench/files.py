@@ -5,6 +5,8 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +18,7 @@ from ddbench.following import follows
 if TYPE_CHECKING:
     import torch
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows has no fcntl; there, writers are not held apart
-    fcntl = None  # type: ignore[assignment]
+fcntl = import_module("fcntl") if find_spec("fcntl") else None  # Windows has none: there, writers are not held apart
 
 
 def make_folder(path: Path) -> Path:

@@ -7,7 +7,6 @@ Groups as channels of their own would be one call a layer but two copies: measur
 of 32 px, groups of 8), that was slower.
 """
 
-from functools import cache
 from typing import cast
 
 import torch
@@ -28,7 +27,7 @@ def group_batch_norms(network: nn.Module, size: int) -> None:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             if not isinstance(module, _InGroups):
-                module.__class__ = _grouped(type(module))  # type: ignore[arg-type]  # mypy: a class is hashable
+                module.__class__ = _grouped(type(module))
             cast(_InGroups, module).group_size = size
 
 
@@ -45,7 +44,11 @@ class _InGroups(nn.BatchNorm2d):
         return torch.cat([whole(part) for part in images.split(self.group_size)])
 
 
-@cache
+_GROUPED: dict[type[nn.BatchNorm2d], type[nn.BatchNorm2d]] = {}
+
+
 def _grouped(base: type[nn.BatchNorm2d]) -> type[nn.BatchNorm2d]:
-    """The grouped form of a class of batch norms; timm has some with an activation of their own, say."""
-    return type(f"Grouped{base.__name__}", (_InGroups, base), {})
+    """The grouped form of a class of batch norms, one for each; timm has some with an activation of their own, say."""
+    if base not in _GROUPED:
+        _GROUPED[base] = type(f"Grouped{base.__name__}", (_InGroups, base), {})
+    return _GROUPED[base]

@@ -33,7 +33,7 @@ from ddbench.task import Task
 from ddbench.teachers import measured_accuracy, roles
 
 log = logging.getLogger("ddbench")
-PRECISION = "float32"  # of a distillation whose recipe asks for no other; a setting's is its students'
+PRECISION = "float32"  # in the key of every set; what a recipe asks for is in the recipe, which is in the key too
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
     recipe, device = job.resolved(), job.setting.apply()
     dataset = job.data.load()
     check_budget(recipe, dataset)
-    precision = getattr(recipe.hyper, "recover_precision", PRECISION)
+    precision = recipe.hyper.execution().precision
     about: dict[str, Any] = {
         "method": recipe.method.name,
         "recipe": recipe.to_json(),

@@ -10,6 +10,7 @@ from ddbench import plugins
 from ddbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from ddbench.execution import Execution
     from ddbench.synset import SynSet
     from ddbench.task import Task
 
@@ -24,6 +25,12 @@ class Hyper(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    def execution(self) -> "Execution":
+        """How the steps of the synthesis are computed: in float32 and as written, unless a method has fields for it."""
+        from ddbench.execution import Execution
+
+        return Execution()
 
 
 @dataclass(frozen=True)

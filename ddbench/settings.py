@@ -1,9 +1,24 @@
 """Where things are kept, and defaults from the environment. Flags beat environment beat defaults."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ddbench.errors import UsageError
+
+
+@contextmanager
+def variables_kept(*names: str) -> Iterator[None]:
+    """What the block does to these variables of the environment ends with it."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def cache_dir() -> Path:

@@ -110,7 +110,7 @@ def compensate(
     `made` gives the set of compensators, for snapshots.
     """
     space = space_of(teachers)
-    how = hyper.execution(task.device)
+    how = hyper.execution()
     voters = {
         name: Voter(teacher.module(task.device), _skipped(name, hyper), how) for name, teacher in teachers.items()
     }

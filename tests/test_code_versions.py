@@ -32,7 +32,7 @@ STUDENT_FILES = (
     "targets/recording.py",
     "targets/replay.py",
 )
-STUDENT = {1: "c05c8f59239c8700574d28eadcefb4e5bb03c90637e1812b3a8f0e852a82cfb3"}
+STUDENT = {1: "4f4369493b406b935b7767d6f875a55b6d6de32ea7cd6dca77c6b319a3c5e623"}
 """By `ddbench.student.CODE_VERSION`: SHA-256 of the files above, whose change may change what a training gives."""
 EXPERT_FILES = (
     "augment/crops.py",
@@ -46,7 +46,7 @@ EXPERT_FILES = (
     "randomness.py",
 )
 EXPERT_ENGINES = ("expert_step.py", "experts.py", "flat.py")
-EXPERTS = {1: "4b629b007247725a50f476cf41a4cbcb62c60e05eb96201b7316c68945680263"}
+EXPERTS = {1: "e5d1fe22d4ff7982b48d0920bcb776372f88a0e04aa61c68629d21e692f8cabc"}
 """By `experts.CODE_VERSION`: SHA-256 of the files above, whose change may change what an expert becomes."""
 PRIOR_ENGINES = (
     "codecs.py",
@@ -60,7 +60,7 @@ PRIOR_ENGINES = (
     "students.py",
     "windows.py",
 )
-PRIORS = {1: "479ae2dbce6e54fe862b19c326c6c2dd02af6de8537e47a6ea2366565bd78098"}
+PRIORS = {1: "ad404877198fe7baa06ff826dbcbfdbb13b7cac526a572c1ce616d7cce6702e9"}
 """By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
 DYNAMICS = {1: "6009a2fa0ba971d96d8648e2acbb659f6072996b39d3c8d49a682c5df68ae538"}
 """By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/dynamics.py, whose change may change what is recorded."""

@@ -177,7 +177,6 @@ def test_a_run_says_how_it_was_computed_and_sets_do_not_depend_on_it(toys):
 
 def test_more_variants_than_torch_keeps_are_compiled_all_the_same():
     """Networks of the suite share a forward, so that its variants are those of all members and sizes together."""
-    execution.forget_compiled()
     count = CompileCounter()
     members = [networks.create(f"convnet-d1-w{4 + i}", channels=1, side=4, classes=2) for i in range(10)]
     calls = [execution.compiled(network, backend=count) for network in members]

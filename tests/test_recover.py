@@ -406,8 +406,8 @@ def test_how_voters_are_computed_changes_a_recipe_only_where_it_is_not_the_refer
     assert not [key for key in plain.model_dump() if key.startswith(("recover_p", "recover_c"))]
     assert RecoverFields.model_validate_json(plain.model_dump_json()) == plain
     assert RecoverFields.model_validate_json(fast.model_dump_json()) == fast
-    assert fast.execution(torch.device("cpu")) == Execution("bf16", compiled=True)
-    assert plain.execution(torch.device("cpu")) == Execution()
+    assert fast.execution() == Execution("bf16", compiled=True)
+    assert plain.execution() == Execution()
 
 
 def test_compiling_where_nothing_compiles_is_a_line_before_a_teacher_is_trained(monkeypatch):

@@ -1,5 +1,7 @@
 """What the networks share: the split into embedding and head, norm layers, and strides that small images can bear."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -65,10 +67,10 @@ def halvings(side: int) -> list[bool]:
 
 def new_conv(conv: nn.Conv2d, *, channels: int | None = None, kernel: int | None = None) -> nn.Conv2d:
     """A convolution like `conv` for other input channels or another odd kernel size ("same" padding), He-initialised."""
-    size = conv.kernel_size if kernel is None else (kernel, kernel)
-    padding = conv.padding if kernel is None else kernel // 2
-    bias = conv.bias is not None
-    made = nn.Conv2d(channels or conv.in_channels, conv.out_channels, size, conv.stride, padding, bias=bias)  # type: ignore[arg-type]
+    how: dict[str, Any] = {"kernel_size": conv.kernel_size, "padding": conv.padding, "stride": conv.stride}
+    if kernel is not None:
+        how |= {"kernel_size": kernel, "padding": kernel // 2}
+    made = nn.Conv2d(channels or conv.in_channels, conv.out_channels, bias=conv.bias is not None, **how)
     nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
     return made
 

@@ -50,9 +50,9 @@ def plot_all(frame: pd.DataFrame, folder: Path, suffixes: Sequence[str] = SUFFIX
         JobFailed: a process was killed; the plots that were drawn stay.
     """
     frame = labelled(frame)
-    count = sum(1 for _ in figures(frame))
-    workers = max(1, min(workers, count // SHARE))
-    if workers == 1:
+    if workers > 1:
+        workers = min(workers, sum(1 for _ in figures(frame)) // SHARE)
+    if workers <= 1:
         return sorted(_drawn(frame, folder, suffixes, 0, 1))
     try:
         with opened(workers, preload=()) as pool:

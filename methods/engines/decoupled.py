@@ -65,7 +65,7 @@ def recovered(
     if not hyper.iterations:  # images stay as they begin
         return torch.cat([keep(problem.begin(task.device)) for problem in problems]), labels
     used = {name for ballot in votes for name in ballot}
-    how = hyper.execution(task.device)
+    how = hyper.execution()
     voters = {name: Voter(teachers[name].module(task.device), execution=how) for name in sorted(used)}
     black, white = (bound.to(task.device) for bound in pixel_bounds(space, task.dataset.channels))
     recovery = Recovery(task, hyper, voters, (black, white), refine=refine)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddbench.augment import DSA, OPS
 from ddbench.errors import JobFailed
-from ddbench.execution import refuse_to_compile
+from ddbench.execution import Execution
 from ddbench.method import Hyper
 from ddbench.space import Space
 from ddbench.student_recipe import StudentRecipe
@@ -70,6 +70,10 @@ class TrajectoryHyper(Hyper):
             )
         return self
 
+    def execution(self) -> Execution:
+        """How the steps of the student are computed."""
+        return Execution(compiled=self.match_compiled)
+
     def last_epoch(self) -> int:
         """The last epoch of an expert that is read while matching."""
         return self.max_start_epoch - 1 + self.expert_epochs
@@ -89,8 +93,7 @@ def open_experts(
             compiling is asked for where there is no compiler.
     """
     equal_shares(task)
-    if hyper.match_compiled:
-        refuse_to_compile(task.device.type)
+    hyper.execution().require(task.device.type)
     experts = Experts(task, task.space(hyper.space), recipe, hyper.experts)
     experts.train(hyper.last_epoch(), final, final_of)
     return experts

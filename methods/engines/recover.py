@@ -33,7 +33,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from ddbench.errors import JobFailed
-from ddbench.execution import Execution, chosen_precision, refuse_to_compile
+from ddbench.execution import Execution
 from ddbench.method import Hyper
 from ddbench.randomness import Key
 from ddbench.synset import SynSet
@@ -78,20 +78,14 @@ class RecoverFields(Hyper):
             raise ValueError(f"the smallest roll is above the largest: {list(roll)}")
         return roll
 
-    def execution(self, device: torch.device) -> Execution:
-        """How the voters are computed.
-
-        Raises:
-            UsageError: this device does not do it.
-        """
-        if self.recover_compiled:
-            refuse_to_compile(device.type)
-        return Execution(chosen_precision(self.recover_precision, device.type), self.recover_compiled)
+    def execution(self) -> Execution:
+        """How the voters are computed."""
+        return Execution(self.recover_precision, self.recover_compiled)
 
     def require_voters(self, task: Task, names: Sequence[str]) -> None:
         """UsageError where a network has nothing to measure, or the device does not compute it as asked for."""
         require_norms(task, names)
-        self.execution(task.device)
+        self.execution().require(task.device.type)
 
 
 @dataclass(frozen=True, eq=False)

@@ -125,7 +125,6 @@ class TrajectoryEngine:
         self._gradient: Callable[..., Tensor] = partial(part_gradient, network)
         self._backward: Callable[..., tuple[Tensor, ...]] = partial(part_backward, network)
         if compiled:
-            execution.forget_compiled()
             self._gradient = execution.compiled(torch.func.grad(partial(_part_loss, network)))
             self._backward = execution.compiled(partial(_functional_backward, network))
 
