@@ -11,10 +11,8 @@ from functools import cache
 # mallopt's parameters in glibc's malloc.h
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEPT = 2**31 - 1  # bytes at the top of the heap: the largest value that mallopt takes
-MAPPED = (
-    2**30,
-    2**25,
-)  # bytes from which on a tensor is mapped by itself: wanted, and the most that an older glibc takes
+# bytes from which on a tensor is mapped by itself: wanted, and the most that an older glibc takes
+MAPPED = (2**30, 2**25)
 
 
 @cache

@@ -42,8 +42,8 @@ def setting(
     Args:
         device: "cpu", "cuda" or "auto", CUDA where there is one; None: DDBENCH_DEVICE, else auto.
         threads: per job, on a CPU; None: DDBENCH_THREADS, else 1.
-        precision: of the students' steps: "float32", "bf16", or "auto", bf16 where it is admitted to results (nowhere yet) and the
-            device has it; None: DDBENCH_PRECISION, else float32.
+        precision: of the students' steps: "float32", "bf16", or "auto", bf16 where it is admitted to results (on CPUs)
+            and the device has it; None: DDBENCH_PRECISION, else float32.
         compile: whether the students' steps are compiled: "on", "off", or "auto", where that repays its set-up; None:
             DDBENCH_COMPILE, else off.
         elsewhere: jobs run on other machines, so that CUDA may be asked for where there is none.

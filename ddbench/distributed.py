@@ -177,6 +177,8 @@ def launch(call: Callable[..., Any], *args: Any, device: str, devices: int, node
         from lightning_fabric.strategies import DDPStrategy
     except ImportError as error:
         raise UsageError("several devices need Lightning Fabric: pip install 'ddbench[fabric]'") from error
+    from torch.multiprocessing import ProcessExitedException
+
     if device == "cuda" and devices > torch.cuda.device_count():
         raise UsageError(f"--devices {devices}: torch finds {torch.cuda.device_count()} CUDA devices here")
     if nodes > 1:
@@ -189,8 +191,6 @@ def launch(call: Callable[..., Any], *args: Any, device: str, devices: int, node
         fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy=strategy)
         # a file: what goes through Fabric's own queue must fit into a pipe, and tensors as handles would not outlive it
         result = Path(folder) / "result"
-        from torch.multiprocessing import ProcessExitedException
-
         try:
             fabric.launch(partial(_as_rank, call=call, args=args, result=result))
         except ProcessExitedException:  # another's death is not the first one's failure

@@ -176,8 +176,8 @@ class _Students:
 
     def _runs(self, seeds: Sequence[int]) -> list[Run]:
         device, dataset, recipe = torch.device(self.setting.device), self.dataset, self.recipe
-        in_teachers = self.reference is not None and self.protocol.space == "teacher"
-        space = self.reference.space if self.reference is not None and in_teachers else self.synset.space
+        reference, of_teacher = self.reference, self.protocol.space == "teacher"
+        space = reference.space if reference is not None and of_teacher else self.synset.space
         images, classes = training_images(self.synset, dataset, device, space)
         students = [_new_student(recipe, dataset, seed).to(device) for seed in seeds]
         stacked = self.setting.stack and stackable(students[0], recipe.network, dataset.side)
@@ -185,7 +185,7 @@ class _Students:
         about = {"synset": self.synset.hash, **self.setting.identity(), **_checkout()}
         about |= {"compiled": execution.compiled, "stacked": stacked}
         try:
-            labeller, kept = _labeller(recipe, self.synset, dataset, self.reference, device)
+            labeller, kept = _labeller(recipe, self.synset, dataset, reference, device)
             streams = [kept or Stream(seed, draw=drawn(self.synset)) for seed in seeds]
             how: dict[str, Any] = {"labeller": labeller, "execution": execution, "progress": self.progress}
             if stacked:

@@ -110,7 +110,7 @@ def blocks(table: Grid, width: int) -> list[Grid]:
     for place, head in enumerate(table.headers):
         texts = [len(part) for level, part in enumerate(head) if level not in shared]
         texts += [len(shown[place].text) + mark for _, shown in table.rows]
-        needed = gap + max(texts)
+        needed = gap + max(texts, default=0)
         if needed > room and parts[-1]:
             parts, room = [*parts, []], width - left
         parts[-1].append(place)

@@ -471,6 +471,11 @@ def test_a_wide_grid_comes_in_blocks_that_lose_nothing_and_are_not_wider_than_as
     assert (len(parts) == 1) == (width == 200)
 
 
+def test_a_grid_without_rows_is_one_block():
+    table = Grid("T", "method", [("a", "b"), ("a", "b")], [])
+    assert blocks(table, 20) == [table]
+
+
 def test_a_column_wider_than_the_terminal_is_a_block_of_its_own():
     table = Grid("T", "method", [("x" * 50,), ("y",)], [("dm", [Shown("1"), Shown("2")])])
     assert [part.headers for part in blocks(table, 40)] == [[("x" * 50,)], [("y",)]]

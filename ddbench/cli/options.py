@@ -116,7 +116,7 @@ Precision = Annotated[
     O(
         "--precision",
         metavar="WORD",
-        help="Of the students' steps: float32, bf16, or auto, bf16 where it is admitted (nowhere yet); part of a run's identity "
+        help="Of the students' steps: float32, bf16, or auto, bf16 where it is admitted (CPUs that compute in it); part of a run's identity "
         "(DDBENCH_PRECISION, float32).",
     ),
 ]
