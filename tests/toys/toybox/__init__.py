@@ -53,6 +53,7 @@ class ToyHyper(Hyper):
     ships: Literal["nothing", "classes", "soft"] = "nothing"
     fail: Literal["no", "diverge", "bug", "die", "marked", "undefined"] = "no"
     nap: float = Field(0.0, ge=0, description="seconds, of a step")
+    held: bool = Field(False, description="whether a step waits for as long as the mark is there")
 
 
 def note(word: str) -> None:
@@ -63,7 +64,7 @@ def note(word: str) -> None:
 
 
 def marked() -> bool:
-    """Whether the file that makes the toy fail is there."""
+    """Whether the file that makes the toy fail, or wait, is there."""
     return Path(os.environ.get("DDBENCH_TOY_MARK", "/nowhere")).exists()
 
 
@@ -101,6 +102,8 @@ def distill(task: Task, hyper: ToyHyper) -> SynSet:
         velocity = 0.5 * velocity + images - mean + 0.1 * noise
         images = images - hyper.lr * velocity
         time.sleep(hyper.nap)
+        while hyper.held and marked():
+            time.sleep(0.05)
         task.checkpoint(lambda at=step + 1, x=images, v=velocity: {"step": at, "images": x, "buffers": {0: [v]}})
         if step >= hyper.steps // 2:
             break_down(hyper)
