@@ -16,7 +16,7 @@ import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -160,7 +160,7 @@ def launch(call: Callable[..., Any], *args: Any, device: str, devices: int, node
     """Run a call in several processes that train together; what the first of this node gives, or raises.
 
     Args:
-        call: a top-level function; its arguments and result can be pickled.
+        call: what is called; it, its arguments and its result can be pickled.
         args: its arguments, which `repr` tells apart.
         device: "cpu" or "cuda".
         devices: processes on this node; on CUDA each has a device of its own.
@@ -268,7 +268,7 @@ class Together:
         while work := backlog.take(1):
             how = {"device": work.job.setting.device, "devices": self.devices, "nodes": self.nodes}
             try:
-                outcome = launch(_attempted, work.call, work.job, self.quiet, **how)
+                outcome = launch(_Attempt(self.quiet), work.call, work.job, **how)
             except ProcessExitedException:  # killed, out of memory
                 if self.nodes == 1:
                     backlog.lose([work])
@@ -280,5 +280,11 @@ class Together:
                 backlog.finish(work, outcome)
 
 
-def _attempted(call: Callable[..., Any], job: Any, quiet: bool) -> Outcome:
-    return attempt(call, job, Reporter() if quiet or follows() else LineReporter())
+@dataclass(frozen=True)
+class _Attempt:
+    """`pool.attempt` with a reporter; whether it is quiet is a node's own affair, and not part of what is compared."""
+
+    quiet: bool = field(repr=False)
+
+    def __call__(self, call: Callable[..., Any], job: Any) -> Outcome:
+        return attempt(call, job, Reporter() if self.quiet or follows() else LineReporter())

@@ -17,6 +17,7 @@ from ddbench.cost_model import CostModel, Plan, Work, plan_of, student_work
 from ddbench.data import Dataset, Split
 from ddbench.errors import NotDefined, UsageError
 from ddbench.evaluation import Setting
+from ddbench.following import as_one_of
 from ddbench.jobs import DataName, DistillJob, check_budget, finished
 from ddbench.losses import Answer
 from ddbench.meter import Meter
@@ -66,12 +67,13 @@ def estimate_distill(job: DistillJob) -> Estimate:
     check_budget(recipe, dataset)
     compiles = recipe.hyper.execution().compiled
     task = Probe(dataset, recipe.budget, recipe.network, job.seed, device, seconds=PROBE_SECONDS, compiles=compiles)
-    with Meter(device) as meter:
+    with Meter(device) as meter, as_one_of(job.setting.devices):  # their stages, which are not those of one process
         started = task.clock()
         rest = _left_out(task, lambda: recipe.method.distill(task, recipe.hyper))
         seconds = task.clock() - started
     basis = [phase.words() for phase in task.cut()] or ["timed whole: the method has no loop, or a short one"]
-    return Estimate(seconds, meter.peak_memory, "; ".join([*basis, *rest]))
+    alone = [] if job.setting.devices == 1 else [f"timed in one process, not in {job.setting.devices}"]
+    return Estimate(seconds, meter.peak_memory, "; ".join([*basis, *rest, *alone]))
 
 
 def _left_out(task: Probe, distill: Callable[[], SynSet]) -> list[str]:

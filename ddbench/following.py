@@ -1,5 +1,8 @@
 """Whether this process leads or follows, where several do one job together: one alone waits for locks and writes records."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 _rank, _count = 0, 1
 
 
@@ -17,6 +20,17 @@ def follow(rank: int, count: int = 1) -> None:
 def follows() -> bool:
     """Whether another process leads: one of a lower rank."""
     return _rank > 0
+
+
+@contextmanager
+def as_one_of(count: int) -> Iterator[None]:
+    """Within the block, look for the stages of so many processes that train together; for what trains nothing in earnest."""
+    before = _rank, _count
+    follow(_rank, count)
+    try:
+        yield
+    finally:
+        follow(*before)
 
 
 def count() -> int:

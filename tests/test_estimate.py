@@ -1,6 +1,7 @@
 """Estimates against the truth: known sleeps, and a student that is really trained."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ from ddbench.data import load_dataset
 from ddbench.errors import JobFailed, NotDefined, UsageError
 from ddbench.estimate import Estimate, estimate_distill, estimate_student
 from ddbench.evaluation import Setting, evaluate_seeds
+from ddbench.following import as_one_of, count
 from ddbench.jobs import DataName, DistillJob, distill_job
 from ddbench.method import Hyper, Method
 from ddbench.protocol import find_protocol
@@ -140,6 +142,18 @@ def test_a_stage_that_is_missing_is_timed_with_what_follows(own_cache: Path) -> 
     assert "experts: 1,000" in found.basis and "; sleeping: 500" in found.basis and "left out" not in found.basis
     estimate_distill(job(staged=5, pause=0.001, iterations=5))
     assert not own_cache.exists() or not list(own_cache.rglob("*.*"))
+
+
+def test_several_processes_have_stages_of_their_own() -> None:
+    alone = job(staged=1000, pause=0.001, iterations=5)
+    together = replace(alone, setting=Setting(devices=2))
+    distill_job(alone)
+    assert "experts" not in estimate_distill(replace(alone, seed=1)).basis
+    found = estimate_distill(together)
+    assert "experts: 1,000" in found.basis and found.basis.endswith("; timed in one process, not in 2")
+    with as_one_of(2):
+        distill_job(together)
+    assert count() == 1 and "experts" not in estimate_distill(replace(together, seed=1)).basis
 
 
 def test_where_the_method_cannot_go_on_from_half_done_work_the_estimate_ends() -> None:
