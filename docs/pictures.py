@@ -54,7 +54,7 @@ def run() -> None:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         photograph(site / "index.html", browser)
         browser.close()
-    chosen = ("--dataset", "digits", "--protocol", "hard-v1", "--methods", "dm,datadam,mtt,dq,prune")
+    chosen = ("--dataset", "digits", "--protocol", "hard-v1", "--methods", "rded,sre2l,herding,dq,prune")
     plot = IMAGES / "accuracy-ipc.png"
     command("plot", "--results", "results/measured", "--kind", "ipc", *chosen, "--out", str(plot))
     save(plot.read_bytes(), plot)

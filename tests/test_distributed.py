@@ -187,7 +187,7 @@ def test_a_sweep_in_processes_that_train_together(toys, tmp_path):
 @pytest.mark.slow
 def test_two_nodes_run_the_same_command(toys, tmp_path):
     """Each a driver of its own: both do the work together, the first writes the records, the other may be quiet."""
-    words = "run toy --ipc 1 --recipe generic --protocol toy-hard-v1 --seeds 2 --nodes 2".split()
+    words = "run toy --ipc 1 --recipe generic --protocol toy-hard-v1 --seeds 2 --nodes 2"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -195,7 +195,7 @@ def test_two_nodes_run_the_same_command(toys, tmp_path):
     for rank in range(2):
         where = {"NODE_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         quiet = ["--quiet"] if rank else []  # a node's own affair
-        command = [sys.executable, "-m", "ddbench", *words, *quiet]
+        command = [sys.executable, "-m", "ddbench", *words.split(), *quiet]
         nodes.append(
             subprocess.Popen(command, env={**os.environ, **where}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         )

@@ -259,6 +259,16 @@ def test_pages_fit_a_phone(chromium, site, file):
     context.close()
 
 
+@pytest.mark.parametrize("width", [1280, 1440, 1660])
+def test_the_whole_table_fits_a_laptop(chromium, site, width):
+    context = chromium.new_context(viewport={"width": width, "height": 800})
+    made = context.new_page()
+    made.goto((site / "index.html").as_uri())
+    hidden = made.locator(".scroll").evaluate("table => table.scrollWidth - table.clientWidth")
+    assert hidden == 0
+    context.close()
+
+
 def test_without_scripts_every_row_is_there(chromium, site):
     context = chromium.new_context(java_script_enabled=False)
     made = opened(context.new_page(), site)

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from itertools import pairwise
 
+import pandas as pd
 import pytest
 import torch
 from made_records import a_record, without_set
@@ -24,6 +25,7 @@ from ddbench.plots import (
     plot_all,
     save,
 )
+from ddbench.plots.style import LEGEND_LINE
 from ddbench.records import Record
 from ddbench.store import RecordStore
 
@@ -105,6 +107,22 @@ def test_the_legend_lies_outside_the_axes(frame):
     for figure in (accuracy_against_ipc(frame, *PLACE), accuracy_against_bytes(frame, *PLACE)):
         (legend,) = figure.legends
         assert legend.get_window_extent().y1 <= figure.axes[0].get_window_extent().y0
+
+
+def test_a_legend_of_long_names_has_fewer_columns_and_is_not_cut():
+    names = [f"{name} (build 2.14.1+cu130)" for name in ("datadam", "dm", "mtt")]
+    one = cells([record("dm", ipc, [0.6, 0.62]) for ipc in (1, 3)])
+    figures = [
+        accuracy_against_ipc(pd.concat([one.assign(label=name) for name in each]), *PLACE)
+        for each in (["datadam", "dm", "mtt"], names, [f"{name} {'x' * 40}" for name in names])
+    ]
+    (short,), (long,), (longest,) = (figure.legends for figure in figures)
+    assert [legend._ncols for legend in (short, long, longest)] == [2, 1, 1]
+    assert long.get_window_extent().x0 >= 0 and long.get_window_extent().x1 <= figures[1].bbox.width
+    assert figures[1].get_figheight() == pytest.approx(figures[0].get_figheight() + LEGEND_LINE)
+    assert figures[1].axes[0].get_window_extent().height == pytest.approx(
+        figures[0].axes[0].get_window_extent().height, rel=0.05
+    )
 
 
 def test_bars_show_every_method_also_what_failed(frame):
@@ -214,6 +232,21 @@ def test_all_plots_are_drawn(frame, tmp_path):
     assert paths == sorted((tmp_path / "plots").iterdir())
     kinds = Counter(path.name.partition("-digits")[0] for path in paths)
     assert kinds == {"accuracy-ipc": 1, "accuracy-bytes": 1, "bars": 3, "weights": 3}
+
+
+def test_a_single_plot_is_of_the_student_that_most_cells_have(tmp_path):
+    store, out = RecordStore(tmp_path / "records"), tmp_path / "a.png"
+    words = ["plot", "--kind", "ipc", "--results", str(store.root), "--out", str(out)]
+    for student, ipcs in (("convnet-d2", (1,)), ("mlp", (1, 3))):
+        for ipc in ipcs:
+            store.add(a_record("dm", [0.6, 0.61], ipc=ipc, student_network=student))
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 0 and out.exists()
+    assert found.stderr == "students of mlp, which has most of the cells; --network draws another of convnet-d2\n"
+    assert CliRunner().invoke(app, [*words, "--network", "convnet-d2"]).stderr == ""
+    store.add(a_record("dm", [0.6, 0.61], ipc=3, student_network="convnet-d2"))
+    tied = CliRunner().invoke(app, words)
+    assert tied.exit_code == 2 and "one plot shows one student: choose with --network among" in tied.stderr
 
 
 def test_several_processes_draw_the_same_plots(frame, tmp_path):

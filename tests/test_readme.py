@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from ddbench.canonical import digest
+from ddbench.cli.app import app
 from ddbench.errors import UsageError
 from ddbench.evaluation import Setting
 from ddbench.grid import planned, without_set
@@ -202,3 +204,25 @@ def test_a_part_runs_and_goes_on(scripts, tmp_path, monkeypatch):
         assert grid.run(["networks"], store, Setting(), 1, retry_failed=False) == 0
         (made,) = store
         assert made.student_network == "mlp" and [run.seed for run in made.runs] == [0, 1, 2]
+
+
+def asked():
+    """README's commands that read the records."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = [line.split("#")[0].split() for line in text.splitlines() if line.startswith("ddbench ")]
+    kept = [words[1:] for words in found if words[1] in ("table", "compare", "scores", "plot", "leaderboard")]
+    return [words for words in kept if "curves" not in words]  # of a run that README makes before
+
+
+def test_readme_has_such_commands():
+    assert {words[0] for words in asked()} == {"table", "compare", "scores", "plot", "leaderboard"}
+
+
+@pytest.mark.parametrize("words", asked(), ids=" ".join)
+def test_a_command_of_readme_works_on_the_records_of_a_clone(words, tmp_path, monkeypatch):
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DDBENCH_RESULTS", raising=False)
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 0, found.output
+    assert found.stdout.strip()

@@ -38,17 +38,24 @@ def say(text: str, *, quiet: bool = False) -> None:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = (), title: str | None = None
 ) -> None:
-    """A table on stdout: the columns named in `right` are set to the right, long texts are wrapped."""
+    """A table on stdout: the columns named in `right`, of numbers, are set to the right and never cut; long texts wrap."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, padding=(0, 1))
+    table = Table(
+        box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True, show_edge=False
+    )
+    texts = [[str(value) for value in row] for row in rows]
     for place, name in enumerate(columns):
-        table.add_column(name, justify="right" if name in right else "left", no_wrap=place == 0, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(value)) for value in row))
-    console().print(table)
+        number = name in right
+        width = max((len(row[place]) for row in texts), default=0) if number else None
+        table.add_column(
+            name, justify="right" if number else "left", no_wrap=place == 0, min_width=width, overflow="fold"
+        )
+    for row in texts:
+        table.add_row(*map(Text, row))
+    console().print(table, "")
 
 
 def print_facts(facts: Iterable[tuple[str, object]]) -> None:

@@ -216,8 +216,14 @@ def _print_table(title: str, items: "Sequence[Item]", store: "RecordStore", form
         return
     for grid in grids(title, compared):
         heads = [grid.corner, *(head[0] for head in grid.headers)]
-        rows = [[f"{label}, {cells[0].text}", *(cell.text for cell in cells[1:])] for label, cells in grid.rows]
-        print_table([f"{heads[0]}, {heads[1]}", *heads[2:]], rows, title=grid.title, right=heads[3:-1])
+        several = len({label for label, _ in grid.rows}) > 1
+        rows = [
+            [f"{label}, {cells[0].text}" if several else cells[0].text, *(cell.text for cell in cells[1:])]
+            for label, cells in grid.rows
+        ]
+        columns = [f"{heads[0]}, {heads[1]}" if several else heads[1], *heads[2:]]
+        title = grid.title if several else f"{grid.title}: {grid.rows[0][0]}"
+        print_table(columns, rows, title=title, right=heads[3:-1])
         for note in grid.notes:
             print_prose(note)
 
@@ -288,7 +294,9 @@ def print_dry_run(
         print_json([line.plain() for line in lines])
         return
     columns = ("cell", "student", "recipe", "cached", "to do", "hours", "memory", "")
-    print_table(columns, [_shown(line) for line in lines], right=("hours", "memory"), title=_title(lines))
+    methods = {line.item.method for line in lines}
+    about = f"{methods.pop()}: {_title(lines)}" if len(methods) == 1 else _title(lines)
+    print_table(columns, [_shown(line, named=bool(methods)) for line in lines], right=("hours", "memory"), title=about)
     known = [seconds for line in lines if (seconds := line.seconds()) is not None]
     blind = sum(line.seconds() is None and not line.excluded for line in lines)
     here = [line for line in lines if line.item.cells]
@@ -359,7 +367,8 @@ def _title(lines: Sequence[_Line]) -> str:
     return f"{len(lines)} cells{reduced}; to do: sets + trainings; hours and memory by the cost model"
 
 
-def _shown(line: _Line) -> list[str]:
+def _shown(line: _Line, *, named: bool) -> list[str]:
+    """A row of the table, with the method where `named`."""
     item = line.item
     recipe = (
         DASH if item.recipe is None else f"{item.recipe.name} {item.recipe.hash[:12] if item.cells else ''}".strip()
@@ -372,7 +381,9 @@ def _shown(line: _Line) -> list[str]:
     if line.excluded and line.foreseen:
         why = line.foreseen.distill.basis if line.foreseen.distill.excluded else line.foreseen.student.basis
     return [
-        f"{item.method}, {item.dataset_id} {item.budget}" + ("" if _own(item) else f", {item.protocol}"),
+        (f"{item.method}, " if named else "")
+        + f"{item.dataset_id} {item.budget}"
+        + ("" if _own(item) else f", {item.protocol}"),
         item.network or "the set's",
         recipe,
         ", ".join(cached) or DASH,

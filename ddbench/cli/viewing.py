@@ -279,6 +279,8 @@ def _one_plot(frame: "pd.DataFrame", kind: str | None, ipc: int | None, fraction
     from ddbench import plots
 
     good = frame[frame["status"] == "ok"]
+    if kind == "curves":
+        good = good[good["snapshots"].map(bool)] if good["snapshots"].map(bool).any() else good
     kind = kind or ("ipc" if good["ipc"].nunique() > 1 else "bars")
     dataset = _single(good, "dataset", "--dataset")
     if kind == "bars":
@@ -288,11 +290,9 @@ def _one_plot(frame: "pd.DataFrame", kind: str | None, ipc: int | None, fraction
     protocol = _single(good, "protocol", "--protocol")
     if kind == "students":
         return plots.accuracy_by_student(frame, dataset, protocol, _budget(good, ipc, fraction))
-    student = _single(good, "student", "--network")
+    student = _student(good)
     if kind == "curves":
-        watched = good[good["snapshots"].map(bool)]
-        budget = _budget(watched if len(watched) else good, ipc, fraction)
-        return plots.learning_curves(frame, dataset, protocol, student, budget)
+        return plots.learning_curves(frame, dataset, protocol, student, _budget(good, ipc, fraction))
     against: dict[str, Callable[[pd.DataFrame, str, str, str], Figure]] = {
         "ipc": plots.accuracy_against_ipc,
         "bytes": plots.accuracy_against_bytes,
@@ -343,6 +343,17 @@ def _images_of(text: str, dataset: str | None) -> "Figure":
     alike = len(set(methods)) < len(methods)
     rows = {file.stem if alike else synset.provenance.method: shown(synset, data)[:2] for file, synset in sets.items()}
     return plots.images_side_by_side(rows, data.class_names, data.id)
+
+
+def _student(cells: "pd.DataFrame") -> str:
+    """The only student network, or else the one that most cells have, which is said; UsageError where that leaves several."""
+    counts = cells["student"].value_counts()
+    if len(counts) < 2 or counts.iloc[0] == counts.iloc[1]:
+        return _single(cells, "student", "--network")
+    say(
+        f"students of {counts.index[0]}, which has most of the cells; --network draws another of {', '.join(sorted(counts.index[1:]))}"
+    )
+    return str(counts.index[0])
 
 
 def _single(frame: "pd.DataFrame", column: str, flag: str) -> str:

@@ -30,6 +30,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 GREY = "#555555"
 CROWD = 8  # methods; more make bands unreadable, and a column too narrow
+LEGEND_LINE = 0.16  # inches that a line of a legend takes
 ACCURACY = "Top-1 accuracy (%)"
 SETTINGS: Any = {
     "font.size": 8,
@@ -115,7 +116,8 @@ def figure_for(entries: int) -> tuple["Figure", "Axes"]:
     from matplotlib.figure import Figure
 
     wide = entries > CROWD + 1
-    size = (PAGE, 3.4 + 0.16 * math.ceil(entries / 4)) if wide else (COLUMN, 2.6 + 0.16 * math.ceil(entries / 2))
+    lines = math.ceil(entries / (4 if wide else 2))
+    size = (PAGE, 3.4 + LEGEND_LINE * lines) if wide else (COLUMN, 2.6 + LEGEND_LINE * lines)
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.add_subplot()
 
@@ -177,9 +179,20 @@ def finish(figure: "Figure", axes: "Axes", part: pd.DataFrame, title: str, drawn
 
 
 def add_legend(figure: "Figure", title: str = "") -> None:
-    """The legend below the axes, in two columns or, on a page, four."""
-    columns = 2 if figure.get_figwidth() == COLUMN else 4
-    legend = figure.legend(loc="outside lower center", ncols=columns, handlelength=2.6, columnspacing=1.0)
+    """The legend below the axes, in two columns or, on a page, four; fewer, in a higher figure, where names are long."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    most = 2 if figure.get_figwidth() == COLUMN else 4
+    for columns in range(most, 0, -1):
+        legend = figure.legend(loc="outside lower center", ncols=columns, handlelength=2.6, columnspacing=1.0)
+        entries = len(legend.get_texts())
+        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+            break
+        legend.remove()
+    figure.set_figheight(
+        figure.get_figheight() + LEGEND_LINE * (math.ceil(entries / columns) - math.ceil(entries / most))
+    )
     if title:
         legend.set_title(title)
 
