@@ -133,7 +133,7 @@ def _pair_grid(title: str, piece: pd.DataFrame) -> Grid:
         texts = [row.b, signed(row.difference), span, _p(row.p), _p(row.p_holm), row.test, str(row.n), verdict]
         rows.append((row.a, [Shown(text, best=verdict == "higher" and text == verdict) for text in texts]))
     heads = PAIR_HEADS.format(100 * (1 - piece["alpha"].iloc[0])).split("|")
-    return Grid(title, "method", [(head,) for head in heads], rows)
+    return Grid(title, "method", [(head,) for head in heads], rows, keys=1)
 
 
 def rank_notes(frame: pd.DataFrame) -> list[str]:

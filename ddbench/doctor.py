@@ -22,7 +22,7 @@ LITTLE = 5 * 2**30  # bytes free below which a download or a teacher may not fit
 COUNTED = 50_000  # files looked at in one part of the cache
 EXTRAS = {
     "ray": ("ray", "grids on a cluster"),
-    "lightning": ("lightning", "one training on several devices"),
+    "lightning_fabric": ("lightning-fabric", "one training on several devices"),
     "open_clip": ("open_clip_torch", "methods that use CLIP"),
     "wandb": ("wandb", "--wandb"),
 }
@@ -166,7 +166,7 @@ def _results() -> Iterator[Check]:
 def _place(name: str, folder: Path) -> Check:
     """Whether files can be written in a folder, or the folder be made; tried with a file that is gone at once."""
     nearest = _nearest(folder)
-    where = f"{folder}" if nearest == folder else f"{folder} (not there yet)"
+    where = f"{folder}" if nearest == folder.absolute() else f"{folder} (not there yet)"
     try:
         with tempfile.TemporaryFile(dir=nearest):
             return Check(name, True, f"{where}, writable")

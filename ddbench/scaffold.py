@@ -35,10 +35,10 @@ dev = ["pytest>=8.2"]
 $name = "$package.method:METHOD"
 
 [tool.setuptools]
-packages = ["$package"]
+packages = ["$package", "$package.recipes"]
 
 [tool.setuptools.package-data]
-$package = ["recipes/*.toml"]
+"$package.recipes" = ["*.toml"]
 """
 
 README = """\

@@ -6,6 +6,7 @@ score lacks is named with the command that makes it. Where one side of HLR or IO
 from the other (see `statistics.unpaired_difference`); LRS and ARS then have no interval.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -70,9 +71,18 @@ def score_table(
         for families, own in _sets(rows)
         if methods is None or next(iter(own.values()))[0]["method"] in methods
     ]
+    found.sort(key=_place)
     names = [*columns.SCORES, "label"]
     table = pd.DataFrame([[row.get(name) for name in names] for row in found], columns=names, dtype=object)
     return table.astype(dict.fromkeys(NUMBERS, float))
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, str, float, float]:
+    """Data set, student and budget, the smaller first."""
+    sizes = (
+        math.inf if row[name] is None or row[name] != row[name] else float(row[name]) for name in ("ipc", "fraction")
+    )
+    return row["dataset"], row["student"], *sizes
 
 
 def _sets(rows: Iterable[Cell]) -> list[tuple[Families, dict[str, list[Cell]]]]:
@@ -229,6 +239,7 @@ def grid(table: pd.DataFrame) -> Grid:
         [(head,) for head in HEADS.split("|")],
         rows,
         notes(table),
+        keys=3,
     )
 
 

@@ -255,7 +255,7 @@ def _appeal_problems(record: Record, known: Mapping[str, Record]) -> Iterator[st
         return
     differ = [name for name in CELL if getattr(record, name) != getattr(old, name)]
     if differ:
-        yield f"supersedes a record of another cell: {', '.join(differ)} differ"
+        yield f"supersedes a record of another cell: not the same {', '.join(differ)}"
     elif record.key_hash() == old.key_hash():
         yield "supersedes itself: an appeal has a recipe or a set of its own"
     elif _best(record) <= _best(old):

@@ -24,13 +24,17 @@ class Shown:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table to be written: a title, columns with one or more header levels, labelled rows, footnotes."""
+    """A table to be written: a title, columns with one or more header levels, labelled rows, footnotes.
+
+    The first `keys` columns say, with the label, what a row is.
+    """
 
     title: str
     corner: str
     headers: list[tuple[str, ...]]
     rows: list[tuple[str, list[Shown]]]
     notes: list[str] = field(default_factory=list)
+    keys: int = 0
 
 
 def markdown(table: Grid) -> str:
@@ -95,26 +99,31 @@ def grids_text(tables: Sequence[Grid], form: str, width: int = 100) -> str:
     console = Console(file=out, width=width)
     for table in tables:
         for part in blocks(table, width):
-            console.print(rich_table(part, part.notes))
+            console.print(rich_table(part, part.notes), "")
     return out.getvalue()
 
 
 def blocks(table: Grid, width: int) -> list[Grid]:
     """A grid in parts that are no wider than `width` characters, so that no number is cut; notes below the last.
 
-    A part has at least one column, and only rows that say something in it.
+    A part has the key columns, at least one more, and only rows that say something in those.
     """
-    mark, gap = 2, 3  # after a cell's text; padding of a column and the line before it
-    left = 1 + gap + max(len(text) for text in (table.corner, *(label for label, _ in table.rows)))
-    parts, room, shared = [list[int]()], width - left, _shared_levels(table)
-    for place, head in enumerate(table.headers):
-        texts = [len(part) for level, part in enumerate(head) if level not in shared]
+    mark, gap = 2, 2  # after a cell's text; between columns
+    shared = _shared_levels(table)
+
+    def needed(place: int) -> int:
+        texts = [len(part) for level, part in enumerate(table.headers[place]) if level not in shared]
         texts += [len(shown[place].text) + mark for _, shown in table.rows]
-        needed = gap + max(texts, default=0)
-        if needed > room and parts[-1]:
-            parts, room = [*parts, []], width - left
+        return gap + max(texts, default=0)
+
+    left = max(len(text) for text in (table.corner, *(label for label, _ in table.rows)))
+    free = width - left - sum(map(needed, range(table.keys)))
+    parts, room = [list[int]()], free
+    for place in range(table.keys, len(table.headers)):
+        if needed(place) > room and parts[-1]:
+            parts, room = [*parts, []], free
         parts[-1].append(place)
-        room -= needed
+        room -= needed(place)
     if len(parts) == 1:
         return [table]
     made = [_columns(table, places) for places in parts]
@@ -122,10 +131,11 @@ def blocks(table: Grid, width: int) -> list[Grid]:
 
 
 def _columns(table: Grid, places: Sequence[int]) -> Grid:
-    """Some columns, and the rows that have more than dashes in them."""
-    rows = [(label, [shown[place] for place in places]) for label, shown in table.rows]
-    said = [(label, shown) for label, shown in rows if any(cell.text != DASH for cell in shown)]
-    return Grid(table.title, table.corner, [table.headers[place] for place in places], said or rows)
+    """Some columns beside those that are keys, and the rows that have more than dashes in them."""
+    kept = [*range(table.keys), *places]
+    said = [row for row in table.rows if any(row[1][place].text != DASH for place in places)]
+    rows = [(label, [shown[place] for place in kept]) for label, shown in said or table.rows]
+    return replace(table, headers=[table.headers[place] for place in kept], rows=rows, notes=[])
 
 
 def grid_csv(table: Grid) -> str:
@@ -151,7 +161,10 @@ def rich_table(table: Grid, below: Sequence[str]) -> "Table":
     shared = _shared_levels(table)
     title = ", ".join([table.title, *(table.headers[0][level] for level in shared)])
     caption = escape("\n".join(below)) or None
-    made = Table(title=escape(title), box=SIMPLE_HEAD, caption=caption, caption_justify="left", title_justify="left")
+    made = Table(
+        box=SIMPLE_HEAD, title_justify="left", caption_justify="left", collapse_padding=True, show_edge=False,
+        pad_edge=False, title=escape(title), caption=caption,
+    )  # fmt: skip
     made.add_column(table.corner, no_wrap=True)
     for head in table.headers:
         words = [text for level, text in enumerate(head) if level not in shared or len(shared) == len(head)]

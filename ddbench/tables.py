@@ -31,7 +31,7 @@ TELLING = (
     _TELLING.split()
 )  # what is added to a method's name, in this order, where it alone would not tell two cells apart
 SHARED = ("device", "precision", "threads", "build")
-LONG = "recipe|data set|protocol|student|budget|top-1 %|std|runs|draws|failed|bytes|distil s|train s"
+LONG = "data set|protocol|student|budget|recipe|top-1 %|std|runs|draws|failed|bytes|distil s|train s"
 VARIANCE = "data set|protocol|student|budget|top-1 %|std of a run|between syntheses|between evaluations|runs|draws"
 WIDEST = 7  # columns of a terminal table
 
@@ -95,14 +95,13 @@ def long(frame: pd.DataFrame) -> Grid:
     """One row per cell: what it is, its accuracy, its runs, its bytes and its times."""
     rows = []
     for label, row in zip(row_labels(frame), frame.itertuples(), strict=True):
-        what = [row.recipe, row.dataset, row.protocol, row.student, row.budget]
+        what = [row.dataset, row.protocol, row.student, row.budget, row.recipe]
         runs = [percent(row.std), str(row.n), str(row.draws), str(row.failed)]
         cost = [_bytes(row.bytes), _seconds(row.distill_seconds), _seconds(row.train_seconds)]
         shown = [Shown(text) for text in what] + [_shown(row, mark_reduced=False)] + [Shown(t) for t in runs + cost]
         rows.append((label + DAGGER * row.reduced, shown))
-    return Grid(
-        "Top-1 accuracy (%), one row per cell", "method", [(title,) for title in LONG.split("|")], rows, notes(frame)
-    )
+    title, heads = "Top-1 accuracy (%), one row per cell", LONG.split("|")
+    return Grid(title, "method", [(head,) for head in heads], rows, notes(frame), keys=4)
 
 
 def variance_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -127,7 +126,7 @@ def variance(frame: pd.DataFrame) -> Grid:
         "Between syntheses needs two synthesis seeds and two runs of one of them.",
     ]
     title, heads = "Parts of the variance, one row per cell", VARIANCE.split("|")
-    return Grid(title, "method", [(head,) for head in heads], rows, lines + notes(frame))
+    return Grid(title, "method", [(head,) for head in heads], rows, lines + notes(frame), keys=4)
 
 
 def networks(frame: pd.DataFrame) -> list[Grid]:
@@ -217,13 +216,11 @@ def _shown(row: Any, *, mark_reduced: bool) -> Shown:
 
 
 def _label(row: dict[Any, Any], names: Sequence[str]) -> str:
-    parts = [_word(name, row[name]) for name in names if name != "borrowed" or row[name]]
+    parts = [_word(name, row[name]) for name in names if row[name] is not None and (name != "borrowed" or row[name])]
     return f"{row['method']} ({', '.join(parts)})" if parts else str(row["method"])
 
 
 def _word(name: str, value: Any) -> str:
-    if value is None:
-        return f"no {name.replace('_', ' ')}"
     if isinstance(value, bool):
         return name if value else f"not {name}"
     if name == "borrowed":

@@ -126,7 +126,7 @@ def claim_holds(claimed: Record, measured: Sequence[Record]) -> bool:
 def _judge_setting(runs: list[Run], ours: list[Run], found: Record) -> Verification:
     base = judge([run.top1 or 0.0 for run in runs], [run.top1 or 0.0 for run in ours])
     pairs = [(run.top1, again.top1) for run in runs if (again := found.run(run.identity())) is not None]
-    words = f"{runs[0].device}, {runs[0].precision}, {runs[0].threads} threads, torch {runs[0].build}"
+    words = f"{runs[0].device}, {runs[0].precision}, {runs[0].threads} thread(s), torch {runs[0].build}"
     equal = sum(one == other for one, other in pairs)
     none_chosen = len(runs) >= FEWEST and sorted(run.seed for run in runs) == list(range(len(runs)))
     if none_chosen and equal == len(runs):

@@ -13,6 +13,11 @@ def budget_words(label: str) -> str:
     return label.replace("ipc", "IPC").replace("frac ", "fraction ")
 
 
+def counted(count: int, thing: str) -> str:
+    """A number of things: "1 set", "2 sets"."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def percent(value: float | None) -> str:
     """An accuracy: "71.2"."""
     return DASH if value is None or value != value else f"{100 * value:.1f}"

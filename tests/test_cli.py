@@ -348,7 +348,11 @@ def test_dry_run_shows_the_plan_and_writes_no_record(toys, tmp_path):
     done(ddbench(*words, "--ipc", "1"))
     rest = done(ddbench(*words, "--dry-run"))
     assert "set is cached" in rest.stdout and "all 2 trainings are recorded" in rest.stdout
-    assert "To do: 1 sets, 2 trainings" in rest.stdout
+    assert "To do: 1 set, 2 trainings" in rest.stdout
+    for path in (tmp_path / "home" / "cache" / "synsets").glob("*.safetensors"):
+        path.unlink()
+    gone = done(ddbench(*words, "--ipc", "1", "--dry-run"))
+    assert "seed 0: set is not cached, and not needed" in gone.stdout and "To do: 0 sets, 0 trainings" in gone.stdout
     distil = ("distill", "toy", "--recipe", "generic", "--ipc", "1", "--set", "steps=3", "--dry-run")
     assert "generic+set" in done(ddbench(*distil)).stdout
 

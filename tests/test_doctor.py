@@ -38,6 +38,13 @@ def test_a_data_set_that_is_not_there_says_how_to_get_it() -> None:
     assert found.ok is None and "image-net.org" in found.detail
 
 
+def test_a_relative_folder_that_is_there_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    assert doctor._place("results", Path("results")).detail == "results, writable"
+    assert doctor._place("results", Path("results/more")).detail == "results/more (not there yet), writable"
+
+
 def test_a_place_that_cannot_be_written_is_broken(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     found = find("cache")

@@ -268,11 +268,13 @@ def test_everything_that_the_cells_allow_is_drawn_once(frame):
     }
 
 
-def test_no_text_is_cut_off_or_too_small(frame):
+@pytest.mark.parametrize("more", ["", " (generic, build 2.14.1+cu130)"])
+def test_no_text_is_cut_off_or_too_small(frame, more):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
-    for name, figure in every_figure(frame):
+    shown = plots.labelled(frame)
+    for name, figure in every_figure(shown.assign(label=shown["label"] + more)):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         renderer = canvas.get_renderer()

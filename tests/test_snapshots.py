@@ -354,13 +354,13 @@ def test_the_commands_speak_of_them(toys):
     assert CliRunner().invoke(app, words).exit_code == 0
     dry = CliRunner().invoke(app, [*words, "--snapshots", "2", "--dry-run"])
     assert "again for its snapshots" in dry.stdout and "2 trainings on snapshots" in dry.stdout
-    assert "To do: 1 sets, 2 trainings" in dry.stdout
+    assert "To do: 1 set, 2 trainings" in dry.stdout
     made = CliRunner().invoke(app, [*words, "--snapshots", "2"])
     assert made.exit_code == 0 and "2 snapshots scored" in made.stderr
     (path,) = RecordStore(results_dir()).paths()
     assert "--snapshots 0,0.5" in CliRunner().invoke(app, ["show", str(path)]).stdout
     dry = CliRunner().invoke(app, [*words, "--snapshots", "2", "--dry-run"])
-    assert "with its snapshots" in dry.stdout and "all 1 trainings are recorded" in dry.stdout
+    assert "with its snapshots" in dry.stdout and "all 1 training is recorded" in dry.stdout
     rows = json.loads(CliRunner().invoke(app, ["table", "--json"]).stdout)
     assert [point[:3] for point in rows[0]["snapshots"]] == [[0, 0, 0], [0, 0, 2], [0, 0, 4]]
     bad = CliRunner().invoke(app, [*words, "--snapshots", "1.5"])

@@ -223,9 +223,9 @@ def test_an_appeal_supersedes_and_the_old_record_stays(results):
 
 APPEALS = {
     "no better": ({"top1": 0.5}, "without being better: 0.5000 against 0.5000"),
-    "another method": ({"method": "datadam"}, "another cell: method differ"),
-    "another budget": ({"budget": {"ipc": 50}}, "another cell: budget differ"),
-    "another network": ({"student_network": "mlp"}, "another cell: student_network differ"),
+    "another method": ({"method": "datadam"}, "another cell: not the same method"),
+    "another budget": ({"budget": {"ipc": 50}}, "another cell: not the same budget"),
+    "another network": ({"student_network": "mlp"}, "another cell: not the same student_network"),
     "nothing": ({"supersedes": digest("nothing")}, "no record here"),
     "no reason": ({"submission": {**WORDS, "files": {SET: FILE}}}, "without saying why"),
 }

@@ -471,6 +471,16 @@ def test_a_wide_grid_comes_in_blocks_that_lose_nothing_and_are_not_wider_than_as
     assert (len(parts) == 1) == (width == 200)
 
 
+def test_every_block_has_the_columns_that_say_what_a_row_is():
+    heads = [("than",), *((f"figure {place}",) for place in range(6))]
+    rows = [(name, [Shown(other), *map(Shown, "123—56")]) for name, other in (("dm", "mtt"), ("dm", "random"))]
+    parts = blocks(Grid("T", "method", heads, rows, keys=1), 40)
+    assert len(parts) > 1 and all(part.headers[0] == ("than",) for part in parts)
+    assert [head for part in parts for head in part.headers[1:]] == heads[1:]
+    for part in parts:
+        assert [(label, shown[0].text) for label, shown in part.rows] == [("dm", "mtt"), ("dm", "random")]
+
+
 def test_a_grid_without_rows_is_one_block():
     table = Grid("T", "method", [("a", "b"), ("a", "b")], [])
     assert blocks(table, 20) == [table]

@@ -103,22 +103,24 @@ def print_grids(
         shown = [shape(table) for table in narrower()] or shown
     for table in shown:
         for part in blocks(table, out.width):
-            out.print(rich_table(part, []))
+            out.print(rich_table(part, []), "")
     for note in tables[-1].notes:
         print_prose(note)
 
 
 def _shared_into_title(table: "Grid") -> "Grid":
-    """The table with columns of one and the same text in its title instead."""
+    """The table with columns of one and the same text in its title instead; of dashes alone, left out."""
+    from ddbench.table_forms import DASH
+
     texts = [{cells[place].text for _, cells in table.rows} for place in range(len(table.headers))]
     kept = [place for place, found in enumerate(texts) if len(found) > 1 or table.headers[place][0].startswith("top-1")]
-    shared = [
-        f"{table.headers[place][0]} {texts[place].copy().pop()}" for place in range(len(texts)) if place not in kept
-    ]
+    others = [(table.headers[place][0], *texts[place]) for place in range(len(texts)) if place not in kept]
+    shared = [f"{name} {text}" for name, *found in others for text in found if text != DASH]
     return replace(
         table,
         title=", ".join([table.title, *shared]),
         headers=[table.headers[place] for place in kept],
+        keys=sum(place < table.keys for place in kept),
         rows=[(label, [cells[place] for place in kept]) for label, cells in table.rows],
     )
 

@@ -119,5 +119,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     lines = [f"{name}: {size(old.get(name, 0))} before, {size(new.get(name, 0))} now" for name in {**old, **new}]
     batches = "" if facts["label_batches"] is None else f", {facts['label_batches']:,} label batches"
     drawn = ", drawn uniformly" if facts["draw"] == "uniform" else ""
-    full = f"{facts['ratio']:.1f} times fewer than all in fp16 ({size(facts['full_fp16_bytes'])})"
+    ratio = facts["ratio"]
+    times = f"{ratio:.1f} times fewer than" if ratio >= 1 else f"{1 / ratio:.2f} times as many as"
+    full = f"{times} all in fp16 ({size(facts['full_fp16_bytes'])})"
     return [*lines, f"labels in {facts['encoding']}{batches}{drawn}: {new['targets']:,} bytes, {full}"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ddbench.cli.output import duration, plain, print_facts, say, size
 from ddbench.errors import JobFailed, NotDefined
 from ddbench.progress import Reporter
+from ddbench.wording import counted
 
 if TYPE_CHECKING:
     from ddbench.estimate import Estimate
@@ -168,11 +169,17 @@ def print_plan(
     cells: "Sequence[Cell]", store: "RecordStore", *, retry_failed: bool, workers: int, quiet: bool = False
 ) -> None:
     """The dry run of a grid on stdout: recipes once each, then every set with its trainings, then the sums."""
+    from ddbench.jobs import finished
+
     plans, estimator = [plan(cell, store, retry_failed=retry_failed) for cell in cells], Estimator(quiet)
     jobs = list(dict.fromkeys(each.cell.made for each in plans if each.cell.made))
     _print_recipes(jobs)
+    needed = {job.path for each in plans for job in each.sets()}
     for job in jobs:
-        _print_job(job, estimator)
+        if finished(job) or job.path in needed or any(each.excluded for each in plans if each.cell.made == job):
+            _print_job(job, estimator)
+        else:
+            print(f"{job.label()}: set is not cached, and not needed")
         for place, each in enumerate(plans):
             if each.cell.made == job:
                 plans[place] = defined = _defined(each, estimator)
@@ -213,12 +220,14 @@ def _training(each: Planned, estimator: Estimator) -> str:
     if each.excluded:
         return f"{each.cell.protocol}: n/a, {each.excluded}"
     if not each.missing and not each.snapshots:
-        return f"{head} all {count} trainings are recorded"
+        return f"{head} all {counted(count, 'training')} {'is' if count == 1 else 'are'} recorded"
     parts = []
     if each.missing:
-        parts.append(f"{len(each.missing)} of {count} trainings missing (seed {', '.join(map(str, each.missing))})")
+        parts.append(
+            f"{len(each.missing)} of {counted(count, 'training')} missing (seed {', '.join(map(str, each.missing))})"
+        )
     if each.snapshots:
-        parts.append(f"{each.snapshots} trainings on snapshots")
+        parts.append(f"{counted(each.snapshots, 'training')} on snapshots")
     return f"{head} {' and '.join(parts)}, each {_cost(estimator.studying(each))}"
 
 
@@ -227,7 +236,7 @@ def _print_sums(plans: "Sequence[Planned]", workers: int, estimator: Estimator) 
     costs = [estimator.distilling(job) for job in sets]
     costs += [estimator.studying(each) for each in plans for _ in range(len(each.missing) + each.snapshots)]
     trainings = len(costs) - len(sets)
-    print(f"\nTo do: {len(sets)} sets, {trainings} trainings. Nothing was run or written.")
+    print(f"\nTo do: {counted(len(sets), 'set')}, {counted(trainings, 'training')}. Nothing was run or written.")
     if costs:
         seconds = sum(cost.seconds or 0 for cost in costs) / workers
         memory = workers * max(cost.peak_memory or 0 for cost in costs)

@@ -304,8 +304,12 @@ def print_dry_run(
     print(f"All cells: {_hours(sum(known))} device hours at one job at a time{more}. Nothing was run.")
     runnable = sum(line.seconds() or 0 for line in here)
     print(f"On this machine: {len(here)} of {len(lines)} cells can be run, about {duration(runnable)}.")
-    for line in dict.fromkeys(line.item.why for line in lines if line.item.why):
-        print_prose(f"not run: {line}")
+    reasons: dict[str, list[str]] = {}
+    for line in lines:
+        if line.item.why:
+            reasons.setdefault(line.item.why, []).append(line.item.dataset_id)
+    for why, datasets in reasons.items():
+        print_prose(f"not run, {', '.join(dict.fromkeys(datasets))}: {why}")
 
 
 def _line(

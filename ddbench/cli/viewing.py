@@ -291,15 +291,18 @@ def _one_plot(frame: "pd.DataFrame", kind: str | None, ipc: int | None, fraction
     if kind == "students":
         return plots.accuracy_by_student(frame, dataset, protocol, _budget(good, ipc, fraction))
     student = _student(good)
-    if kind == "curves":
-        return plots.learning_curves(frame, dataset, protocol, student, _budget(good, ipc, fraction))
     against: dict[str, Callable[[pd.DataFrame, str, str, str], Figure]] = {
         "ipc": plots.accuracy_against_ipc,
         "bytes": plots.accuracy_against_bytes,
         "seconds": plots.accuracy_against_seconds,
         "label-bytes": plots.accuracy_against_label_bytes,
     }
-    return against[kind](frame, dataset, protocol, student)
+    if kind == "curves":
+        figure = plots.learning_curves(frame, dataset, protocol, student, _budget(good, ipc, fraction))
+    else:
+        figure = against[kind](frame, dataset, protocol, student)
+    _say_student(good)
+    return figure
 
 
 def _of_labels(frame: "pd.DataFrame", kind: str, dataset: str, budget: str) -> "Figure":
@@ -346,14 +349,18 @@ def _images_of(text: str, dataset: str | None) -> "Figure":
 
 
 def _student(cells: "pd.DataFrame") -> str:
-    """The only student network, or else the one that most cells have, which is said; UsageError where that leaves several."""
+    """The only student network, or else the one that most cells have; UsageError where that leaves several."""
     counts = cells["student"].value_counts()
     if len(counts) < 2 or counts.iloc[0] == counts.iloc[1]:
         return _single(cells, "student", "--network")
-    say(
-        f"students of {counts.index[0]}, which has most of the cells; --network draws another of {', '.join(sorted(counts.index[1:]))}"
-    )
     return str(counts.index[0])
+
+
+def _say_student(cells: "pd.DataFrame") -> None:
+    """Tell which of several was drawn."""
+    first, *others = cells["student"].value_counts().index
+    if others:
+        say(f"students of {first}, which has most of the cells; --network draws another of {', '.join(sorted(others))}")
 
 
 def _single(frame: "pd.DataFrame", column: str, flag: str) -> str:

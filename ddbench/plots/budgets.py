@@ -20,6 +20,7 @@ from ddbench.plots.style import (
     finish,
     labelled,
     panels_for,
+    room_for,
     settings,
     settle,
     styles_of,
@@ -29,6 +30,9 @@ from ddbench.wording import budget_words
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+PANEL = 0.8  # inches that a panel of bars is wide, at least
 
 
 def accuracy_against_ipc(frame: pd.DataFrame, dataset: str, protocol: str, student: str) -> "Figure":
@@ -71,9 +75,11 @@ def bars(frame: pd.DataFrame, dataset: str, budget: str) -> "Figure":
     if not rows:
         raise UsageError(f"no cell for {dataset} at {budget}")
     panels = list(part[part["budget"] == budget].groupby(["protocol", "student"]).groups)
-    width = COLUMN if len(panels) <= 2 else PAGE
+    names, panel = room_for(rows), max(PANEL, room_for(word for place in panels for word in place))
+    width = COLUMN if len(panels) <= 2 and names + len(panels) * panel <= COLUMN else PAGE
+    columns = max(1, min(len(panels), 4, int((width - names) / panel)))
     with settings():
-        figure, grid = panels_for(width, min(len(panels), 4), math.ceil(len(panels) / 4), len(rows))
+        figure, grid = panels_for(width, columns, math.ceil(len(panels) / columns), len(rows))
         for axes, (protocol, student) in zip(grid, panels, strict=False):
             here = part[(part["protocol"] == protocol) & (part["student"] == student)]
             _draw_bars(axes, here[here["budget"] == budget], rows)

@@ -10,7 +10,19 @@ import pandas as pd
 from ddbench import scores
 from ddbench.cells import protocol_family
 from ddbench.errors import UsageError
-from ddbench.plots.style import ACCURACY, COLUMN, GREY, add_legend, figure_for, labelled, settings, settle, styles_of
+from ddbench.plots.style import (
+    ACCURACY,
+    COLUMN,
+    GREY,
+    PAGE,
+    add_legend,
+    figure_for,
+    labelled,
+    room_for,
+    settings,
+    settle,
+    styles_of,
+)
 from ddbench.score_table import score_table
 from ddbench.wording import budget_words
 
@@ -38,7 +50,8 @@ def hard_and_soft(
     with settings():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(COLUMN, 1.2 + 0.2 * len(rows)), layout="constrained")
+        width = COLUMN if room_for(rows) <= COLUMN / 2.5 else PAGE
+        figure = Figure(figsize=(width, 1.2 + 0.2 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         left, right = ([100 * side[label].top1 for label in rows] for side in (ones, others))
         places = range(len(rows))
@@ -52,7 +65,8 @@ def hard_and_soft(
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(f"{ACCURACY}, 95 % interval")
-        axes.set_title(f"{dataset}, {budget_words(budget)}: what soft labels add")
+        axes.margins(x=0.08)
+        figure.suptitle(f"{dataset}, {budget_words(budget)}: what soft labels add", fontsize=9)
         figure.legend(loc="outside lower center", ncols=1, handlelength=1.2)
         settle(figure)
     return figure

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ddbench.errors import UsageError
-from ddbench.plots.style import ACCURACY, COLUMN, PAGE, labelled, settings, settle
+from ddbench.plots.style import ACCURACY, COLUMN, PAGE, labelled, room_for, settings, settle
 from ddbench.table_forms import DASH
 from ddbench.wording import budget_words
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+CELL = 0.6  # inches of width, at least
 PALEST, DARKEST = 0.05, 0.85  # of the colour map, so that no cell is as white as the paper
 
 
@@ -33,11 +34,12 @@ def accuracy_by_student(frame: pd.DataFrame, dataset: str, protocol: str, budget
     rows += sorted(set(part.loc[part["budget"] == budget, "label"]) - set(rows))
     rows += sorted(set(part.loc[part["budget"] == "all", "label"]))
     found = {(row.label, row.student): row for row in part.itertuples()}
-    width = COLUMN if len(students) <= 4 else PAGE
+    names = room_for(rows)
+    width = COLUMN if names + CELL * len(students) <= COLUMN else PAGE
     with settings():
         from matplotlib.figure import Figure
 
-        slanted = max(map(len, students)) * len(students) > 11 * width
+        slanted = room_for(students) * len(students) > width - names
         figure = Figure(figsize=(width, 0.9 + 0.6 * slanted + 0.2 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         _draw_map(axes, [[found.get((label, student)) for student in students] for label in rows])
@@ -46,7 +48,7 @@ def accuracy_by_student(frame: pd.DataFrame, dataset: str, protocol: str, budget
         axes.set_xticks(range(len(students)), students, **turned)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(f"{dataset}, {budget_words(budget)}, {protocol}\n{ACCURACY} by student network")
+        figure.suptitle(f"{dataset}, {budget_words(budget)}, {protocol}\n{ACCURACY} by student network", fontsize=9)
         settle(figure)
     return figure
 

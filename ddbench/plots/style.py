@@ -122,6 +122,14 @@ def figure_for(entries: int) -> tuple["Figure", "Axes"]:
     return figure, figure.add_subplot()
 
 
+def room_for(labels: Iterable[str]) -> float:
+    """Inches that the longest of some labels takes in the text of plots, 8 points, with what stands between it and an axis."""
+    from matplotlib.textpath import TextPath
+
+    longest = max(labels, key=len, default="")
+    return 0.15 + float(TextPath((0, 0), longest or " ", size=8).get_extents().width) / 72
+
+
 def panels_for(width: float, columns: int, lines: int, rows: int) -> tuple["Figure", list["Axes"]]:
     """Panels side by side that share their rows."""
     from matplotlib.figure import Figure
@@ -219,4 +227,14 @@ def _settle_one(figure: "Figure", axes: "Axes") -> None:
     below = sum(legend.get_window_extent(renderer).height + pad for legend in figure.legends)
     left, right = pad + inner.x0 - outer.x0, page.width - pad - (outer.x1 - inner.x1)
     low, high = pad + below + inner.y0 - outer.y0, page.height - pad - (outer.y1 - inner.y1)
-    axes.set_position((left / page.width, low / page.height, (right - left) / page.width, (high - low) / page.height))
+
+    def place() -> None:
+        axes.set_position(
+            (left / page.width, low / page.height, (right - left) / page.width, (high - low) / page.height)
+        )
+
+    place()
+    beside = axes.yaxis.get_tightbbox(renderer)  # another size may have other ticks, with more digits
+    if beside is not None and beside.x0 < pad / 2:
+        left += pad - beside.x0
+        place()
