@@ -11,13 +11,14 @@ done by every rank, alike, so that files which several write have the same conte
 """
 
 import hashlib
+import logging
 import os
 import pickle
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,7 +193,7 @@ def launch(call: Callable[..., Any], *args: Any, device: str, devices: int, node
         # a file: what goes through Fabric's own queue must fit into a pipe, and tensors as handles would not outlive it
         result = Path(folder) / "result"
         try:
-            fabric.launch(partial(_as_rank, call=call, args=args, result=result))
+            fabric.launch(_Rank(call, args, result))
         except ProcessExitedException:  # another's death is not the first one's failure
             raise
         except Exception:
@@ -224,18 +225,32 @@ def _node_rank(nodes: int) -> int:
     return int(text)
 
 
-def _as_rank(fabric: "Fabric", call: Callable[..., Any], args: tuple[Any, ...], result: Path) -> None:
-    """The call, in one of the processes; the first of a node leaves what came of it in a file."""
-    value: Any = None
-    stopped: DDBenchError | None = None
-    with joined(fabric) as ranks:
-        try:
-            ranks.check_same(repr([getattr(each, "__qualname__", each) for each in (call, *args)]))
-            value = call(*args)
-        except DDBenchError as error:
-            stopped = error
-    if fabric.local_rank == 0:
-        write_atomic(result, pickle.dumps((value, stopped)))
+@dataclass
+class _Rank:
+    """A call as each of the processes makes it; the first of a node leaves what came of it in a file."""
+
+    call: Callable[..., Any]
+    args: tuple[Any, ...]
+    result: Path
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a new process: before Fabric greets the others there, and warns of what it calls itself."""
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", category=kind, module="lightning_fabric")
+        self.__dict__.update(state)
+
+    def __call__(self, fabric: "Fabric") -> None:
+        value: Any = None
+        stopped: DDBenchError | None = None
+        with joined(fabric) as ranks:
+            try:
+                ranks.check_same(repr([getattr(each, "__qualname__", each) for each in (self.call, *self.args)]))
+                value = self.call(*self.args)
+            except DDBenchError as error:
+                stopped = error
+        if fabric.local_rank == 0:
+            write_atomic(self.result, pickle.dumps((value, stopped)))
 
 
 @dataclass(frozen=True)

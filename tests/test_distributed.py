@@ -201,6 +201,7 @@ def test_two_nodes_run_the_same_command(toys, tmp_path):
         )
     said = [node.communicate(timeout=300) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
+    assert not any(b"Initializing distributed" in told or b"Warning" in told for _, told in said)
     (path,) = results_dir().rglob("*.json")
     assert [(run.seed, run.devices, run.status) for run in read_record(path).runs] == [(0, 2, "ok"), (1, 2, "ok")]
 
