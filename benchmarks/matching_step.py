@@ -12,16 +12,15 @@ both give the same loss and gradient, and so does the last column here.
 
 import argparse
 import json
-import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from children import child
 from ddbench.methods.engines.attention import AttentionMaps
 from ddbench.methods.engines.matching import Pairs, embeddings, matching_gradient
 from torch import Tensor, nn
@@ -99,13 +98,10 @@ def measure(method: str, variant: str, steps: int, threads: int) -> dict[str, ob
     return {"seconds": seconds[1:], "peak": meter.peak_memory, "loss": loss, "norm": float(gradient.norm())}
 
 
-def child(method: str, variant: str, steps: int, threads: int) -> dict[str, object]:
-    words = ["--child", method, variant, "--steps", str(steps), "--threads", str(threads)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    found = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, env=environment)
-    if found.returncode:
-        raise SystemExit(found.stderr)
-    return json.loads(found.stdout)
+def apart(method: str, variant: str, steps: int, threads: int) -> dict[str, object]:
+    """Run a variant in a fresh process."""
+    words = ["--child", method, variant, "--steps", steps, "--threads", threads]
+    return child(__file__, *words, threads=threads)
 
 
 def table(rounds: int, steps: int, threads: int) -> str:
@@ -117,7 +113,7 @@ def table(rounds: int, steps: int, threads: int) -> str:
         found: dict[str, list[dict]] = {name: [] for name in VARIANTS}
         for index in range(rounds):
             for name in list(VARIANTS) if index % 2 == 0 else list(VARIANTS)[::-1]:
-                found[name].append(child(method, name, steps, threads))
+                found[name].append(apart(method, name, steps, threads))
                 print(f"{method} {name} round {index + 1} of {rounds}", file=sys.stderr)
         time_of = {n: statistics.median(s for run in runs for s in run["seconds"]) for n, runs in found.items()}
         peak_of = {n: statistics.median(run["peak"] for run in runs) / 1e6 for n, runs in found.items()}

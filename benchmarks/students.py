@@ -15,17 +15,15 @@ it comes. On CUDA ours are all students at once.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from children import child
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -129,15 +127,11 @@ def measure(variant: str, options: argparse.Namespace) -> dict[str, float]:
     return {"step": step / students, "setup": setup, "further": further, "cell": cell}
 
 
-def child(variant: str, options: argparse.Namespace) -> dict[str, float]:
+def apart(variant: str, options: argparse.Namespace) -> dict[str, float]:
+    """Run `measure` in a fresh process."""
     words = ["--child", variant, "--device", options.device]
     words += [word for name in ("steps", "seeds", "threads") for word in (f"--{name}", str(getattr(options, name)))]
-    with tempfile.TemporaryDirectory() as cache:  # nothing was compiled before
-        around = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "TORCHINDUCTOR_CACHE_DIR": cache}
-        found = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, env=around)
-    if found.returncode:
-        raise SystemExit(found.stderr)
-    return json.loads(found.stdout)
+    return child(__file__, *words, threads=options.threads)
 
 
 def medians(options: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -145,7 +139,7 @@ def medians(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     for index in range(options.rounds):
         for name in list(VARIANTS)[:: 1 if index % 2 == 0 else -1]:
-            found[name].append(child(name, options))
+            found[name].append(apart(name, options))
             print(f"{name}, round {index + 1} of {options.rounds}: {found[name][-1]}", file=sys.stderr)
     return {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in found.items()}
 

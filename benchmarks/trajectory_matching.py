@@ -16,17 +16,15 @@ follows the exact gradient.
 
 import argparse
 import json
-import os
 import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from datetime import UTC, datetime
 
 import torch
 import torch.nn.functional as F
+from children import child
 from ddbench.methods.engines.experts import ExpertRecipe
 from ddbench.methods.engines.flat import FlatNetwork, flatten
 from ddbench.methods.engines.outer_loop import (
@@ -133,16 +131,11 @@ def measure(mode: str, ipc: int, steps: int, repeats: int, threads: int, device:
     }
 
 
-def child(*words: object, threads: int, device: str = "cpu") -> dict:
+def apart(*words: object, threads: int, device: str = "cpu") -> dict:
     """Run `measure` in a fresh process."""
-    command = [sys.executable, __file__, "child", *map(str, words), str(threads), device]
-    with tempfile.TemporaryDirectory() as compiled:  # what was compiled before does not count
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_CACHE_DIR": compiled}
-        found = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if found.returncode:
-        raise SystemExit(found.stderr)
-    print(*words, found.stdout.strip()[:160], file=sys.stderr)
-    return json.loads(found.stdout)
+    found = child(__file__, "child", *words, threads, device, threads=threads)
+    print(*words, str(found)[:160], file=sys.stderr)
+    return found
 
 
 def memory_table(threads: int) -> str:
@@ -151,7 +144,7 @@ def memory_table(threads: int) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for ipc, steps in MEMORY:
-        peak = {mode: child(mode, ipc, steps, 1, threads=threads)["peak"] / 1e6 for mode in MODES[1:4]}
+        peak = {mode: apart(mode, ipc, steps, 1, threads=threads)["peak"] / 1e6 for mode in MODES[1:4]}
         ratio = peak["adjoint"] / peak["unrolled"]
         lines.append(
             f"| {ipc}, {steps} | {peak['unrolled']:,.0f} | {peak['adjoint']:,.0f} | 1/{1 / ratio:.1f} "
@@ -167,7 +160,7 @@ def times(threads: int, repeats: int, rounds: int, device: str) -> dict[tuple[in
         found: dict[str, list[dict]] = {mode: [] for mode in MODES}
         for index in range(rounds):
             for mode in MODES if index % 2 == 0 else MODES[::-1]:
-                found[mode].append(child(mode, ipc, steps, repeats, threads=threads, device=device))
+                found[mode].append(apart(mode, ipc, steps, repeats, threads=threads, device=device))
         took = {mode: statistics.median(t for run in runs for t in run["wall"]) for mode, runs in found.items()}
         every[ipc, steps] = {**took, "setup": statistics.median(run["setup"] for run in found["compiled"])}
     return every

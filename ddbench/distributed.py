@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ddbench.errors import DDBenchError, UsageError
 from ddbench.files import write_atomic
-from ddbench.following import follow, follows
+from ddbench.following import as_one_of, follow, follows
 from ddbench.pool import Backlog, Done, Outcome, Work, attempt
 from ddbench.progress import LineReporter, Reporter
 from ddbench.settings import variables_kept
@@ -149,12 +149,11 @@ def joined(fabric: "Fabric") -> Iterator[Ranks]:
     """Train with the other processes of a launched Fabric, within the block."""
     global _current
     _current = Ranks(fabric)
-    follow(_current.rank, _current.count)
     try:
-        yield _current
+        with as_one_of(_current.count, _current.rank):
+            yield _current
     finally:
         _current = None
-        follow(0)
 
 
 def launch(call: Callable[..., Any], *args: Any, device: str, devices: int, nodes: int = 1) -> Any:

@@ -23,10 +23,10 @@ def follows() -> bool:
 
 
 @contextmanager
-def as_one_of(count: int) -> Iterator[None]:
-    """Within the block, look for the stages of so many processes that train together; for what trains nothing in earnest."""
+def as_one_of(count: int, rank: int = 0) -> Iterator[None]:
+    """Within the block, this is one of so many processes that train together: their stages are not those of one alone."""
     before = _rank, _count
-    follow(_rank, count)
+    follow(rank, count)
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ from ddbench.errors import DDBenchError, UsageError
 from ddbench.files import held, lock_file, locked, look_again
 from ddbench.pool import ATTEMPTS, PRELOAD, Backlog, Done, Outcome, Work, attempt
 from ddbench.progress import Reporter
-from ddbench.settings import cache_dir, data_dir
+from ddbench.settings import cache_dir, data_dir, variables_kept
 
 HANDED_ON = ("DDBENCH_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "ONEDNN_", "TORCH", "CUBLAS_", "CUDNN_", "NVIDIA_TF32_")
 """Beginnings of the environment variables that reach the workers: what a number may depend on, and nothing of a machine's."""
@@ -276,10 +276,7 @@ def _silent(worker: Any) -> Iterator[None]:
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Within the block, variables that the environment has not set already."""
-    added = {name: value for name, value in variables.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
+    with variables_kept(*variables):
+        for name, value in variables.items():
+            os.environ.setdefault(name, value)
         yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)

@@ -6,7 +6,6 @@ score lacks is named with the command that makes it. Where one side of HLR or IO
 from the other (see `statistics.unpaired_difference`); LRS and ARS then have no interval.
 """
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -31,6 +30,7 @@ from ddbench.ingredients import (
     whole_command,
 )
 from ddbench.statistics import Difference, combine, compare
+from ddbench.store import budget_size
 from ddbench.table_forms import DAGGER, DASH, Grid, Shown
 from ddbench.tables import row_labels
 from ddbench.wording import budget_words, half, percent
@@ -71,18 +71,10 @@ def score_table(
         for families, own in _sets(rows)
         if methods is None or next(iter(own.values()))[0]["method"] in methods
     ]
-    found.sort(key=_place)
+    found.sort(key=lambda row: (row["dataset"], row["student"], *budget_size(row["budget"])))
     names = [*columns.SCORES, "label"]
     table = pd.DataFrame([[row.get(name) for name in names] for row in found], columns=names, dtype=object)
     return table.astype(dict.fromkeys(NUMBERS, float))
-
-
-def _place(row: Mapping[str, Any]) -> tuple[str, str, float, float]:
-    """Data set, student and budget, the smaller first."""
-    sizes = (
-        math.inf if row[name] is None or row[name] != row[name] else float(row[name]) for name in ("ipc", "fraction")
-    )
-    return row["dataset"], row["student"], *sizes
 
 
 def _sets(rows: Iterable[Cell]) -> list[tuple[Families, dict[str, list[Cell]]]]:

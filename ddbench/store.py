@@ -115,6 +115,12 @@ def budget_label(budget: Mapping[str, Any]) -> str:
     return f"ipc {budget['ipc']}" if "ipc" in budget else f"frac {budget['fraction']:g}"
 
 
+def budget_size(label: str) -> tuple[int, float]:
+    """What sorts budgets in words: images per class, then fractions, then all; the smaller first."""
+    kind, _, size = label.partition(" ")
+    return ("ipc", "frac", "all").index(kind), float(size or 0)
+
+
 def _united_claims(stored: Record, new: Record) -> Submission | None:
     """The claim with the files of both; the stored one's words and addresses stay."""
     if stored.submission is None or new.submission is None:

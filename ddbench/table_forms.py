@@ -152,19 +152,24 @@ def grid_json(table: Grid) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
+def plain_table(title: str | None, caption: str | None = None) -> "Table":
+    """A table of rich without columns yet, in the look of all tables on a terminal: no frame, two spaces between columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    made = Table(box=SIMPLE_HEAD, title=title, caption=caption, collapse_padding=True, show_edge=False, pad_edge=False)
+    made.title_justify = made.caption_justify = "left"
+    return made
+
+
 def rich_table(table: Grid, below: Sequence[str]) -> "Table":
     """A table of rich, with `below` as its caption; a header level that all columns share goes into the title."""
-    from rich.box import SIMPLE_HEAD
     from rich.markup import escape
-    from rich.table import Table
 
     shared = _shared_levels(table)
     title = ", ".join([table.title, *(table.headers[0][level] for level in shared)])
     caption = escape("\n".join(below)) or None
-    made = Table(
-        box=SIMPLE_HEAD, title_justify="left", caption_justify="left", collapse_padding=True, show_edge=False,
-        pad_edge=False, title=escape(title), caption=caption,
-    )  # fmt: skip
+    made = plain_table(escape(title), caption)
     made.add_column(table.corner, no_wrap=True)
     for head in table.headers:
         words = [text for level, text in enumerate(head) if level not in shared or len(shared) == len(head)]

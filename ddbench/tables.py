@@ -216,7 +216,7 @@ def _shown(row: Any, *, mark_reduced: bool) -> Shown:
 
 
 def _label(row: dict[Any, Any], names: Sequence[str]) -> str:
-    parts = [_word(name, row[name]) for name in names if row[name] is not None and (name != "borrowed" or row[name])]
+    parts = [_word(name, row[name]) for name in names if row[name] is not None]
     return f"{row['method']} ({', '.join(parts)})" if parts else str(row["method"])
 
 

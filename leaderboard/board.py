@@ -21,7 +21,7 @@ from ddbench.networks import canonical
 from ddbench.recipes import entries_for, published
 from ddbench.records import Record
 from ddbench.reported import OWN, Figure, Paper, figures_of
-from ddbench.store import budget_label
+from ddbench.store import budget_label, budget_size
 from ddbench.tables import row_labels
 
 from .entries import RANKED, STANDINGS, Entry, Standing
@@ -82,7 +82,7 @@ class Row:
     @property
     def size(self) -> float:
         """A number that sorts budgets: images per class below fractions below all."""
-        kind, size = _size(self.budget)
+        kind, size = budget_size(self.budget)
         return kind * 1e9 + size
 
     @property
@@ -155,7 +155,7 @@ def _row(
     first, last, ranked = rank or (None, None, None)
     texts: dict[str, Any] = {name: str(cell[name]) for name in _TEXTS}
     numbers: dict[str, Any] = {name: _known(cell[name]) for name in _NUMBERS}
-    place = (cell["dataset"], cell["protocol"], cell["student"], *_size(cell["budget"]))
+    place = (cell["dataset"], cell["protocol"], cell["student"], *budget_size(cell["budget"]))
     return Row(
         standing=cell["standing"],
         what=cell["label"].removeprefix(cell["method"]).strip().removeprefix("(").removesuffix(")"),
@@ -182,7 +182,7 @@ def _row(
 def _reported(figure: Figure) -> Row:
     """A figure in a row of its own."""
     protocol, budget = PAPERS + figure.protocol, budget_label(figure.budget.to_json())
-    place = (figure.dataset, protocol, figure.network, *_size(budget))
+    place = (figure.dataset, protocol, figure.network, *budget_size(budget))
     return Row(
         standing="reported",
         method=figure.method,
@@ -251,7 +251,7 @@ def choices(found: Iterable[Row], field: str) -> list[str]:
     values = {str(getattr(row, field)) for row in found}
     if field == "standing":
         return [name for name in STANDINGS if name in values]
-    return sorted(values, key=_size) if field == "budget" else sorted(values)
+    return sorted(values, key=budget_size) if field == "budget" else sorted(values)
 
 
 def curves(found: Iterable[Row]) -> Iterator[tuple[Row, pd.DataFrame]]:
@@ -261,11 +261,6 @@ def curves(found: Iterable[Row]) -> Iterator[tuple[Row, pd.DataFrame]]:
     for row in found:
         if row.cell is not None and row.cell["snapshots"]:
             yield row, curve_of(row.cell["snapshots"])
-
-
-def _size(budget: str) -> tuple[int, float]:
-    kind, _, size = budget.partition(" ")
-    return ("ipc", "frac", "all").index(kind), float(size or 0)
 
 
 def _known(value: Any) -> float | None:

@@ -39,13 +39,11 @@ def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = (), title: str | None = None
 ) -> None:
     """A table on stdout: the columns named in `right`, of numbers, are set to the right and never cut; long texts wrap."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True, show_edge=False
-    )
+    from ddbench.table_forms import plain_table
+
+    table = plain_table(title)
     texts = [[str(value) for value in row] for row in rows]
     for place, name in enumerate(columns):
         number = name in right

@@ -169,17 +169,12 @@ def print_plan(
     cells: "Sequence[Cell]", store: "RecordStore", *, retry_failed: bool, workers: int, quiet: bool = False
 ) -> None:
     """The dry run of a grid on stdout: recipes once each, then every set with its trainings, then the sums."""
-    from ddbench.jobs import finished
-
     plans, estimator = [plan(cell, store, retry_failed=retry_failed) for cell in cells], Estimator(quiet)
     jobs = list(dict.fromkeys(each.cell.made for each in plans if each.cell.made))
     _print_recipes(jobs)
-    needed = {job.path for each in plans for job in each.sets()}
+    needed = {job for each in plans for job in (each.sets() if not each.excluded else [each.cell.made])}
     for job in jobs:
-        if finished(job) or job.path in needed or any(each.excluded for each in plans if each.cell.made == job):
-            _print_job(job, estimator)
-        else:
-            print(f"{job.label()}: set is not cached, and not needed")
+        _print_job(job, estimator, needed=job in needed)
         for place, each in enumerate(plans):
             if each.cell.made == job:
                 plans[place] = defined = _defined(each, estimator)
@@ -204,11 +199,14 @@ def _print_recipes(jobs: "Iterable[DistillJob]") -> None:
         print()
 
 
-def _print_job(job: "DistillJob", estimator: Estimator) -> None:
+def _print_job(job: "DistillJob", estimator: Estimator, *, needed: bool = True) -> None:
     from ddbench.jobs import cached_set, finished
 
     if finished(job) is not None:
         print(f"{job.label()}: set is cached{' with its snapshots' if job.snapshots else ''}")
+        return
+    if not needed:
+        print(f"{job.label()}: set is not cached, and not needed")
         return
     cost, again = estimator.distilling(job), "again for its snapshots, " if cached_set(job) is not None else ""
     print(f"{job.label()}: {f'n/a, {cost.basis}' if cost.excluded else f'set is to be made, {again}{_cost(cost)}'}")

@@ -294,9 +294,9 @@ def print_dry_run(
         print_json([line.plain() for line in lines])
         return
     columns = ("cell", "student", "recipe", "cached", "to do", "hours", "memory", "")
-    methods = {line.item.method for line in lines}
-    about = f"{methods.pop()}: {_title(lines)}" if len(methods) == 1 else _title(lines)
-    print_table(columns, [_shown(line, named=bool(methods)) for line in lines], right=("hours", "memory"), title=about)
+    several = len({line.item.method for line in lines}) > 1
+    title = _title(lines) if several else f"{lines[0].item.method}: {_title(lines)}"
+    print_table(columns, [_shown(line, named=several) for line in lines], right=("hours", "memory"), title=title)
     known = [seconds for line in lines if (seconds := line.seconds()) is not None]
     blind = sum(line.seconds() is None and not line.excluded for line in lines)
     here = [line for line in lines if line.item.cells]

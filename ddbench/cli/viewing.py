@@ -279,8 +279,9 @@ def _one_plot(frame: "pd.DataFrame", kind: str | None, ipc: int | None, fraction
     from ddbench import plots
 
     good = frame[frame["status"] == "ok"]
-    if kind == "curves":
-        good = good[good["snapshots"].map(bool)] if good["snapshots"].map(bool).any() else good
+    watched = good[good["snapshots"].map(bool)]
+    if kind == "curves" and len(watched):
+        good = watched
     kind = kind or ("ipc" if good["ipc"].nunique() > 1 else "bars")
     dataset = _single(good, "dataset", "--dataset")
     if kind == "bars":

@@ -91,7 +91,7 @@ def bars(frame: pd.DataFrame, dataset: str, budget: str) -> "Figure":
         whole = "; dashed: all data" if (part["budget"] == "all").any() else ""
         whole += "; dark: best or tied" if part["best"].any() and width == PAGE else ""
         figure.supxlabel(f"{ACCURACY}, 95 % interval{whole}", fontsize=8)
-        figure.suptitle(f"{dataset}, {budget_words(budget)}", fontsize=9)
+        figure.suptitle(f"{dataset}, {budget_words(budget)}")
         settle(figure)
     return figure
 

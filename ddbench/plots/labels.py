@@ -66,7 +66,7 @@ def hard_and_soft(
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(f"{ACCURACY}, 95 % interval")
         axes.margins(x=0.08)
-        figure.suptitle(f"{dataset}, {budget_words(budget)}: what soft labels add", fontsize=9)
+        figure.suptitle(f"{dataset}, {budget_words(budget)}: what soft labels add")
         figure.legend(loc="outside lower center", ncols=1, handlelength=1.2)
         settle(figure)
     return figure

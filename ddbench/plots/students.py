@@ -48,7 +48,7 @@ def accuracy_by_student(frame: pd.DataFrame, dataset: str, protocol: str, budget
         axes.set_xticks(range(len(students)), students, **turned)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        figure.suptitle(f"{dataset}, {budget_words(budget)}, {protocol}\n{ACCURACY} by student network", fontsize=9)
+        figure.suptitle(f"{dataset}, {budget_words(budget)}, {protocol}\n{ACCURACY} by student network")
         settle(figure)
     return figure
 

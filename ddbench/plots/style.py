@@ -21,6 +21,7 @@ from ddbench.tables import row_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -35,6 +36,7 @@ ACCURACY = "Top-1 accuracy (%)"
 SETTINGS: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
+    "figure.titlesize": 9,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -186,11 +188,16 @@ def finish(figure: "Figure", axes: "Axes", part: pd.DataFrame, title: str, drawn
     settle(figure)
 
 
-def add_legend(figure: "Figure", title: str = "") -> None:
-    """The legend below the axes, in two columns or, on a page, four; fewer, in a higher figure, where names are long."""
+def _renderer(figure: "Figure") -> "RendererAgg":
+    """What measures texts."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    return FigureCanvasAgg(figure).get_renderer()
+
+
+def add_legend(figure: "Figure", title: str = "") -> None:
+    """The legend below the axes, in two columns or, on a page, four; fewer, in a higher figure, where names are long."""
+    renderer = _renderer(figure)
     most = 2 if figure.get_figwidth() == COLUMN else 4
     for columns in range(most, 0, -1):
         legend = figure.legend(loc="outside lower center", ncols=columns, handlelength=2.6, columnspacing=1.0)
@@ -218,9 +225,7 @@ def settle(figure: "Figure") -> None:
 
 def _settle_one(figure: "Figure", axes: "Axes") -> None:
     """One axes above the legend, without texts of the figure's own, in one pass: what stands around it takes what it needs, whatever the axes' size."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    renderer = _renderer(figure)
     pad, page = 0.04 * figure.dpi, figure.bbox
     inner, outer = axes.get_window_extent(renderer), axes.get_tightbbox(renderer, bbox_extra_artists=axes.texts)
     assert outer is not None
