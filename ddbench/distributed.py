@@ -10,6 +10,7 @@ A split that is read as it is shown is read in parts as well. Everything else of
 done by every rank, alike, so that files which several write have the same content; the first rank's result counts.
 """
 
+import atexit
 import hashlib
 import logging
 import os
@@ -250,6 +251,9 @@ class _Rank:
                 stopped = error
         if fabric.local_rank == 0:
             write_atomic(self.result, pickle.dumps((value, stopped)))
+        torch.distributed.destroy_process_group()
+        # without Python's own end, in which torch's threads that still let go of tensors abort a process now and then
+        atexit.register(os._exit, 0)
 
 
 @dataclass(frozen=True)

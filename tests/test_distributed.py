@@ -70,6 +70,11 @@ def test_a_result_may_be_large():
     assert len(launch(ranks.much, 300_000, device="cpu", devices=2)) == 300_000
 
 
+def test_what_python_does_at_a_process_end_does_not_count():
+    """Threads of gloo that outlived the call aborted one process in seventy there."""
+    assert launch(ranks.aborts_at_its_end, device="cpu", devices=2) == "done"
+
+
 def test_what_ends_a_run_ends_it():
     with pytest.raises(CannotWrite, match="cannot write there"):
         launch(ranks.stops, CannotWrite("cannot write there"), device="cpu", devices=2)

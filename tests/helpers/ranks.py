@@ -1,5 +1,6 @@
 """What ranks run in tests: top-level functions, which another process can import."""
 
+import atexit
 import os
 import signal
 
@@ -84,6 +85,12 @@ def teacher_of_digits():
 def much(size):
     """A result of so many bytes."""
     return b"x" * size
+
+
+def aborts_at_its_end():
+    """A result, of a process that would be aborted by what comes after it."""
+    atexit.register(os.abort)
+    return "done"
 
 
 def stops(error):
