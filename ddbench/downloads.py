@@ -1,4 +1,4 @@
-"""What every download of a library has here: a time limit for silent servers, and its messages on stderr."""
+"""What every download of a library has here: a time limit for silent servers, its messages on stderr, none in a dry run."""
 
 import contextlib
 import socket
@@ -19,3 +19,22 @@ def patience() -> Iterator[None]:
             yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+_refused = False
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Within the block, which plans and does nothing, a data set that is not here is an error."""
+    global _refused
+    before, _refused = _refused, True
+    try:
+        yield
+    finally:
+        _refused = before
+
+
+def are_refused() -> bool:
+    """Whether this is within `refused`."""
+    return _refused

@@ -16,6 +16,7 @@ from command import ddbench, done
 from typer.main import get_command
 
 from ddbench.cli.app import app
+from ddbench.cli.output import component
 from ddbench.store import RecordStore
 
 HEAVY = ("torch", "pandas", "matplotlib", "numpy", "scipy", "rich.console", "ddbench.recipes")  # typer brings pydantic
@@ -447,6 +448,11 @@ def test_evaluate_prints_its_record(toy_set, tmp_path):
     assert record["method"] == "toy" and [run["seed"] for run in record["runs"]] == [0, 1]
     assert "95 %" in ddbench("evaluate", toy_set, "--protocol", "toy-hard-v1", "--seeds", "2").stdout
     assert len(list(RecordStore(tmp_path / "home" / "results"))) == 1
+
+
+def test_learned_step_sizes_are_short_and_given_ones_whole():
+    assert component({"name": "sgd", "lr": 0.017384070539918837, "momentum": 0.9}) == "sgd(lr=0.017384, momentum=0.9)"
+    assert component({"name": "adam", "lr": 0.0005, "betas": [0.9, 0.999]}) == "adam(lr=0.0005, betas=[0.9, 0.999])"
 
 
 def test_distil_writes_what_show_reads(toy_set, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import ddbench
 from PIL import Image
 
 from ddbench.data import dataset_names, describe, imagenet, load_dataset, memory_split, small
@@ -204,6 +205,18 @@ def test_failed_download_says_what_to_do_and_leaves_nothing(tmp_path, monkeypatc
     small._download("mnist", small.SETS["mnist"])
     assert describe("mnist").available
     assert capsys.readouterr().out == ""  # stdout is for data
+
+
+def test_a_dry_run_downloads_nothing(tmp_path, monkeypatch):
+    import torchvision.datasets
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", fake_reader("t10k-images"))
+    for command in (["distill", "random"], ["run", "random"], ["sweep", "--methods", "random"]):
+        found = ddbench(*command, "--dataset", "mnist", "--ipc", "1", "--dry-run")
+        assert found.exit_code == 2 and "mnist is not here, and a dry run downloads nothing: without" in found.stderr
+    assert not (tmp_path / "data").exists()
+    with pytest.raises(UsageError, match="cannot download mnist"):  # tried again once the dry run is over
+        load_dataset("mnist")
 
 
 def test_missing_folders_say_what_to_download(tmp_path):

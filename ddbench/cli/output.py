@@ -173,12 +173,13 @@ class _Lines(logging.Handler):
 
 
 def component(value: Any) -> str:
-    """A component as people write a call: "sgd(lr=0.01, momentum=0.9)"."""
+    """A component as people write a call: "sgd(lr=0.01, momentum=0.9)"; long numbers, learned ones, with five digits."""
     if isinstance(value, list):
         return ", ".join(component(part) for part in value) or "none"
     if not isinstance(value, dict) or "name" not in value:
         return "none" if value is None else plain(value)
-    inside = ", ".join(f"{key}={plain(part)}" for key, part in value.items() if key != "name")
+    short = {key: float(f"{part:.5g}") if isinstance(part, float) else part for key, part in value.items()}
+    inside = ", ".join(f"{key}={plain(part)}" for key, part in short.items() if key != "name")
     return f"{value['name']}({inside})" if inside else str(value["name"])
 
 

@@ -12,6 +12,7 @@ import typer
 from ddbench.cli import options as o
 from ddbench.cli.options import examples
 from ddbench.cli.output import duration, print_cells, progress, say
+from ddbench.downloads import refused
 from ddbench.errors import DDBenchError, UsageError
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def distill(
         from ddbench.cli.planning import print_distillation
 
         data = DataName(dataset, dataset_name)
-        print_distillation(api.distillation(method, data, budget, how=api.setting(device, threads), **how), quiet=quiet)
+        with refused():
+            job = api.distillation(method, data, budget, how=api.setting(device, threads), **how)
+            print_distillation(job, quiet=quiet)
         return
     assert out is not None
     with progress(quiet) as reporter:
@@ -344,12 +347,14 @@ def _go(
     from ddbench.store import RecordStore
 
     store, count = RecordStore(results or results_dir()), workers or default_workers()
-    cells = with_lender(grid.cells(), borrow)
     if dry_run:
-        print_plan(cells, store, retry_failed=retry_failed, workers=count, quiet=quiet)
-        for line in grid.without_snapshots():
-            print(line)
+        with refused():
+            cells = with_lender(grid.cells(), borrow)
+            print_plan(cells, store, retry_failed=retry_failed, workers=count, quiet=quiet)
+            for line in grid.without_snapshots():
+                print(line)
         return
+    cells = with_lender(grid.cells(), borrow)
     check_writable(store.root / "record")
     group = f"{now()} {store.root.name}" if len(cells) > 1 else None
     with progress(quiet) as shown, logged(wandb and not follows(), shown, group) as (reporter, observe):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddbench.data.dataset import Dataset, DatasetCard, memory_split
-from ddbench.downloads import patience
+from ddbench.downloads import are_refused, patience
 from ddbench.errors import UsageError
 from ddbench.files import locked, make_folder
 from ddbench.settings import data_dir
@@ -80,7 +80,7 @@ def describe(name: str) -> DatasetCard:
     """The card of one of `NAMES`; looks only whether its files are there."""
     facts = SETS[name]
     available = _debian_folder(name) is not None or not _missing(facts)
-    how = "its files are there" if available else f"torchvision downloads it on first use, or {_by_hand(facts)}"
+    how = "its files are there" if available else _how(facts)
     return DatasetCard(
         name, facts.title, facts.classes, facts.channels, facts.side, facts.train, facts.test, available, how
     )
@@ -97,6 +97,8 @@ def load(name: str) -> Dataset:
         with _unpacked(debian) as root:
             return _dataset(name, facts, root)
     if _missing(facts):  # asked before locking, too: a shared data folder may be read-only
+        if are_refused():
+            raise UsageError(f"{name} is not here, and a dry run downloads nothing: without --dry-run {_how(facts)}")
         with locked(data_dir() / name):
             if _missing(facts):
                 _download(name, facts)
@@ -148,6 +150,10 @@ def _split(facts: SmallSet, root: Path, train: bool) -> tuple[tuple["torch.Tenso
 
 def _missing(facts: SmallSet) -> list[str]:
     return [file for file in facts.files if not (data_dir() / file).is_file()]
+
+
+def _how(facts: SmallSet) -> str:
+    return f"torchvision downloads it on first use, or {_by_hand(facts)}"
 
 
 def _by_hand(facts: SmallSet) -> str:
