@@ -1,4 +1,4 @@
-"""Estimates against the truth: known sleeps, and a student that is really trained."""
+"""Estimates against the truth: sleeps on a clock that knows nothing else, and a student that is really trained."""
 
 import time
 from dataclasses import replace
@@ -108,18 +108,20 @@ def job(method: str = "sleepy", **hyper: float | str) -> DistillJob:
 
 
 def near(found: Estimate, truth: float) -> None:
-    assert found.seconds is not None and truth / 3 < found.seconds < 3 * truth, (found, truth)
+    assert found.seconds == pytest.approx(truth, rel=1e-6), found
 
 
+@pytest.mark.usefixtures("slept")
 def test_a_loop_is_extrapolated_and_nothing_is_written(own_cache: Path) -> None:
     started = time.perf_counter()
     found = estimate_distill(job(iterations=50_000, pause=0.02, before=0.2))
     assert time.perf_counter() - started < 10
-    near(found, 1000)
+    near(found, 1000.2)
     assert found.basis.startswith("sleeping: 50,000 iterations")
     assert not list(own_cache.rglob("*.safetensors"))
 
 
+@pytest.mark.usefixtures("slept")
 def test_a_slow_first_iteration_is_enough() -> None:
     started = time.perf_counter()
     found = estimate_distill(job(iterations=10, pause=1.3))
@@ -127,6 +129,7 @@ def test_a_slow_first_iteration_is_enough() -> None:
     near(found, 13)
 
 
+@pytest.mark.usefixtures("slept")
 def test_a_short_loop_is_timed_whole_and_a_finished_set_costs_nothing() -> None:
     short = job(iterations=10, pause=0.02, before=0.3)
     found = estimate_distill(short)
@@ -136,6 +139,7 @@ def test_a_short_loop_is_timed_whole_and_a_finished_set_costs_nothing() -> None:
     assert estimate_distill(short) == Estimate(0.0, 0, "the set is in the cache")
 
 
+@pytest.mark.usefixtures("slept")
 def test_a_stage_that_is_missing_is_timed_with_what_follows(own_cache: Path) -> None:
     found = estimate_distill(job(staged=1000, pause=0.02, iterations=500))
     near(found, 30)
@@ -156,6 +160,7 @@ def test_several_processes_have_stages_of_their_own() -> None:
     assert count() == 1 and "experts" not in estimate_distill(replace(together, seed=1)).basis
 
 
+@pytest.mark.usefixtures("slept")
 def test_where_the_method_cannot_go_on_from_half_done_work_the_estimate_ends() -> None:
     found = estimate_distill(job(staged=1000, pause=0.02, iterations=500, needs="all"))
     near(found, 20)
@@ -177,6 +182,7 @@ def test_a_method_that_fails_before_anything_was_cut_short_fails() -> None:
         estimate_distill(job("broken"))
 
 
+@pytest.mark.usefixtures("slept")
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_stage_of_entries_keeps_them_in_memory(strict: bool, own_cache: Path) -> None:
     """The stage asks for the rest of its entries again and again, or fails: either way the probe ends in it."""
@@ -200,7 +206,9 @@ def test_the_memory_of_a_loop_is_seen() -> None:
     assert found.peak_memory is None or 24e6 < found.peak_memory < 200e6
 
 
-def test_a_student_is_estimated_within_a_factor_of_three() -> None:
+def test_a_student_is_estimated_within_a_factor_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In seconds of the processor, which others who use it do not make longer."""
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
     digits, setting = load_dataset("digits"), Setting()
     images = torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     synset = from_tensors(images, torch.arange(50) % 10, digits)
@@ -209,7 +217,8 @@ def test_a_student_is_estimated_within_a_factor_of_three() -> None:
     record = evaluate_seeds(
         synset, digits, find_protocol("hard-v1"), seeds=(0,), setting=setting, network="convnet-d2-w16"
     )
-    near(found, time.perf_counter() - started)
+    truth = time.perf_counter() - started
+    assert found.seconds is not None and truth / 3 < found.seconds < 3 * truth
     assert f"{record.runs[0].steps:,} steps" in found.basis
 
 

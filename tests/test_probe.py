@@ -1,4 +1,4 @@
-"""The probe of a dry run: phases with known sleeps, on a clock that runs ahead; nothing is written."""
+"""The probe of a dry run: phases with known sleeps, on a clock that knows nothing else; nothing is written."""
 
 import re
 import time
@@ -18,6 +18,7 @@ from ddbench.task import Task
 from ddbench.teachers import Teacher
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("slept")
 
 
 def a_probe(seconds: float = 0.1, kind: type = Probe) -> Probe:
@@ -35,7 +36,7 @@ def nap(loop: Iterator[int], pause: float) -> int:
 
 
 def near(found: float, truth: float) -> None:
-    assert truth / 3 < found < 3 * truth, (found, truth)
+    assert found == pytest.approx(truth, rel=1e-6)
 
 
 def test_every_phase_is_timed_and_the_clock_shows_their_sum() -> None:
@@ -58,7 +59,7 @@ def test_a_slow_iteration_is_enough_and_the_first_only_warms_up() -> None:
     began = probe.clock()
     for step in probe.loop(0, 1000, "compiled"):
         time.sleep(0.15 if step == 0 else 0.01)
-    near(probe.clock() - began, 10.15)
+    near(probe.clock() - began, 10.14)
 
 
 def test_loops_of_one_label_are_timed_once_and_each_makes_an_iteration() -> None:
@@ -111,7 +112,7 @@ def test_a_probe_of_many_phases_stays_short() -> None:
             count += 1
     assert 0.01 * OVER < time.perf_counter() - started < 0.1 * OVER
     assert count > SHORTER  # late ones are timed by an iteration
-    near(probe.clock() - began, count * 0.57)
+    near(probe.clock() - began, count * 0.57 + 0.5)  # it ends between the two loops of a class
 
 
 def test_stages_and_teachers_stay_in_memory(tmp_path: Path) -> None:
