@@ -33,7 +33,7 @@ def rows(results: Path, baseline: str) -> list[str]:
     for where, group in frame.groupby(["dataset", "protocol", "student", "budget"], sort=True):
         bases = group[group["method"] == baseline]
         for _, cell in group[(group["method"] != baseline) & group["borrowed"].isna()].iterrows():
-            borrowing = bases[bases["borrowed"] == cell["method"]]
+            borrowing = bases[(bases["borrowed"] == cell["method"]) & (bases["lender"] == cell["recipe_hash"])]
             base = borrowing if len(borrowing) else bases[bases["borrowed"].isna()]
             for name in SETTING:
                 base = base[base[name] == cell[name]]

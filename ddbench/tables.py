@@ -150,16 +150,16 @@ def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
 def row_labels(frame: pd.DataFrame) -> list[str]:
     """A label per cell that is unique within its column: the method, and what else is needed ("dm (paper, cuda)")."""
     rows = frame[["method", "borrowed", *COMPARED, *TELLING]].to_dict("records")
-    methods: dict[str, list[dict[Any, Any]]] = {}
+    alike: dict[tuple[str, str | None], list[dict[Any, Any]]] = {}
     for row in rows:
-        methods.setdefault(row["method"], []).append(row)
-    telling = {method: _telling(part) for method, part in methods.items()}
-    return [_label(row, telling[row["method"]]) for row in rows]
+        alike.setdefault((row["method"], row["borrowed"]), []).append(row)
+    telling = {names: _telling(part) for names, part in alike.items()}
+    return [_label(row, telling[row["method"], row["borrowed"]]) for row in rows]
 
 
 def _telling(rows: Sequence[dict[Any, Any]]) -> list[str]:
-    """The columns that tell one method's cells apart where several stand in one place; who it borrows from, always."""
-    names = ["borrowed"] if any(row["borrowed"] for row in rows) else []
+    """The columns that tell apart the cells of a method, and of one that it borrows from, where several are in one place."""
+    names = ["borrowed"]
     for name in TELLING:
         places: dict[tuple[Any, ...], list[Any]] = {}
         for row in rows:

@@ -283,6 +283,19 @@ def test_a_baseline_that_borrows_says_from_whom():
     assert sorted(row_labels(frame)) == ["random (as datadam)", "random (as dm)"]
 
 
+def test_two_lenders_of_one_name_are_told_apart_and_no_other_row_is():
+    made = [("infer", "a" * 64), ("infer", "b" * 64), ("dm", "c" * 64)]
+    frame = cells([record("random", values=[0.5], borrowed=name, lender=lender) for name, lender in made])
+    other = [record("random", 10, [0.5], borrowed="dm", lender="d" * 64), record("random", values=[0.5])]
+    both = cells([*other, record("random", values=[0.5], borrowed="dm", lender="c" * 64)])
+    assert sorted(row_labels(frame)) == [
+        "random (as dm)",
+        "random (as infer, lender aaaaaaaa)",
+        "random (as infer, lender bbbbbbbb)",
+    ]
+    assert sorted(set(row_labels(both))) == ["random", "random (as dm)"]  # a lender has another recipe at each budget
+
+
 def test_students_are_columns_of_their_own():
     frame = cells([record(values=[0.5]), record(values=[0.6], student_network="mlp")])
     assert [head[1] for head in pivot(frame).headers] == ["hard-v1 (convnet-d2)", "hard-v1 (mlp)"]
