@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+from pages import tell
 
 from ddbench.cells import cells
 from ddbench.store import RecordStore
 from ddbench.wording import percent, signed
 
-HERE = Path(__file__).parent
-RESULTS = HERE.parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 SAME = ["dataset", "protocol", "budget", "method", "recipe_hash", "borrowed", "student"]
 """What two cells of different builds share; a student recipe that a set ships holds its learned step size, and is not."""
 HEAD = (
@@ -54,10 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     frames = [cells(RecordStore(RESULTS / name)) for name in ("builds", "measured")]
     text = "\n".join([HEAD, *rows(*frames)])
-    print(text)
-    if options.write:
-        note = "Made by `python benchmarks/builds.py --write` from the records of results/builds and results/measured."
-        (HERE / "builds.md").write_text(f"# Builds of torch\n\n{text}\n\n{note}\n", encoding="utf-8")
+    tell(__file__, "Builds of torch", text, " of results/builds and results/measured", write=options.write)
 
 
 if __name__ == "__main__":

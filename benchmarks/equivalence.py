@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+from pages import tell
 
 from ddbench.api import setting
 from ddbench.budget import Budget
@@ -88,11 +89,8 @@ def main() -> None:
     if not options.write:
         measure(options, store)
     shown = "\n".join([HEAD, *rows(cells(store))])
-    print(shown)
-    if options.write:
-        note = "Made by `python benchmarks/equivalence.py --write` from the records of results/equivalence."
-        text = f"# Precisions and compiling beside float32\n\n{shown}\n\n{note}\n"
-        (HERE / "equivalence.md").write_text(text, encoding="utf-8")
+    title = "Precisions and compiling beside float32"
+    tell(__file__, title, shown, " of results/equivalence", write=options.write)
 
 
 if __name__ == "__main__":

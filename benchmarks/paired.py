@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pages import tell
+
 from ddbench.cells import SETTING, cells
 from ddbench.statistics import Samples, compare, summarize
 from ddbench.store import RecordStore
 from ddbench.wording import between, percent, signed
 
-HERE = Path(__file__).parent
 HEAD = (
     "| data set | protocol | budget | method | n | method, % | baseline, % | difference, points | 95 % interval |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
@@ -65,10 +66,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     text = "\n".join([HEAD, *rows(options.results, options.baseline)])
-    print(text)
-    if options.write:
-        note = "Made by `python benchmarks/paired.py --write` from the records."
-        (HERE / "paired.md").write_text(f"# Against {options.baseline}\n\n{text}\n\n{note}\n", encoding="utf-8")
+    tell(__file__, f"Against {options.baseline}", text, "", write=options.write)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every download of a library has here: a time limit for silent servers, its messages on stderr, none in a dry run."""
+"""What every download of a library has here: a time limit for silent servers, its messages on stderr, no data in a dry run."""
 
 import contextlib
 import socket
@@ -25,10 +25,10 @@ _refused = False
 
 
 @contextmanager
-def refused() -> Iterator[None]:
-    """Within the block, which plans and does nothing, a data set that is not here is an error."""
+def refused(when: bool = True) -> Iterator[None]:
+    """Within the block, which plans and does nothing, a data set that is not here is an error. `when`: else as before."""
     global _refused
-    before, _refused = _refused, True
+    before, _refused = _refused, _refused or when
     try:
         yield
     finally:

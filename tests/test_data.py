@@ -207,13 +207,13 @@ def test_failed_download_says_what_to_do_and_leaves_nothing(tmp_path, monkeypatc
     assert capsys.readouterr().out == ""  # stdout is for data
 
 
-def test_a_dry_run_downloads_nothing(tmp_path, monkeypatch):
+def test_a_dry_run_downloads_no_data(tmp_path, monkeypatch):
     import torchvision.datasets
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", fake_reader("t10k-images"))
     for command in (["distill", "random"], ["run", "random"], ["sweep", "--methods", "random"]):
         found = ddbench(*command, "--dataset", "mnist", "--ipc", "1", "--dry-run")
-        assert found.exit_code == 2 and "mnist is not here, and a dry run downloads nothing: without" in found.stderr
+        assert found.exit_code == 2 and "mnist is not here, and a dry run downloads no data: without" in found.stderr
     assert not (tmp_path / "data").exists()
     with pytest.raises(UsageError, match="cannot download mnist"):  # tried again once the dry run is over
         load_dataset("mnist")

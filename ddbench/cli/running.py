@@ -347,14 +347,13 @@ def _go(
     from ddbench.store import RecordStore
 
     store, count = RecordStore(results or results_dir()), workers or default_workers()
-    if dry_run:
-        with refused():
-            cells = with_lender(grid.cells(), borrow)
+    with refused(dry_run):
+        cells = with_lender(grid.cells(), borrow)
+        if dry_run:
             print_plan(cells, store, retry_failed=retry_failed, workers=count, quiet=quiet)
             for line in grid.without_snapshots():
                 print(line)
-        return
-    cells = with_lender(grid.cells(), borrow)
+            return
     check_writable(store.root / "record")
     group = f"{now()} {store.root.name}" if len(cells) > 1 else None
     with progress(quiet) as shown, logged(wandb and not follows(), shown, group) as (reporter, observe):

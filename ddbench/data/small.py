@@ -98,7 +98,7 @@ def load(name: str) -> Dataset:
             return _dataset(name, facts, root)
     if _missing(facts):  # asked before locking, too: a shared data folder may be read-only
         if are_refused():
-            raise UsageError(f"{name} is not here, and a dry run downloads nothing: without --dry-run {_how(facts)}")
+            raise UsageError(f"{name} is not here, and a dry run downloads no data: without --dry-run {_how(facts)}")
         with locked(data_dir() / name):
             if _missing(facts):
                 _download(name, facts)
