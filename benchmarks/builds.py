@@ -15,9 +15,9 @@ from pathlib import Path
 import pandas as pd
 from pages import tell
 
-from ddbench.cells import cells
-from ddbench.store import RecordStore
-from ddbench.wording import percent, signed
+from ddbench.records.store import RecordStore
+from ddbench.report.format import percent, signed
+from ddbench.report.frame import cells
 
 RESULTS = Path(__file__).parents[1] / "results"
 SAME = ["dataset", "protocol", "budget", "method", "recipe_hash", "borrowed", "student"]

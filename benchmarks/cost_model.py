@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ddbench.budget import Budget
-from ddbench.environment import processor
-from ddbench.estimate import foresee
-from ddbench.evaluation import Setting
-from ddbench.jobs import DataName, DistillJob, EvaluateJob, distill_job, evaluate_job
-from ddbench.method import find_method
-from ddbench.recipes import resolve
+from ddbench.distillation.method import find_method
+from ddbench.distillation.recipes import resolve
+from ddbench.evaluation.evaluate import Setting
+from ddbench.jobs.estimate import foresee
+from ddbench.jobs.job import DataName, DistillJob, EvaluateJob, distill_job, evaluate_job
+from ddbench.system.environment import processor
 
 CELLS = (
     "rded:digits:3,prune:digits:3,dm:digits:1,tesla:digits:1,sre2l:digits:1,pca:digits:1,datadam:digits:1,"

@@ -20,19 +20,19 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from ddbench.methods.engines.codecs import pixel_bounds
-from ddbench.methods.engines.measured_norm import Voter, saved_bytes
-from ddbench.methods.engines.recover import Problem, RecoverFields, Recovery, _Stack
+from ddbench.methods.engines.decoupled.codecs import pixel_bounds
+from ddbench.methods.engines.decoupled.measured_norm import Voter, saved_bytes
+from ddbench.methods.engines.decoupled.recover import Problem, RecoverFields, Recovery, _Stack
 from torch import Tensor, nn
 
 from ddbench.augment.crops import draw_crops
 from ddbench.budget import Budget
 from ddbench.data.dataset import Dataset, memory_split
-from ddbench.evaluation import Setting
-from ddbench.meter import Meter
+from ddbench.distillation.task import Task
+from ddbench.evaluation.evaluate import Setting
 from ddbench.networks import create
 from ddbench.randomness import rng
-from ddbench.task import Task
+from ddbench.training.meter import Meter
 
 CLASSES = 10
 REFERENCE = "reference, 1 block"

@@ -28,17 +28,17 @@ from ddbench.budget import Budget
 from ddbench.cli.output import duration, progress, say
 from ddbench.cli.planning import Estimator, Planned, Steady, missing_work, plan
 from ddbench.cli.running import tell
-from ddbench.cost_model import CostModel, Work, plan_of, student_work
+from ddbench.distillation.method import find_method, method_names
 from ddbench.errors import NotDefined, UsageError, unknown
-from ddbench.estimate import Estimate, Foreseen, foresee
-from ddbench.evaluation import Setting
-from ddbench.files import check_writable
-from ddbench.grid import Cell, Grid, run_cells
-from ddbench.jobs import DataName, DistillJob
-from ddbench.method import find_method, method_names
-from ddbench.protocol import find_protocol
-from ddbench.records import Record
-from ddbench.store import RecordStore
+from ddbench.evaluation.evaluate import Setting
+from ddbench.evaluation.protocol import find_protocol
+from ddbench.jobs.cost_model import CostModel, Work, plan_of, student_work
+from ddbench.jobs.estimate import Estimate, Foreseen, foresee
+from ddbench.jobs.job import DataName, DistillJob
+from ddbench.jobs.sweep import Cell, Grid, run_cells
+from ddbench.records.record import Record
+from ddbench.records.store import RecordStore
+from ddbench.system.files import check_writable
 
 MEASURED = Path(__file__).parents[1] / "results" / "measured"
 DATA = DataName("digits")

@@ -4,8 +4,8 @@
     python benchmarks/equivalence.py --dataset folder:PATH --dataset-name NAME --protocol hard-small-v1 --seeds 15
 
 Students of `random` at IPC 10, the same evaluation seeds in both settings, one synthesis: two one-sided paired tests at
-5 % each, with a margin in points (`ddbench.statistics.equivalent`). A precision is admitted to `results/` on a kind of
-device (`ddbench.execution.ADMITTED`) when two cells are shown to be equivalent: digits
+5 % each, with a margin in points (`ddbench.records.statistics.equivalent`). A precision is admitted to `results/` on a kind of
+device (`ddbench.training.precision.ADMITTED`) when two cells are shown to be equivalent: digits
 under `hard-v1`, 60 seeds, half a point; and one of real images, one point. Records go into results/equivalence, so that the same command
 goes on after a stop; --write makes benchmarks/equivalence.md of all of them.
 """
@@ -19,12 +19,12 @@ from pages import tell
 
 from ddbench.api import setting
 from ddbench.budget import Budget
-from ddbench.cells import cells
-from ddbench.grid import Grid, run_cells
-from ddbench.jobs import DataName
+from ddbench.jobs.job import DataName
+from ddbench.jobs.sweep import Grid, run_cells
 from ddbench.progress import LineReporter
-from ddbench.statistics import Samples, equivalent
-from ddbench.store import RecordStore
+from ddbench.records.statistics import Samples, equivalent
+from ddbench.records.store import RecordStore
+from ddbench.report.frame import cells
 
 HERE = Path(__file__).parent
 MARGINS = {"digits": 0.5}  # points; 1 for others

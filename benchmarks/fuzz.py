@@ -26,23 +26,23 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save, save_file
 
-from ddbench.canonical import digest
-from ddbench.cells import cells
 from ddbench.data import load_dataset
+from ddbench.data.spaces import make_space
+from ddbench.distillation.method import find_method
+from ddbench.distillation.recipes import parse, published, read_hyper
 from ddbench.errors import UsageError
-from ddbench.method import find_method
-from ddbench.protocol import find_protocol
-from ddbench.recipes import parse, published, read_hyper
-from ddbench.records import Record
-from ddbench.space import make_space
-from ddbench.stages import look_sealed, write_sealed
-from ddbench.student_recipe import StudentRecipe
-from ddbench.submitting import _appeal_problems, _claim_problems
-from ddbench.synset import Provenance, SynSet, Targets, Views, load
-from ddbench.synset import save as save_set
-from ddbench.targets import targets_of
-from ddbench.teachers import read_teacher
-from ddbench.views import training_count
+from ddbench.evaluation.protocol import find_protocol
+from ddbench.extras.submit import _appeal_problems, _claim_problems
+from ddbench.hashing import digest
+from ddbench.records.record import Record
+from ddbench.report.frame import cells
+from ddbench.synset.synset import Provenance, SynSet, Targets, Views, load
+from ddbench.synset.synset import save as save_set
+from ddbench.synset.targets import targets_of
+from ddbench.synset.teachers import read_teacher
+from ddbench.synset.views import training_count
+from ddbench.training.cache import look_sealed, write_sealed
+from ddbench.training.recipe import StudentRecipe
 
 NASTY: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**30, 10**400, 0.5, -0.0, 1e308, 1e-320),
@@ -208,7 +208,7 @@ def read_a_record(raw: bytes, folder: Path) -> None:
     """Read it, write it, key it, check its claim, and put it into a table."""
     path = folder / "record.json"
     path.write_bytes(raw)
-    from ddbench.store import read_record
+    from ddbench.records.store import read_record
 
     record = read_record(path)
     assert Record.from_json(record.to_json(), "again") == record
@@ -220,7 +220,7 @@ def read_a_record(raw: bytes, folder: Path) -> None:
 
 def read_a_recipe(raw: bytes, folder: Path) -> None:
     """Read it and fill in the hyper-parameters of every entry."""
-    from ddbench.files import read_text
+    from ddbench.system.files import read_text
 
     path = folder / "recipe.toml"
     path.write_bytes(raw)
@@ -265,8 +265,8 @@ def a_set(folder: Path, part: str) -> bytes:
 
 def read_a_set(raw: bytes, folder: Path) -> None:
     """Read it, check targets and views, count what a student would train on, make its record."""
-    from ddbench.evaluation import _synset_facts as facts
-    from ddbench.evaluation import base_record, student_recipe
+    from ddbench.evaluation.evaluate import _synset_facts as facts
+    from ddbench.evaluation.evaluate import base_record, student_recipe
 
     path = folder / "set"
     path.write_bytes(raw)
@@ -282,7 +282,7 @@ def read_a_set(raw: bytes, folder: Path) -> None:
 
 def resealed(header: Any, tensors: dict[str, torch.Tensor], folder: Path) -> bytes:
     """A set with a changed header whose hash agrees with it, wherever that can be worked out: the deeper checks see it."""
-    from ddbench.synset import _assemble
+    from ddbench.synset.synset import _assemble
 
     with contextlib.suppress(Exception):
         header = {**header, "hash": _assemble(header, tensors).hash}
@@ -312,7 +312,7 @@ def mutate_set(raw: bytes, rng: random.Random, folder: Path) -> bytes:
 def a_teacher(folder: Path) -> bytes:
     """A sealed teacher."""
     from ddbench.networks import create
-    from ddbench.teachers import Teacher
+    from ddbench.synset.teachers import Teacher
 
     digits = load_dataset("digits")
     state = create("mlp-w8", channels=1, side=8, classes=10).state_dict()

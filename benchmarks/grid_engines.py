@@ -19,14 +19,14 @@ from pathlib import Path
 from statistics import median
 
 from ddbench.budget import Budget
-from ddbench.canonical import digest
-from ddbench.environment import processor
-from ddbench.grid import Grid, run_cells
-from ddbench.jobs import DataName, distill_job
+from ddbench.hashing import digest
+from ddbench.jobs.job import DataName, distill_job
+from ddbench.jobs.ray_engine import RayEngine
+from ddbench.jobs.sweep import Grid, run_cells
 from ddbench.progress import Reporter
-from ddbench.ray_engine import RayEngine
+from ddbench.records.store import RecordStore
 from ddbench.settings import variables_kept
-from ddbench.store import RecordStore
+from ddbench.system.environment import processor
 
 HERE = Path(__file__).parent
 LINES = (("local", 1), ("local", 2), ("ray", 2))

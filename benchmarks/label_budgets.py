@@ -19,17 +19,17 @@ from pathlib import Path
 import pandas as pd
 
 from ddbench.api import distill, pack_labels, setting
-from ddbench.cells import cells
-from ddbench.grid import Cell, run_cells
-from ddbench.jobs import DataName
-from ddbench.label_budget import Packing
-from ddbench.plots import accuracy_against_label_bytes, save
+from ddbench.jobs.job import DataName
+from ddbench.jobs.sweep import Cell, run_cells
 from ddbench.progress import LineReporter, Reporter
-from ddbench.records import Record
-from ddbench.store import RecordStore
-from ddbench.synset import SynSet
-from ddbench.synset import save as save_set
-from ddbench.wording import between, percent
+from ddbench.records.record import Record
+from ddbench.records.store import RecordStore
+from ddbench.report.format import between, percent
+from ddbench.report.frame import cells
+from ddbench.report.plots import accuracy_against_label_bytes, save
+from ddbench.synset.label_compression import Packing
+from ddbench.synset.synset import SynSet
+from ddbench.synset.synset import save as save_set
 
 HERE = Path(__file__).parent
 PROTOCOL = "shipped-v1"

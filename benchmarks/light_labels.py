@@ -23,17 +23,17 @@ import pandas as pd
 import torch
 
 from ddbench.api import distill, evaluate
-from ddbench.borrowing import by_classes
-from ddbench.cells import cells
 from ddbench.data import Dataset, load_dataset
-from ddbench.label_budget import Packing, packed_targets
 from ddbench.progress import LineReporter
-from ddbench.statistics import compare, summarize
-from ddbench.store import RecordStore
-from ddbench.synset import SynSet
-from ddbench.targets import committee
-from ddbench.teachers import require
-from ddbench.wording import between, percent, signed
+from ddbench.records.statistics import compare, summarize
+from ddbench.records.store import RecordStore
+from ddbench.report.format import between, percent, signed
+from ddbench.report.frame import cells
+from ddbench.synset.label_compression import Packing, packed_targets
+from ddbench.synset.matched_recipe import by_classes
+from ddbench.synset.synset import SynSet
+from ddbench.synset.targets import committee
+from ddbench.synset.teachers import require
 
 HERE = Path(__file__).parent
 ONLINE = "projector, online"

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import torch
 from children import child
-from ddbench.methods.engines.attention import AttentionMaps
-from ddbench.methods.engines.matching import Pairs, embeddings, matching_gradient
+from ddbench.methods.engines.matching.attention import AttentionMaps
+from ddbench.methods.engines.matching.matching import Pairs, embeddings, matching_gradient
 from torch import Tensor, nn
 
 from ddbench.augment import DSA
-from ddbench.meter import Meter
 from ddbench.networks import create
 from ddbench.randomness import rng
+from ddbench.training.meter import Meter
 
 CLASSES, IPC, POOL = 10, 10, 500
 BATCH = {"dm": 256, "datadam": 64}

@@ -13,10 +13,10 @@ from typing import Any
 
 from pages import tell
 
-from ddbench.cells import SETTING, cells
-from ddbench.statistics import Samples, compare, summarize
-from ddbench.store import RecordStore
-from ddbench.wording import between, percent, signed
+from ddbench.records.statistics import Samples, compare, summarize
+from ddbench.records.store import RecordStore
+from ddbench.report.format import between, percent, signed
+from ddbench.report.frame import SETTING, cells
 
 HEAD = (
     "| data set | protocol | budget | method | n | method, % | baseline, % | difference, points | 95 % interval |\n"

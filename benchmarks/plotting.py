@@ -10,10 +10,10 @@ from pathlib import Path
 
 from tables import generated, stored, timed
 
-from ddbench import plots, tables
-from ddbench.cells import cells
-from ddbench.environment import cores
-from ddbench.files import write_atomic
+from ddbench.report import plots, tables
+from ddbench.report.frame import cells
+from ddbench.system.environment import cores
+from ddbench.system.files import write_atomic
 
 
 def main() -> None:

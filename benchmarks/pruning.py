@@ -15,21 +15,21 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from ddbench.methods.engines.dynamics import dynamics_of
-from ddbench.methods.engines.graph_cut import Cosine, LastLayer, graph_cut
+from ddbench.methods.engines.selection.dynamics import dynamics_of
+from ddbench.methods.engines.selection.graph_cut import Cosine, LastLayer, graph_cut
 
 from ddbench.budget import Budget
-from ddbench.cells import SETTING, cells
 from ddbench.data import load_dataset
-from ddbench.meter import Meter
-from ddbench.method import find_method
+from ddbench.distillation.method import find_method
+from ddbench.distillation.recipes import resolve
+from ddbench.distillation.task import Task
 from ddbench.progress import LineReporter
 from ddbench.randomness import rng
-from ddbench.recipes import resolve
-from ddbench.statistics import compare, summarize
-from ddbench.store import RecordStore
-from ddbench.task import Task
-from ddbench.wording import between, percent, signed
+from ddbench.records.statistics import compare, summarize
+from ddbench.records.store import RecordStore
+from ddbench.report.format import between, percent, signed
+from ddbench.report.frame import SETTING, cells
+from ddbench.training.meter import Meter
 
 CPU = torch.device("cpu")
 FAMILY = ("prune", "prune-kd", "pca", "dq")

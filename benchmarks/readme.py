@@ -22,18 +22,18 @@ from digits_grid import BASELINES, DATA, IPCS, MEASURED, grid, methods
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ddbench.canonical import digest
-from ddbench.cells import COMPARED, SETTING, cells
 from ddbench.errors import UsageError
-from ddbench.evaluation import Setting
-from ddbench.files import write_atomic, write_with
-from ddbench.plots import bars, save
-from ddbench.protocol import find_protocol
-from ddbench.records import Record
-from ddbench.statistics import ties_with_best
-from ddbench.store import RecordStore, budget_label
-from ddbench.table_forms import DAGGER, DASH, Grid, Shown, markdown
-from ddbench.tables import notes, pivot, span
+from ddbench.evaluation.evaluate import Setting
+from ddbench.evaluation.protocol import find_protocol
+from ddbench.hashing import digest
+from ddbench.records.record import Record
+from ddbench.records.statistics import ties_with_best
+from ddbench.records.store import RecordStore, budget_label
+from ddbench.report.frame import COMPARED, SETTING, cells
+from ddbench.report.plots import bars, save
+from ddbench.report.renderers import DAGGER, DASH, Grid, Shown, markdown
+from ddbench.report.tables import notes, pivot, span
+from ddbench.system.files import write_atomic, write_with
 
 ROOT = Path(__file__).parents[1]
 README, FIGURE = ROOT / "README.md", ROOT / "benchmarks" / "readme.png"

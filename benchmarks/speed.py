@@ -31,9 +31,9 @@ import students
 import torch
 import trajectory_matching
 
-from ddbench.environment import environment, find_device
-from ddbench.files import write_atomic
-from ddbench.store import RecordStore
+from ddbench.records.store import RecordStore
+from ddbench.system.environment import environment, find_device
+from ddbench.system.files import write_atomic
 
 HERE = Path(__file__).parent
 FACTS, PAGE = HERE / "speed.json", HERE / "speed.md"

@@ -19,27 +19,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ddbench.methods.engines.dynamics import DynamicsFields, Recorder
-from ddbench.methods.engines.selection import shown_at_once
-from ddbench.methods.engines.squeeze import SqueezeFields
+from ddbench.methods.engines.decoupled.squeeze import SqueezeFields
+from ddbench.methods.engines.selection.dynamics import DynamicsFields, Recorder
+from ddbench.methods.engines.selection.selection import shown_at_once
 from PIL import Image
 
 from ddbench import networks
 from ddbench.budget import Budget
-from ddbench.checkpoints import Checkpoint
 from ddbench.data import load_dataset
 from ddbench.data.listing import SETTLED
-from ddbench.evaluation import Setting
-from ddbench.meter import Meter
-from ddbench.protocol import find_protocol
-from ddbench.space import transform_for
-from ddbench.streams import Labeller
-from ddbench.student import accuracy, train
-from ddbench.student_recipe import StudentRecipe
-from ddbench.synset import SynSet
-from ddbench.task import Task
-from ddbench.teachers import reference_teacher
-from ddbench.views import training_images
+from ddbench.data.spaces import transform_for
+from ddbench.distillation.task import Task
+from ddbench.evaluation.evaluate import Setting
+from ddbench.evaluation.protocol import find_protocol
+from ddbench.synset.synset import SynSet
+from ddbench.synset.teachers import reference_teacher
+from ddbench.synset.views import training_images
+from ddbench.training.batches import Labeller
+from ddbench.training.checkpoints import Checkpoint
+from ddbench.training.loop import accuracy, train
+from ddbench.training.meter import Meter
+from ddbench.training.recipe import StudentRecipe
 
 CLASSES, SOURCES, TESTS = 10, 40, 4
 NETWORK, BATCH = "convnet-d3-w8-bn", 8

@@ -29,15 +29,15 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from ddbench.augment import build_augmentation
-from ddbench.environment import environment, find_device
-from ddbench.evaluation import Setting
-from ddbench.execution import Execution
+from ddbench.evaluation.evaluate import Setting
+from ddbench.evaluation.protocol import find_protocol
 from ddbench.networks import create
-from ddbench.protocol import find_protocol
 from ddbench.randomness import rng
-from ddbench.stacked import train_together
-from ddbench.student import Stream, train
-from ddbench.student_recipe import StudentRecipe
+from ddbench.system.environment import environment, find_device
+from ddbench.training.loop import Stream, train
+from ddbench.training.precision import Execution
+from ddbench.training.recipe import StudentRecipe
+from ddbench.training.stacked import train_together
 
 CLASSES, IPC, SIDE, STEPS = 10, 10, 32, 1000
 SHAPE = {"channels": 3, "side": SIDE, "classes": CLASSES}

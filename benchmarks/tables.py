@@ -18,17 +18,17 @@ from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
-from ddbench.canonical import digest
-from ddbench.cells import cells
-from ddbench.comparisons import VIEWS as COMPARED_VIEWS
-from ddbench.comparisons import compared
-from ddbench.comparisons import grids as compared_grids
-from ddbench.files import write_atomic
-from ddbench.records import Record
-from ddbench.score_table import data, grid, score_table
-from ddbench.store import RecordStore
-from ddbench.table_forms import data_text, grids_text
-from ddbench.tables import FORMATS, VIEWS, render
+from ddbench.hashing import digest
+from ddbench.records.record import Record
+from ddbench.records.store import RecordStore
+from ddbench.report.frame import cells
+from ddbench.report.renderers import data_text, grids_text
+from ddbench.report.score_table import data, grid, score_table
+from ddbench.report.significance import VIEWS as COMPARED_VIEWS
+from ddbench.report.significance import compared
+from ddbench.report.significance import grids as compared_grids
+from ddbench.report.tables import FORMATS, VIEWS, render
+from ddbench.system.files import write_atomic
 
 PROTOCOLS = (("hard", "net"), ("hard", "wide"), ("hard-plain", "net"), ("soft", "net"), ("soft-plain", "net"))
 IPCS, DATASETS = (1, 10, 50, 100), ("digits", "mnist")

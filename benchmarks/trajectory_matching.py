@@ -25,9 +25,10 @@ from datetime import UTC, datetime
 import torch
 import torch.nn.functional as F
 from children import child
-from ddbench.methods.engines.experts import ExpertRecipe
-from ddbench.methods.engines.flat import FlatNetwork, flatten
-from ddbench.methods.engines.outer_loop import (
+from ddbench.methods.engines.trajectory.experts import ExpertRecipe
+from ddbench.methods.engines.trajectory.flat import FlatNetwork, flatten
+from ddbench.methods.engines.trajectory.gradient import InnerStep, Segment, Synthetic, TrajectoryEngine
+from ddbench.methods.engines.trajectory.outer_loop import (
     Learned,
     draw_start,
     dsa_of,
@@ -36,19 +37,18 @@ from ddbench.methods.engines.outer_loop import (
     real_images,
     segment_of,
 )
-from ddbench.methods.engines.trajectory import InnerStep, Segment, Synthetic, TrajectoryEngine
 from torch import Tensor
 
 from ddbench.augment import DSA
 from ddbench.budget import Budget
 from ddbench.data import load_dataset
-from ddbench.evaluation import Setting
-from ddbench.meter import Meter
-from ddbench.method import find_method
+from ddbench.distillation.method import find_method
+from ddbench.distillation.recipes import parse_overrides, resolve
+from ddbench.distillation.task import Task
+from ddbench.evaluation.evaluate import Setting
 from ddbench.networks import create
 from ddbench.randomness import rng
-from ddbench.recipes import parse_overrides, resolve
-from ddbench.task import Task
+from ddbench.training.meter import Meter
 
 CLASSES, SIDE = 10, 32
 MEMORY = ((1, 50), (10, 30))  # IPC, N

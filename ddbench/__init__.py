@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from ddbench.api import evaluate as evaluate
     from ddbench.api import pack_labels as pack_labels
     from ddbench.api import sweep as sweep
-    from ddbench.conformance import check_method as check_method
     from ddbench.data import load_dataset as load_dataset
-    from ddbench.grid import Grid as Grid
-    from ddbench.pulling import pull as pull
-    from ddbench.store import RecordStore as RecordStore
-    from ddbench.submitting import check_submissions as check_submissions
-    from ddbench.submitting import submit as submit
-    from ddbench.synset import SynSet as SynSet
-    from ddbench.synset import load as load
-    from ddbench.synset import save as save
-    from ddbench.transfer import export_set as export_set
-    from ddbench.transfer import import_set as import_set
-    from ddbench.verification import verify as verify
+    from ddbench.extras.check import check_method as check_method
+    from ddbench.extras.download import pull as pull
+    from ddbench.extras.import_export import export_set as export_set
+    from ddbench.extras.import_export import import_set as import_set
+    from ddbench.extras.submit import check_submissions as check_submissions
+    from ddbench.extras.submit import submit as submit
+    from ddbench.extras.verify import verify as verify
+    from ddbench.jobs.sweep import Grid as Grid
+    from ddbench.records.store import RecordStore as RecordStore
+    from ddbench.synset.synset import SynSet as SynSet
+    from ddbench.synset.synset import load as load
+    from ddbench.synset.synset import save as save
 
 _HOMES = {
     "distill": "api",

@@ -8,24 +8,24 @@ from typing import Any
 
 import torch
 
-from ddbench import label_budget
 from ddbench.budget import Budget
-from ddbench.distributed import ONE_JOB, Together
-from ddbench.environment import find_device
 from ddbench.errors import UsageError
-from ddbench.evaluation import Setting
-from ddbench.execution import checked_switch, chosen_precision
-from ddbench.files import check_writable
-from ddbench.grid import Cell, Grid, Report, run_cells
-from ddbench.jobs import DataName, DistillJob, distill_job
-from ddbench.label_budget import Packing
-from ddbench.pool import Engine
+from ddbench.evaluation.evaluate import Setting
+from ddbench.extras.import_export import from_tensors
+from ddbench.jobs.job import DataName, DistillJob, distill_job
+from ddbench.jobs.pool import Engine
+from ddbench.jobs.sweep import Cell, Grid, Report, run_cells
 from ddbench.progress import Reporter
-from ddbench.records import Record
+from ddbench.records.record import Record
+from ddbench.records.store import RecordStore, read_record
 from ddbench.settings import cache_dir, default_compile, default_device, default_precision, default_threads, results_dir
-from ddbench.store import RecordStore, read_record
-from ddbench.synset import SynSet, load, save
-from ddbench.transfer import from_tensors
+from ddbench.synset import label_compression
+from ddbench.synset.label_compression import Packing
+from ddbench.synset.synset import SynSet, load, save
+from ddbench.system.environment import find_device
+from ddbench.system.files import check_writable
+from ddbench.training.distributed import ONE_JOB, Together
+from ddbench.training.precision import checked_switch, chosen_precision
 
 
 def setting(
@@ -173,7 +173,7 @@ def pack_labels(
     threads: int | None = None,
     reporter: Reporter | None = None,
 ) -> SynSet:
-    """Pack the soft labels of a set under a budget of bytes; see `ddbench.label_budget`.
+    """Pack the soft labels of a set under a budget of bytes; see `ddbench.synset.label_compression`.
 
     Args:
         synset: a set, or its file.
@@ -207,7 +207,9 @@ def pack_labels(
             yield step
             show.advance("packing labels", step + 1, total)
 
-    made = label_budget.pack_labels(own, data.load(), packing, setting(device, threads).apply(), seed=seed, loop=loop)
+    made = label_compression.pack_labels(
+        own, data.load(), packing, setting(device, threads).apply(), seed=seed, loop=loop
+    )
     if out is not None:
         save(made, Path(out))
     return made
@@ -256,7 +258,7 @@ def evaluate(
         dataset_name: name of a folder data set in records.
         results: folder of records to add to; None keeps no record on disk.
         workers: processes; 1 stays in this one.
-        devices: processes that train each student together, one student at a time (`ddbench.distributed`).
+        devices: processes that train each student together, one student at a time (`ddbench.training.distributed`).
         device: see `setting`.
         threads: see `setting`.
         precision: see `setting`.
@@ -264,7 +266,7 @@ def evaluate(
         quiet: of several devices, the first does not tell its progress.
         reporter: shown the progress.
         retry_failed: run failed runs again.
-        observe: see `ddbench.grid.run_cells`.
+        observe: see `ddbench.jobs.sweep.run_cells`.
 
     Returns:
         The record with all its runs of this set: those made now and those that were there.

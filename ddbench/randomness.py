@@ -11,7 +11,7 @@ from functools import cache
 
 import torch
 
-from ddbench.canonical import canonical_json
+from ddbench.hashing import canonical_json
 
 Key = str | int
 

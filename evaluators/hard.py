@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from ddbench.protocol import Protocol, Tier
+from ddbench.evaluation.protocol import Protocol, Tier
 
 DSA = {
     "name": "dsa",

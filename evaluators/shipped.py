@@ -1,6 +1,6 @@
 """The set's own student recipe, played as its method says: optimiser, learned step size, loss, labels, epochs."""
 
-from ddbench.protocol import Protocol
+from ddbench.evaluation.protocol import Protocol
 
 SHIPPED_V1 = Protocol(
     name="shipped-v1",

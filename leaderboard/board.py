@@ -1,6 +1,6 @@
 """The rows of the site: cells of records with their ranks, and what papers report, beside them or in rows of their own.
 
-Numbers are those of `ddbench.cells` and `ddbench.comparisons`, fractions, bytes and seconds; nothing is computed here.
+Numbers are those of `ddbench.report.frame` and `ddbench.report.significance`, fractions, bytes and seconds; nothing is computed here.
 Cells of one data set, protocol, version, student and budget share a place and are ranked there; versions never mix.
 """
 
@@ -10,21 +10,20 @@ from functools import cache
 from typing import Any
 
 import pandas as pd
+from ddbench.leaderboard.entries import RANKED, STANDINGS, Entry, Standing
 
-from ddbench.cells import COMPARED, pooled, protocol_label
-from ddbench.comparisons import compared
 from ddbench.data import dataset_names, describe
+from ddbench.distillation.method import find_method
+from ddbench.distillation.recipes import entries_for, published
 from ddbench.errors import UsageError
-from ddbench.ingredients import FULL
-from ddbench.method import find_method
 from ddbench.networks import canonical
-from ddbench.recipes import entries_for, published
-from ddbench.records import Record
-from ddbench.reported import OWN, Figure, Paper, figures_of
-from ddbench.store import budget_label, budget_size
-from ddbench.tables import row_labels
-
-from .entries import RANKED, STANDINGS, Entry, Standing
+from ddbench.records.record import Record
+from ddbench.records.store import budget_label, budget_size
+from ddbench.report.baselines import FULL
+from ddbench.report.frame import COMPARED, pooled, protocol_label
+from ddbench.report.papers import OWN, Figure, Paper, figures_of
+from ddbench.report.significance import compared
+from ddbench.report.tables import row_labels
 
 _TEXTS = ("method", "dataset", "budget", "protocol", "student", "status")
 _NUMBERS = ("top1", "bytes", "distill_seconds", "train_seconds")
@@ -47,7 +46,7 @@ class Row:
         bytes, distill_seconds, train_seconds: what it costs.
         figures: what papers report for the same cell; of a reported row, its own.
         records: the ids of its entries.
-        cell: the cell as `ddbench.cells.cells` gives it; of a reported row, nothing.
+        cell: the cell as `ddbench.report.frame.cells` gives it; of a reported row, nothing.
     """
 
     standing: str
@@ -256,7 +255,7 @@ def choices(found: Iterable[Row], field: str) -> list[str]:
 
 def curves(found: Iterable[Row]) -> Iterator[tuple[Row, pd.DataFrame]]:
     """The rows with snapshots, each with step, mean and interval on the way of the distillation."""
-    from ddbench.plots.curves import curve_of
+    from ddbench.report.plots.curves import curve_of
 
     for row in found:
         if row.cell is not None and row.cell["snapshots"]:

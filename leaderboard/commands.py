@@ -10,7 +10,7 @@ from ddbench.cli.options import examples
 from ddbench.cli.output import say
 
 if TYPE_CHECKING:
-    from .build import Built
+    from ddbench.leaderboard.build import Built
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,7 +55,7 @@ def serve(
     quiet: o.Quiet = False,
 ) -> None:
     """Build the site and show it on this machine, until Ctrl-C."""
-    from .serving import server_for
+    from ddbench.leaderboard.serving import server_for
 
     _built(results, out, pictures, quiet)
     with server_for(out, port) as server:
@@ -64,8 +64,8 @@ def serve(
 
 
 def _built(results: list[Path] | None, out: Path, pictures: bool, quiet: bool) -> "Built":
-    from .build import build
-    from .entries import read
+    from ddbench.leaderboard.build import build
+    from ddbench.leaderboard.entries import read
 
     made = build(read(results or ()), out, pictures=pictures)
     counts = f"{made.rows:,} rows, {made.records:,} records, {made.pictures:,} pictures"

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ddbench.cli.viewing import read_records
-from ddbench.records import Record
+from ddbench.records.record import Record
+from ddbench.records.store import merge
 from ddbench.settings import results_dir
-from ddbench.store import merge
 
 Standing = Literal["measured", "verified", "claimed"]
 STANDINGS: dict[str, str] = {
@@ -43,7 +43,7 @@ class Entry:
 
 def read(folders: Sequence[Path] = ()) -> list[Entry]:
     """Every record of some folders, with where it stands; a record with a submission is a claim, verified where it holds
-    against what was measured (`ddbench.verification`).
+    against what was measured (`ddbench.extras.verify`).
 
     Args:
         folders: of records; none: `ddbench.settings.results_dir`, and `submitted` beside it where that is there.
@@ -72,7 +72,7 @@ def _entry(record: Record, measured: Sequence[Record]) -> Entry:
     claim = record.submission
     if claim is None:
         return Entry(record)
-    from ddbench.verification import claim_holds  # asked for claims alone: it brings torch
+    from ddbench.extras.verify import claim_holds  # asked for claims alone: it brings torch
 
     standing: Standing = "verified" if claim_holds(record, measured) else "claimed"
     return Entry(record, standing, words_of(claim.model_dump(mode="json", exclude_none=True)))

@@ -5,14 +5,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from ddbench.leaderboard.board import Row
 from markupsafe import Markup, escape
 
-from ddbench.canonical import digest
 from ddbench.cli.output import duration, size
-from ddbench.table_forms import DAGGER, DASH
-from ddbench.wording import between, half, percent
-
-from .board import Row
+from ddbench.hashing import digest
+from ddbench.report.format import between, half, percent
+from ddbench.report.renderers import DAGGER, DASH
 
 MOST_NAME = 48  # characters of a file name before its hash
 

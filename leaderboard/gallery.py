@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddbench.leaderboard.entries import Entry
+from ddbench.leaderboard.forms import file_name
+
 from ddbench.data import dataset_names, describe
 from ddbench.errors import UsageError
+from ddbench.records.store import budget_label
+from ddbench.report.format import budget_words
 from ddbench.settings import cache_dir
-from ddbench.store import budget_label
-from ddbench.wording import budget_words
-
-from .entries import Entry
-from .forms import file_name
 
 log = logging.getLogger("ddbench")
 MOST = 60  # pictures of a site
@@ -74,8 +74,8 @@ def _cached() -> dict[str, Path]:
 def _draw(file: Path, dataset: str, picture: Path) -> bool:
     """Draw one set; whether that was possible. What is wrong is logged."""
     from ddbench.data import load_dataset
-    from ddbench.demo import draw_set
-    from ddbench.synset import load
+    from ddbench.extras.demo import draw_set
+    from ddbench.synset.synset import load
 
     try:
         draw_set(load(file), load_dataset(dataset), picture)

@@ -6,21 +6,20 @@ from importlib import resources
 from typing import Any
 
 import jinja2
+from ddbench.leaderboard import forms
+from ddbench.leaderboard.board import Row, choices, curves
+from ddbench.leaderboard.drawings import HEIGHT, LEFT, WIDTH, chart, whisker
+from ddbench.leaderboard.entries import STANDINGS, Entry
+from ddbench.leaderboard.gallery import Picture
 
 from ddbench.cli import listing
 from ddbench.cli.output import settings
 from ddbench.cli.showing import needed, reproduce
+from ddbench.distillation.method import find_method, method_names
 from ddbench.errors import UsageError
-from ddbench.method import find_method, method_names
-from ddbench.reported import Figure, Paper
-from ddbench.store import budget_label
-from ddbench.wording import budget_words
-
-from . import forms
-from .board import Row, choices, curves
-from .drawings import HEIGHT, LEFT, WIDTH, chart, whisker
-from .entries import STANDINGS, Entry
-from .gallery import Picture
+from ddbench.records.store import budget_label
+from ddbench.report.format import budget_words
+from ddbench.report.papers import Figure, Paper
 
 PACKAGE = "ddbench.leaderboard"
 ASSETS = ("site.css", "theme.js", "board.js", "record.js")

@@ -23,16 +23,11 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
-from torch import Tensor
-
-from ddbench.method import Method
-from ddbench.synset import SynSet
-from ddbench.task import Task
-
-from .engines.experts import ExpertRecipe, Experts
-from .engines.matching import classes_of
-from .engines.outer_loop import (
+from ddbench.methods.engines.matching.matching import classes_of
+from ddbench.methods.engines.selection.selection import equal_shares
+from ddbench.methods.engines.trajectory.experts import ExpertRecipe, Experts
+from ddbench.methods.engines.trajectory.gradient import Segment
+from ddbench.methods.engines.trajectory.outer_loop import (
     FAMILY_DIFFERENCES,
     Learned,
     TrajectoryHyper,
@@ -48,8 +43,12 @@ from .engines.outer_loop import (
     real_images,
     student_of,
 )
-from .engines.selection import equal_shares
-from .engines.trajectory import Segment
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES[:-1],

@@ -1,4 +1,4 @@
-"""What the methods' recipes cost, in steps: read from hyper-parameters and sizes for `ddbench.cost_model`, nothing run.
+"""What the methods' recipes cost, in steps: read from hyper-parameters and sizes for `ddbench.jobs.cost_model`, nothing run.
 
 A family has one description. What is not steps of a network (sorting, k-means, whitening, storing) is not counted.
 """
@@ -8,27 +8,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ddbench.augment import OPS
-from ddbench.cost_model import Plan, Work, shown_as, student_work
-from ddbench.networks import canonical
-from ddbench.student_recipe import StudentRecipe
-from ddbench.task import Task
+from ddbench.methods.engines.decoupled.patches import AT_ONCE as CROPS_AT_ONCE
+from ddbench.methods.engines.decoupled.recover import CPU_PIXELS, CUDA_PIXELS
+from ddbench.methods.engines.decoupled.squeeze import SqueezeFields
+from ddbench.methods.engines.encoders.cam import AT_ONCE as CAM_AT_ONCE
+from ddbench.methods.engines.encoders.encoders import OPEN_CLIP, STAND_IN, TEACHER
+from ddbench.methods.engines.matching.matching import chunk_images, dsa_student
+from ddbench.methods.engines.selection.bins import BinFields
+from ddbench.methods.engines.selection.dynamics import DynamicsFields
+from ddbench.methods.engines.selection.selection import equal_shares, shown_at_once
+from ddbench.methods.engines.trajectory.experts import ExpertRecipe
+from ddbench.methods.engines.trajectory.outer_loop import TrajectoryHyper, soft_student, student_of
+from ddbench.methods.hello import HelloHyper
+from ddbench.methods.infer import natural_images
+from ddbench.methods.nrr_dd import NRRDDHyper
+from ddbench.methods.prune_kd import PruneKDHyper
 
-from .engines.bins import BinFields
-from .engines.cam import AT_ONCE as CAM_AT_ONCE
-from .engines.dynamics import DynamicsFields
-from .engines.encoders import OPEN_CLIP, STAND_IN, TEACHER
-from .engines.experts import ExpertRecipe
-from .engines.matching import chunk_images, dsa_student
-from .engines.outer_loop import TrajectoryHyper, soft_student, student_of
-from .engines.patches import AT_ONCE as CROPS_AT_ONCE
-from .engines.recover import CPU_PIXELS, CUDA_PIXELS
-from .engines.selection import equal_shares, shown_at_once
-from .engines.squeeze import SqueezeFields
-from .hello import HelloHyper
-from .infer import natural_images
-from .nrr_dd import NRRDDHyper
-from .prune_kd import PruneKDHyper
+from ddbench.augment import OPS
+from ddbench.distillation.task import Task
+from ddbench.jobs.cost_model import Plan, Work, shown_as, student_work
+from ddbench.networks import canonical
+from ddbench.training.recipe import StudentRecipe
 
 DSA = {"name": "dsa", "ops": list(OPS), "align_corners": True, "crop_rounding": "floor"}
 

@@ -17,23 +17,22 @@ from itertools import combinations
 from typing import Literal
 
 import torch
+from ddbench.methods.engines.decoupled.pipeline import recovered, require_members, require_recoverable, space_of
+from ddbench.methods.engines.decoupled.priors import held_accuracies
+from ddbench.methods.engines.decoupled.relabel import relabelled
+from ddbench.methods.engines.decoupled.squeeze import squeeze
+from ddbench.methods.engines.selection.selection import equal_shares
+from ddbench.methods.sre2lpp import DIFFERENCES as SRE2LPP
+from ddbench.methods.sre2lpp import METHOD as SRE2LPP_METHOD
+from ddbench.methods.sre2lpp import SRe2LPPHyper
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
-from ddbench.method import Method
 from ddbench.networks import canonical
-from ddbench.synset import SynSet
-from ddbench.task import Task
-
-from .engines.decoupled import recovered, require_members, require_recoverable, space_of
-from .engines.priors import held_accuracies
-from .engines.relabel import relabelled
-from .engines.selection import equal_shares
-from .engines.squeeze import squeeze
-from .sre2lpp import DIFFERENCES as SRE2LPP
-from .sre2lpp import METHOD as SRE2LPP_METHOD
-from .sre2lpp import SRe2LPPHyper
+from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     *SRE2LPP,

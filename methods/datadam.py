@@ -21,15 +21,8 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/`, and the r
 from functools import partial
 from typing import Literal
 
-from pydantic import Field
-
-from ddbench.method import Hyper, Method
-from ddbench.student_recipe import StudentRecipe
-from ddbench.synset import SynSet
-from ddbench.task import Task
-
-from .engines.attention import AttentionMaps
-from .engines.matching import (
+from ddbench.methods.engines.matching.attention import AttentionMaps
+from ddbench.methods.engines.matching.matching import (
     Init,
     classes_of,
     descend,
@@ -40,6 +33,12 @@ from .engines.matching import (
     start,
     state_at,
 )
+from pydantic import Field
+
+from ddbench.distillation.method import Hyper, Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
+from ddbench.training.recipe import StudentRecipe
 
 DIFFERENCES = (
     "the last step's set is the result; the paper reports the best checkpoint by test accuracy",

@@ -18,17 +18,11 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory_m
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
-from torch import Tensor
-
-from ddbench.errors import JobFailed
-from ddbench.method import Method
-from ddbench.synset import SynSet
-from ddbench.task import Task
-
-from .engines.experts import ExpertRecipe, Experts
-from .engines.matching import classes_of
-from .engines.outer_loop import (
+from ddbench.methods.engines.matching.matching import classes_of
+from ddbench.methods.engines.selection.selection import equal_shares, random_choice
+from ddbench.methods.engines.trajectory.experts import ExpertRecipe, Experts
+from ddbench.methods.engines.trajectory.gradient import Mode
+from ddbench.methods.engines.trajectory.outer_loop import (
     FAMILY_DIFFERENCES,
     Learned,
     TrajectoryHyper,
@@ -42,8 +36,13 @@ from .engines.outer_loop import (
     soft_targets,
     student_of,
 )
-from .engines.selection import equal_shares, random_choice
-from .engines.trajectory import Mode
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
+from ddbench.errors import JobFailed
+from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

@@ -16,13 +16,7 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/`, and the r
 from functools import partial
 from typing import Literal
 
-from pydantic import Field
-
-from ddbench.method import Hyper, Method
-from ddbench.synset import SynSet
-from ddbench.task import Task
-
-from .engines.matching import (
+from ddbench.methods.engines.matching.matching import (
     classes_of,
     descend,
     dsa_student,
@@ -33,6 +27,11 @@ from .engines.matching import (
     start,
     state_at,
 )
+from pydantic import Field
+
+from ddbench.distillation.method import Hyper, Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     "20,000 steps; the released loop runs one more",

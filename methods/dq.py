@@ -15,16 +15,15 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/pruning.md`,
 from typing import Literal
 
 import torch
+from ddbench.methods.engines.selection.bins import BinFields, bins_of, drawn
+from ddbench.methods.engines.selection.patch_drop import PatchDropFields, patch_dropper, patched
+from ddbench.methods.engines.selection.selection import indexed, shares
+from ddbench.methods.engines.students import RealStudentFields
 from pydantic import Field
 
-from ddbench.method import Method
-from ddbench.synset import SynSet
-from ddbench.task import Task
-
-from .engines.bins import BinFields, bins_of, drawn
-from .engines.patch_drop import PatchDropFields, patch_dropper, patched
-from .engines.selection import indexed, shares
-from .engines.students import RealStudentFields
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     "images are encoded once, not again for every bin: the network does not change",

@@ -19,24 +19,23 @@ from copy import deepcopy
 from typing import Any, Literal
 
 import torch
+from ddbench.methods.engines.decoupled.codecs import Codec, stored
+from ddbench.methods.engines.decoupled.patches import patch_images, require_patches, require_shuffle
+from ddbench.methods.engines.encoders.encoders import EncoderFields, Start, require_encoder, start_of
+from ddbench.methods.engines.encoders.patch_update import UpdateFields, Updater
+from ddbench.methods.engines.encoders.projector import FitFields, FromSpace, fitted, merged
+from ddbench.methods.engines.encoders.weak_teachers import WeakFields, weak_labels, weak_teachers
+from ddbench.methods.engines.selection.selection import equal_shares
+from ddbench.methods.engines.students import StudentFields
 from pydantic import Field
 from torch import nn
 
-from ddbench.method import Method
-from ddbench.student_recipe import Component
-from ddbench.synset import SynSet, Targets
-from ddbench.targets.projector import projector_of
-from ddbench.task import Task
-from ddbench.teachers import Teacher
-
-from .engines.codecs import Codec, stored
-from .engines.encoders import EncoderFields, Start, require_encoder, start_of
-from .engines.patch_update import UpdateFields, Updater
-from .engines.patches import patch_images, require_patches, require_shuffle
-from .engines.projector import FitFields, FromSpace, fitted, merged
-from .engines.selection import equal_shares
-from .engines.students import StudentFields
-from .engines.weak_teachers import WeakFields, weak_labels, weak_teachers
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet, Targets
+from ddbench.synset.targets.projector import projector_of
+from ddbench.synset.teachers import Teacher
+from ddbench.training.recipe import Component
 
 DIFFERENCES = (
     "no code is public: the optimisers, learning rates and epochs of both fits, lambda, beta, the prompt, and the steps of "

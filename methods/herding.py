@@ -10,13 +10,12 @@ Differences from the paper: see `DIFFERENCES`. Measured: not yet.
 from typing import Literal
 
 import torch
+from ddbench.methods.engines.selection.selection import FeatureKind, features_by_name, herding, indexed, select
 from pydantic import Field
 
-from ddbench.method import Hyper, Method
-from ddbench.synset import SynSet
-from ddbench.task import Task
-
-from .engines.selection import FeatureKind, features_by_name, herding, indexed, select
+from ddbench.distillation.method import Hyper, Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     "an image is taken at most once, and by the distance of the running mean to mu (as in iCaRL, arXiv 1611.07725, "

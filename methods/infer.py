@@ -21,23 +21,22 @@ from functools import partial
 from typing import Any, Literal, Self
 
 import torch
+from ddbench.methods.engines.decoupled.measured_norm import Voter
+from ddbench.methods.engines.decoupled.pipeline import require_members, space_of
+from ddbench.methods.engines.decoupled.recover import Problem, RecoverFields, Recovery
+from ddbench.methods.engines.decoupled.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
+from ddbench.methods.engines.decoupled.squeeze import SqueezeFields, squeeze
+from ddbench.methods.engines.selection.selection import equal_shares, random_choice
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
 from ddbench.errors import NotDefined
-from ddbench.method import Method
 from ddbench.networks import canonical
-from ddbench.student import predict
-from ddbench.synset import SynSet, Targets, Views
-from ddbench.task import Task
-from ddbench.teachers import Teacher
-
-from .engines.decoupled import require_members, space_of
-from .engines.measured_norm import Voter
-from .engines.recover import Problem, RecoverFields, Recovery
-from .engines.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
-from .engines.selection import equal_shares, random_choice
-from .engines.squeeze import SqueezeFields, squeeze
+from ddbench.synset.synset import SynSet, Targets, Views
+from ddbench.synset.teachers import Teacher
+from ddbench.training.loop import predict
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

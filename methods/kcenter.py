@@ -11,13 +11,12 @@ Differences from the paper: see `DIFFERENCES`. Measured: not yet.
 from typing import Literal
 
 import torch
+from ddbench.methods.engines.selection.selection import FeatureKind, features_by_name, indexed, k_centre, select
 from pydantic import Field
 
-from ddbench.method import Hyper, Method
-from ddbench.synset import SynSet
-from ddbench.task import Task
-
-from .engines.selection import FeatureKind, features_by_name, indexed, k_centre, select
+from ddbench.distillation.method import Hyper, Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     "features are pixels, or the embedding of an untrained network; the paper takes those of a trained one",

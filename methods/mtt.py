@@ -16,13 +16,9 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory_m
 `results/measured`.
 """
 
-from ddbench.method import Method
-from ddbench.synset import SynSet
-from ddbench.task import Task
-
-from .engines.experts import ExpertRecipe
-from .engines.matching import classes_of
-from .engines.outer_loop import (
+from ddbench.methods.engines.matching.matching import classes_of
+from ddbench.methods.engines.trajectory.experts import ExpertRecipe
+from ddbench.methods.engines.trajectory.outer_loop import (
     FAMILY_DIFFERENCES,
     Learned,
     TrajectoryHyper,
@@ -35,6 +31,10 @@ from .engines.outer_loop import (
     segment_of,
     student_of,
 )
+
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

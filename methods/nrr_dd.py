@@ -19,24 +19,30 @@ Differences from the paper: see `DIFFERENCES`. Not yet measured at the paper's s
 from typing import Literal
 
 import torch
+from ddbench.methods.engines.decoupled.patches import (
+    Scored,
+    crop_boxes,
+    crop_errors,
+    require_patches,
+    require_shuffle,
+    tiled,
+)
+from ddbench.methods.engines.decoupled.pipeline import DecoupledHyper, Start, recovered, starts
+from ddbench.methods.engines.decoupled.recover import Refinement
+from ddbench.methods.engines.decoupled.relabel import FAMILY_DIFFERENCES, relabelled
+from ddbench.methods.engines.decoupled.squeeze import squeeze
+from ddbench.methods.engines.encoders.cam import AT_ONCE, ActivationMaps, require_maps, window_shares
+from ddbench.methods.engines.selection.selection import equal_shares
 from pydantic import Field
 from torch import Tensor
 
+from ddbench.data.spaces import Space
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
-from ddbench.method import Method
-from ddbench.space import Space
-from ddbench.student_recipe import StudentRecipe
-from ddbench.synset import SynSet
-from ddbench.targets import distances
-from ddbench.task import Task
-
-from .engines.cam import AT_ONCE, ActivationMaps, require_maps, window_shares
-from .engines.decoupled import DecoupledHyper, Start, recovered, starts
-from .engines.patches import Scored, crop_boxes, crop_errors, require_patches, require_shuffle, tiled
-from .engines.recover import Refinement
-from .engines.relabel import FAMILY_DIFFERENCES, relabelled
-from .engines.selection import equal_shares
-from .engines.squeeze import squeeze
+from ddbench.synset.synset import SynSet
+from ddbench.synset.targets import distances
+from ddbench.training.recipe import StudentRecipe
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

@@ -15,20 +15,19 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from ddbench.methods.engines.decoupled.codecs import Codec, stored
+from ddbench.methods.engines.decoupled.patches import join_tiles
+from ddbench.methods.engines.selection.dynamics import DynamicsFields, dynamics_of
+from ddbench.methods.engines.selection.pruning import SCORES
+from ddbench.methods.engines.selection.selection import equal_shares
+from ddbench.methods.engines.students import StudentFields
 from pydantic import Field
 from torch import Tensor
 
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
-from ddbench.method import Method
-from ddbench.synset import SynSet, Views
-from ddbench.task import Task
-
-from .engines.codecs import Codec, stored
-from .engines.dynamics import DynamicsFields, dynamics_of
-from .engines.patches import join_tiles
-from .engines.pruning import SCORES
-from .engines.selection import equal_shares
-from .engines.students import StudentFields
+from ddbench.synset.synset import SynSet, Views
 
 DIFFERENCES = (
     "written without the authors' code, which is not released: what follows fills in what the paper leaves open",

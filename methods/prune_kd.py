@@ -11,18 +11,17 @@ with score = random. Differences from the paper: see `DIFFERENCES`. Figures: `be
 
 from typing import Literal
 
+from ddbench.methods.engines.decoupled.squeeze import SqueezeFields, squeeze
+from ddbench.methods.engines.selection.selection import indexed
+from ddbench.methods.engines.selection.subsets import Ranking, SubsetFields, subset
+from ddbench.methods.engines.students import RealStudentFields
 from pydantic import Field
 
-from ddbench.method import Method
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
 from ddbench.networks import canonical
-from ddbench.synset import SynSet
-from ddbench.targets import committee
-from ddbench.task import Task
-
-from .engines.selection import indexed
-from .engines.squeeze import SqueezeFields, squeeze
-from .engines.students import RealStudentFields
-from .engines.subsets import Ranking, SubsetFields, subset
+from ddbench.synset.synset import SynSet
+from ddbench.synset.targets import committee
 
 DIFFERENCES = (
     "alpha is 1 - f where no recipe gives it: the paper's alpha for each fraction is not established",

@@ -12,13 +12,12 @@ that copy older rows print 43.4 % (DC-Bench).
 from typing import Literal
 
 import torch
+from ddbench.methods.engines.selection.selection import indexed, random_choice, shares
 from pydantic import Field
 
-from ddbench.method import Hyper, Method
-from ddbench.synset import SynSet
-from ddbench.task import Task
-
-from .engines.selection import indexed, random_choice, shares
+from ddbench.distillation.method import Hyper, Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
 
 
 class RandomHyper(Hyper):

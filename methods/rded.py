@@ -10,16 +10,15 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/decoupled.md
 """
 
 import torch
+from ddbench.methods.engines.decoupled.codecs import stored
+from ddbench.methods.engines.decoupled.patches import PatchFields, patch_images, require_patches, require_shuffle
+from ddbench.methods.engines.decoupled.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
+from ddbench.methods.engines.decoupled.squeeze import SqueezeFields, squeeze
+from ddbench.methods.engines.selection.selection import equal_shares
 
-from ddbench.method import Method
-from ddbench.synset import SynSet
-from ddbench.task import Task
-
-from .engines.codecs import stored
-from .engines.patches import PatchFields, patch_images, require_patches, require_shuffle
-from .engines.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
-from .engines.selection import equal_shares
-from .engines.squeeze import SqueezeFields, squeeze
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

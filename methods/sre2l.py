@@ -12,16 +12,15 @@
 Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/decoupled.md`, and the records of `results/measured`.
 """
 
+from ddbench.methods.engines.decoupled.pipeline import DecoupledHyper, recovered, require_recoverable, space_of
+from ddbench.methods.engines.decoupled.relabel import FAMILY_DIFFERENCES, relabelled
+from ddbench.methods.engines.decoupled.squeeze import squeeze
+from ddbench.methods.engines.selection.selection import equal_shares
 from torch import Tensor
 
-from ddbench.method import Method
-from ddbench.synset import SynSet
-from ddbench.task import Task
-
-from .engines.decoupled import DecoupledHyper, recovered, require_recoverable, space_of
-from .engines.relabel import FAMILY_DIFFERENCES, relabelled
-from .engines.selection import equal_shares
-from .engines.squeeze import squeeze
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

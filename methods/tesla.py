@@ -16,16 +16,10 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory_m
 `results/measured`.
 """
 
-from pydantic import Field
-from torch import Tensor
-
-from ddbench.method import Method
-from ddbench.synset import SynSet
-from ddbench.task import Task
-
-from .engines.experts import ExpertRecipe, Experts
-from .engines.matching import classes_of
-from .engines.outer_loop import (
+from ddbench.methods.engines.matching.matching import classes_of
+from ddbench.methods.engines.trajectory.experts import ExpertRecipe, Experts
+from ddbench.methods.engines.trajectory.gradient import Mode
+from ddbench.methods.engines.trajectory.outer_loop import (
     FAMILY_DIFFERENCES,
     Learned,
     TrajectoryHyper,
@@ -42,7 +36,12 @@ from .engines.outer_loop import (
     soft_targets,
     student_of,
 )
-from .engines.trajectory import Mode
+from pydantic import Field
+from torch import Tensor
+
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

@@ -6,13 +6,12 @@
 from typing import Literal
 
 import torch
+from ddbench.methods.engines.selection.selection import indexed
 from pydantic import Field
 
-from ddbench.method import Hyper, Method
-from ddbench.synset import SynSet
-from ddbench.task import Task
-
-from .engines.selection import indexed
+from ddbench.distillation.method import Hyper, Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
 
 
 class WholeHyper(Hyper):

@@ -24,8 +24,8 @@ from typer.testing import CliRunner
 from ddbench import plugins
 from ddbench.cli.app import app
 from ddbench.cli.listing import method_facts
-from ddbench.method import GROUP, find_method
-from ddbench.typed import Strict
+from ddbench.distillation.method import GROUP, find_method
+from ddbench.schema import Strict
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {path.relative_to(ROOT / "docs").as_posix(): path.read_text() for path in (ROOT / "docs").rglob("*.md")}

@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from ddbench.canonical import digest
 from ddbench.cli.app import app
+from ddbench.distillation.method import find_method
 from ddbench.errors import UsageError
-from ddbench.evaluation import Setting
-from ddbench.grid import planned, without_set
-from ddbench.jobs import DataName, distill_job
-from ddbench.method import find_method
-from ddbench.records import Record
-from ddbench.store import RecordStore
+from ddbench.evaluation.evaluate import Setting
+from ddbench.hashing import digest
+from ddbench.jobs.job import DataName, distill_job
+from ddbench.jobs.sweep import planned, without_set
+from ddbench.records.record import Record
+from ddbench.records.store import RecordStore
 
 ROOT = Path(__file__).parents[1]
 

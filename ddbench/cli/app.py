@@ -11,14 +11,14 @@ from typer.core import TyperGroup
 from ddbench.cli import (
     demo,
     doctor,
+    import_export,
     listing,
     packing,
-    plugging,
+    plugin_kit,
     reproducing,
     running,
     scoring,
     submitting,
-    transfer,
     tune,
     viewing,
 )
@@ -166,8 +166,8 @@ for group in (
     tune,
     viewing,
     scoring,
-    transfer,
-    plugging,
+    import_export,
+    plugin_kit,
     submitting,
 ):
     group.register(app)

@@ -12,7 +12,7 @@ from ddbench.cli.options import examples
 from ddbench.cli.output import duration, progress, say
 
 if TYPE_CHECKING:
-    from ddbench.demo import Outcome
+    from ddbench.extras.demo import Outcome
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +48,7 @@ def demo(
 
     from ddbench import api
     from ddbench.cli.planning import Steady, missing_work
-    from ddbench.demo import PLAN, run_demo
+    from ddbench.extras.demo import PLAN, run_demo
     from ddbench.settings import default_workers
 
     began = time.monotonic()
@@ -72,7 +72,7 @@ def demo(
 def _finish(outcome: "Outcome", out: Path, seconds: float, quiet: bool) -> None:
     """The table on stdout; what was done, written and left out on stderr."""
     from ddbench.cli.running import print_records, tell
-    from ddbench.store import read_record
+    from ddbench.records.store import read_record
 
     print_records([read_record(path) for path in outcome.report.records])
     tell(outcome.report, quiet=quiet)

@@ -10,7 +10,7 @@ from ddbench.cli.output import print_json, print_table
 from ddbench.errors import DDBenchError
 
 if TYPE_CHECKING:
-    from ddbench.doctor import Check
+    from ddbench.extras.doctor import Check
 
 STATES = {True: "ok", False: "bad", None: "note"}
 DATA = "data set "
@@ -26,7 +26,7 @@ def doctor(as_json: Json = False) -> None:
 
     Exit code 1 if something is broken.
     """
-    from ddbench.doctor import checks, healthy
+    from ddbench.extras.doctor import checks, healthy
 
     found = checks()
     if as_json:

@@ -11,8 +11,8 @@ from ddbench.cli.output import component, plain, print_facts, print_json, print_
 
 if TYPE_CHECKING:
     from ddbench.data import DatasetCard
-    from ddbench.method import Method
-    from ddbench.protocol import Protocol, Tier
+    from ddbench.distillation.method import Method
+    from ddbench.evaluation.protocol import Protocol, Tier
 
 
 def register(app: typer.Typer) -> None:
@@ -32,8 +32,8 @@ def methods(
     as_json: Json = False,
 ) -> None:
     """List the methods; or one with its steps, hyper-parameters, recipes."""
+    from ddbench.distillation.method import find_method, method_names
     from ddbench.errors import UsageError
-    from ddbench.method import find_method, method_names
 
     if name is not None:
         found = method_facts(find_method(name))
@@ -58,7 +58,7 @@ def methods(
 
 def method_facts(method: "Method") -> dict[str, Any]:
     """All that is known of a method, as plain data."""
-    from ddbench.recipes import published
+    from ddbench.distillation.recipes import published
 
     file = published(method)
     module = inspect.getmodule(method.hyper)
@@ -189,7 +189,7 @@ def protocols(
     as_json: Json = False,
 ) -> None:
     """List the protocols; or one with every constant."""
-    from ddbench.protocol import find_protocol, protocol_names
+    from ddbench.evaluation.protocol import find_protocol, protocol_names
 
     if name is not None:
         found = find_protocol(name)

@@ -11,9 +11,9 @@ from ddbench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from ddbench.budget import Budget
-    from ddbench.distributed import Together
-    from ddbench.jobs import DataName
-    from ddbench.pool import Engine as RunsWork
+    from ddbench.jobs.job import DataName
+    from ddbench.jobs.pool import Engine as RunsWork
+    from ddbench.training.distributed import Together
 
 O = typer.Option  # noqa: E741 - the flags below stay readable
 
@@ -202,7 +202,7 @@ def byte_count(text: str, flag: str) -> int:
 
 def shares(text: str | None, flag: str = "--snapshots") -> tuple[float, ...]:
     """Read snapshots: "4" is four even shares from 0 on; with a comma or a point, "0.1,0.5" or "0.5", the shares."""
-    from ddbench.snapshots import checked_shares, even_shares
+    from ddbench.distillation.snapshots import checked_shares, even_shares
 
     if text is None:
         return ()
@@ -238,7 +238,7 @@ def budgets(ipc: str | None, fraction: str | None) -> "list[Budget]":
 
 def check_sized(methods: list[str], sizes: "list[Budget]") -> None:
     """Raise UsageError if a method needs a budget and none was given."""
-    from ddbench.method import find_method
+    from ddbench.distillation.method import find_method
 
     for name in methods:
         allowed = find_method(name).budgets
@@ -274,7 +274,7 @@ def engine(
         return together(devices, nodes, workers, quiet=quiet)
     if devices * nodes > 1:
         raise UsageError("--devices and --nodes go with --engine local: Ray places jobs on one device each")
-    from ddbench.ray_engine import RayEngine
+    from ddbench.jobs.ray_engine import RayEngine
 
     return RayEngine(address, workers if address else workers or default_workers(), gpus_per_job)
 
@@ -287,7 +287,7 @@ def together(devices: int, nodes: int, workers: int | None, *, quiet: bool = Fal
     """
     if devices * nodes == 1:
         return None
-    from ddbench.distributed import ONE_JOB, Together
+    from ddbench.training.distributed import ONE_JOB, Together
 
     if workers is not None and workers > 1:
         raise UsageError(ONE_JOB)
@@ -296,7 +296,7 @@ def together(devices: int, nodes: int, workers: int | None, *, quiet: bool = Fal
 
 def data_names(text: str, dataset_name: str | None) -> "list[DataName]":
     """The data sets of a comma list."""
-    from ddbench.jobs import DataName
+    from ddbench.jobs.job import DataName
 
     names = words(text, "--dataset")
     if dataset_name is not None and len(names) > 1:

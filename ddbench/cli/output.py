@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ddbench.progress import Reporter
-    from ddbench.table_forms import Grid
+    from ddbench.report.renderers import Grid
 
 
 def console() -> "Console":
@@ -41,7 +41,7 @@ def print_table(
     """A table on stdout: the columns named in `right`, of numbers, are set to the right and never cut; long texts wrap."""
     from rich.text import Text
 
-    from ddbench.table_forms import plain_table
+    from ddbench.report.renderers import plain_table
 
     table = plain_table(title)
     texts = [[str(value) for value in row] for row in rows]
@@ -72,7 +72,7 @@ def print_facts(facts: Iterable[tuple[str, object]]) -> None:
 
 def print_cells(frame: "pd.DataFrame", view: str = "pivot") -> None:
     """Cells as a table on stdout, notes below; one too wide for the terminal becomes one per protocol."""
-    from ddbench.tables import grids
+    from ddbench.report.tables import grids
 
     pieces = [piece for _, piece in frame.groupby(["dataset", "protocol"], sort=False)] if view != "networks" else []
     compact = view in ("long", "variance")
@@ -93,7 +93,7 @@ def print_grids(
     """
     from rich.measure import Measurement
 
-    from ddbench.table_forms import blocks, rich_table
+    from ddbench.report.renderers import blocks, rich_table
 
     out, shape = console(), _shared_into_title if compact else (lambda table: table)
     shown = [shape(table) for table in tables if table.headers]
@@ -108,7 +108,7 @@ def print_grids(
 
 def _shared_into_title(table: "Grid") -> "Grid":
     """The table with columns of one and the same text in its title instead; of dashes alone, left out."""
-    from ddbench.table_forms import DASH
+    from ddbench.report.renderers import DASH
 
     texts = [{cells[place].text for _, cells in table.rows} for place in range(len(table.headers))]
     kept = [place for place, found in enumerate(texts) if len(found) > 1 or table.headers[place][0].startswith("top-1")]

@@ -10,7 +10,7 @@ from ddbench.cli.options import examples
 from ddbench.cli.output import print_json, progress, say, size
 
 if TYPE_CHECKING:
-    from ddbench.synset import SynSet
+    from ddbench.synset.synset import SynSet
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +68,7 @@ def pack_labels(
     LPLD does. Teachers are asked only where what is stored does not suffice.
     """
     from ddbench import api
-    from ddbench.synset import load
+    from ddbench.synset.synset import load
 
     how: dict[str, Any] = {"encoding": encoding, "topk": topk, "ratio": ratio, "keep": keep, "draw": draw}
     how["bytes"] = None if limit is None else o.byte_count(limit, "--bytes")
@@ -96,7 +96,7 @@ def pack_labels(
 
 def packing_facts(before: "SynSet", made: "SynSet", out: Path) -> dict[str, Any]:
     """What packing did, as plain data; sizes in bytes."""
-    from ddbench.label_budget import full_size, parts
+    from ddbench.synset.label_compression import full_size, parts
 
     assert made.targets is not None
     now, steps = parts(made), made.targets.tensors.get("steps")

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from ddbench.cli.output import duration, plain, print_facts, say, size
 from ddbench.errors import JobFailed, NotDefined
 from ddbench.progress import Reporter
-from ddbench.wording import counted
+from ddbench.report.format import counted
 
 if TYPE_CHECKING:
-    from ddbench.estimate import Estimate
-    from ddbench.grid import Cell
-    from ddbench.jobs import DistillJob
-    from ddbench.store import RecordStore
-    from ddbench.student_recipe import StudentRecipe
-    from ddbench.synset import SynSet
+    from ddbench.jobs.estimate import Estimate
+    from ddbench.jobs.job import DistillJob
+    from ddbench.jobs.sweep import Cell
+    from ddbench.records.store import RecordStore
+    from ddbench.synset.synset import SynSet
+    from ddbench.training.recipe import StudentRecipe
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Planned:
 
     def sets(self) -> "list[DistillJob]":
         """The sets that have to be made for this cell: none if nothing is missing."""
-        from ddbench.jobs import DistillJob, finished
+        from ddbench.jobs.job import DistillJob, finished
 
         jobs = (self.cell.made, self.cell.lender) if self.missing or self.snapshots else ()
         return [job for job in jobs if isinstance(job, DistillJob) and finished(job) is None]
@@ -51,8 +51,8 @@ class Planned:
 
 def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False) -> Planned:
     """What a cell needs, as the store and the cache are now; writes nothing."""
-    from ddbench.evaluation import NotScored
-    from ddbench.grid import excluded, missing_seeds, missing_snapshots, planned, record_of, without_set
+    from ddbench.evaluation.evaluate import NotScored
+    from ddbench.jobs.sweep import excluded, missing_seeds, missing_snapshots, planned, record_of, without_set
 
     try:
         record = planned(cell)
@@ -109,14 +109,14 @@ class Estimator:
 
     def distilling(self, job: "DistillJob") -> "Estimate":
         """Of making a set; seeds of one recipe share it."""
-        from ddbench.estimate import estimate_distill
+        from ddbench.jobs.estimate import estimate_distill
 
         return self._once((job.resolved().hash, job.setting), job.label(), lambda: estimate_distill(job))
 
     def studying(self, each: Planned) -> "Estimate":
         """Of one training and test; the sets of one size share it."""
-        from ddbench.estimate import estimate_student
-        from ddbench.views import drawn
+        from ddbench.jobs.estimate import estimate_student
+        from ddbench.synset.views import drawn
 
         cell, synset = each.cell, each.cell.known_set()
         images, recipe = _images(each, synset), _shipped(each, synset)
@@ -126,7 +126,7 @@ class Estimator:
         return self._once(key, f"{cell.protocol} on {images:,} images", call)
 
     def _once(self, key: tuple[Any, ...], label: str, call: "Callable[[], Estimate]") -> "Estimate":
-        from ddbench.estimate import Estimate
+        from ddbench.jobs.estimate import Estimate
 
         if key not in self._known:
             say(f"timing {label}", quiet=self.quiet)
@@ -141,7 +141,7 @@ class Estimator:
 
 def _images(each: Planned, synset: "SynSet | None") -> int:
     """How many images a student trains on: the set's, where it is known, or what its budget says."""
-    from ddbench.views import training_count
+    from ddbench.synset.views import training_count
 
     if synset is not None:
         return training_count(synset)
@@ -154,7 +154,7 @@ def _images(each: Planned, synset: "SynSet | None") -> int:
 
 
 def _shipped(each: Planned, synset: "SynSet | None") -> "StudentRecipe | None":
-    from ddbench.protocol import find_protocol
+    from ddbench.evaluation.protocol import find_protocol
 
     return synset.student_recipe if synset is not None and find_protocol(each.cell.protocol).shipped else None
 
@@ -200,7 +200,7 @@ def _print_recipes(jobs: "Iterable[DistillJob]") -> None:
 
 
 def _print_job(job: "DistillJob", estimator: Estimator, *, needed: bool = True) -> None:
-    from ddbench.jobs import cached_set, finished
+    from ddbench.jobs.job import cached_set, finished
 
     if finished(job) is not None:
         print(f"{job.label()}: set is cached{' with its snapshots' if job.snapshots else ''}")

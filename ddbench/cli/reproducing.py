@@ -15,12 +15,12 @@ from ddbench.errors import UsageError, unknown
 DASH = "—"
 
 if TYPE_CHECKING:
-    from ddbench.estimate import Foreseen
-    from ddbench.jobs import DataName
-    from ddbench.pool import Engine
-    from ddbench.reported import Paper
-    from ddbench.reproduce import Choice, Item
-    from ddbench.store import RecordStore
+    from ddbench.jobs.estimate import Foreseen
+    from ddbench.jobs.job import DataName
+    from ddbench.jobs.pool import Engine
+    from ddbench.records.store import RecordStore
+    from ddbench.report.papers import Paper
+    from ddbench.report.reproduce import Choice, Item
 
 
 def register(app: typer.Typer) -> None:
@@ -85,11 +85,12 @@ def reproduce(
     What is cached or recorded is reused; after a stop the same command goes on. A cell whose data are not on this machine
     is not run, and says so; the dry run estimates it all the same.
     """
-    from ddbench import api, tables
-    from ddbench.reported import find_paper, papers
-    from ddbench.reproduce import Choice
+    from ddbench import api
+    from ddbench.records.store import RecordStore
+    from ddbench.report import tables
+    from ddbench.report.papers import find_paper, papers
+    from ddbench.report.reproduce import Choice
     from ddbench.settings import default_workers, results_dir
-    from ddbench.store import RecordStore
 
     form = "json" if as_json else form
     if form not in tables.FORMATS:
@@ -123,7 +124,7 @@ def _items(
     key: str, paper: "Paper", choice: "Choice", methods: Sequence[str], cells: Sequence[str], networks: Sequence[str]
 ) -> "list[Item]":
     """A line for every figure that is chosen; UsageError where there is none."""
-    from ddbench.reproduce import chosen_figures, items_of
+    from ddbench.report.reproduce import chosen_figures, items_of
 
     figures = chosen_figures(key, paper, methods, cells, networks)
     if not figures:
@@ -135,7 +136,7 @@ def _reduced_items(
     key: str, paper: "Paper", choice: "Choice", methods: Sequence[str], cells: Sequence[str]
 ) -> "list[Item]":
     """A line for every reduced recipe that is chosen; UsageError where there is none."""
-    from ddbench.reproduce import chosen_figures, reduced_items
+    from ddbench.report.reproduce import chosen_figures, reduced_items
 
     found = reduced_items(chosen_figures(key, paper, methods), paper, methods, choice, cells)
     if not found:
@@ -149,7 +150,7 @@ def _words(text: str | None, flag: str) -> list[str]:
 
 def _methods(key: str, own: Sequence[str], text: str | None) -> list[str]:
     """The methods that are meant: the paper's own that have figures, those that are named, or all."""
-    from ddbench.reported import figures_of, papers
+    from ddbench.report.papers import figures_of, papers
 
     have = list(dict.fromkeys(figure.method for figure in figures_of(key, papers()[key])))
     if text == "all":
@@ -167,7 +168,7 @@ def data_folders(words: Sequence[str]) -> "dict[str, DataName]":
         UsageError: not of that form, or a name that is one of the suite's own data sets: a folder never stands for it.
     """
     from ddbench.data import dataset_names
-    from ddbench.jobs import DataName
+    from ddbench.jobs.job import DataName
 
     found = {}
     for word in words:
@@ -192,8 +193,8 @@ def _run(
     """Run what is missing; the exit code."""
     from ddbench.cli.planning import Steady, missing_work
     from ddbench.cli.running import tell
-    from ddbench.files import check_writable
-    from ddbench.grid import run_cells
+    from ddbench.jobs.sweep import run_cells
+    from ddbench.system.files import check_writable
 
     cells = list(dict.fromkeys(cell for item in items for cell in item.cells))
     if not cells:
@@ -207,8 +208,8 @@ def _run(
 
 
 def _print_table(title: str, items: "Sequence[Item]", store: "RecordStore", form: str) -> None:
-    from ddbench.reproduce import compare
-    from ddbench.verdicts import grids, render
+    from ddbench.report.reproduce import compare
+    from ddbench.report.verdict import grids, render
 
     compared = compare(items, store)
     if form != "terminal":
@@ -316,8 +317,8 @@ def _line(
     item: "Item", choice: "Choice", store: "RecordStore", retry_failed: bool, tell: Callable[[str], None]
 ) -> _Line:
     from ddbench.cli.planning import plan
-    from ddbench.estimate import foresee
-    from ddbench.jobs import finished
+    from ddbench.jobs.estimate import foresee
+    from ddbench.jobs.job import finished
 
     line = _Line(item, draws=len(choice.synthesis_seeds), missing=len(choice.seeds) * len(choice.synthesis_seeds))
     if item.recipe is None or item.source is None:
@@ -336,7 +337,7 @@ def stages_of(item: "Item", choice: "Choice") -> dict[str, list[int]]:
     """Cached entries of the stages that the first distillation would open, by name; a method that fails early has none."""
     import torch
 
-    from ddbench.probe import Enough, Peek
+    from ddbench.jobs.probe import Enough, Peek
 
     assert item.recipe is not None and item.source is not None
     device = torch.device(choice.setting.device)
@@ -349,7 +350,7 @@ def stages_of(item: "Item", choice: "Choice") -> dict[str, list[int]]:
 def _probed(item: "Item", choice: "Choice", tell: Callable[[str], None]) -> "Foreseen | None":
     """For a method that says no costs: the probes of `--dry-run`, where the data are here."""
     from ddbench.errors import JobFailed, NotDefined
-    from ddbench.estimate import Estimate, Foreseen, estimate_distill, estimate_student
+    from ddbench.jobs.estimate import Estimate, Foreseen, estimate_distill, estimate_student
 
     if not item.cells or item.cells[0].made is None or item.source is None or item.recipe is None:
         return None
@@ -399,7 +400,7 @@ def _shown(line: _Line, *, named: bool) -> list[str]:
 
 
 def _own(item: "Item") -> bool:
-    from ddbench.protocol import find_protocol
+    from ddbench.evaluation.protocol import find_protocol
 
     return find_protocol(item.protocol).shipped
 

@@ -12,14 +12,14 @@ import typer
 from ddbench.cli import options as o
 from ddbench.cli.options import examples
 from ddbench.cli.output import duration, print_cells, progress, say
-from ddbench.downloads import refused
 from ddbench.errors import DDBenchError, UsageError
+from ddbench.system.downloads import refused
 
 if TYPE_CHECKING:
-    from ddbench.grid import Cell, Grid, Report
-    from ddbench.pool import Engine
+    from ddbench.jobs.pool import Engine
+    from ddbench.jobs.sweep import Cell, Grid, Report
     from ddbench.progress import Reporter
-    from ddbench.records import Record
+    from ddbench.records.record import Record
 
     Observer = Callable[[Record], Record]
 
@@ -81,7 +81,7 @@ def distill(
     if out is None and not dry_run:
         raise UsageError("distill needs --out FILE")
     from ddbench import api
-    from ddbench.jobs import DataName
+    from ddbench.jobs.job import DataName
 
     budget = o.one_budget(ipc, fraction)
     o.check_sized([method], [budget])
@@ -146,7 +146,7 @@ def evaluate(
     """
     from ddbench import api
     from ddbench.settings import default_workers, results_dir
-    from ddbench.synset import load
+    from ddbench.synset.synset import load
 
     wanted = o.seeds(seeds)
     made_by = load(file).provenance.method
@@ -216,8 +216,8 @@ def run(
     What is cached or recorded is reused; after a stop the same command goes on.
     """
     from ddbench import api
-    from ddbench.grid import Grid
-    from ddbench.jobs import DataName
+    from ddbench.jobs.job import DataName
+    from ddbench.jobs.sweep import Grid
 
     budget, runner = o.one_budget(ipc, fraction), o.together(devices, nodes, workers, quiet=quiet)
     o.check_sized([method], [budget])
@@ -287,7 +287,7 @@ def sweep(
     as whole, runs once per data set.
     """
     from ddbench import api
-    from ddbench.grid import Grid
+    from ddbench.jobs.sweep import Grid
 
     names, sizes = o.words(methods, "--methods"), o.budgets(ipc, fraction)
     o.check_sized(names, sizes)
@@ -339,12 +339,12 @@ def _go(
 ) -> None:
     """Plan or run a grid and report on it; leaves with the report's exit code."""
     from ddbench.cli.planning import Steady, missing_work, print_plan
-    from ddbench.files import check_writable
-    from ddbench.following import follows
-    from ddbench.grid import run_cells
-    from ddbench.records import now
+    from ddbench.jobs.sweep import run_cells
+    from ddbench.records.record import now
+    from ddbench.records.store import RecordStore
     from ddbench.settings import default_workers, results_dir
-    from ddbench.store import RecordStore
+    from ddbench.system.files import check_writable
+    from ddbench.system.rank import follows
 
     store, count = RecordStore(results or results_dir()), workers or default_workers()
     with refused(dry_run):
@@ -364,7 +364,7 @@ def _go(
     report.skipped += grid.without_snapshots()
     tell(report, quiet=quiet)
     if report.records and not follows():
-        from ddbench.store import read_record
+        from ddbench.records.store import read_record
 
         print_records([read_record(path) for path in report.records])
     say(f"Records: {store.root} ({len(report.records)} touched)", quiet=quiet)
@@ -379,8 +379,8 @@ def with_lender(cells: "Sequence[Cell]", borrow: Path | None) -> "list[Cell]":
     """
     if borrow is None:
         return list(cells)
-    from ddbench.protocol import find_protocol
-    from ddbench.synset import load
+    from ddbench.evaluation.protocol import find_protocol
+    from ddbench.synset.synset import load
 
     if load(borrow).student_recipe is None:
         raise UsageError(f"--borrow {borrow}: the set ships no student recipe")
@@ -417,7 +417,7 @@ def grouped(failed: Sequence[tuple[str, str]]) -> list[str]:
 
 def print_records(records: "Sequence[Record]") -> None:
     """The table of some records on stdout."""
-    from ddbench.cells import cells
+    from ddbench.report.frame import cells
 
     print_cells(cells(records))
 
@@ -430,7 +430,7 @@ def logged(
     if not wanted:
         yield reporter, None
         return
-    from ddbench.wandb_log import WandbLog
+    from ddbench.jobs.wandb_log import WandbLog
 
     with WandbLog(Path(os.environ.get("WANDB_DIR") or "."), group=group) as log:
         yield log.reporter(reporter), log.observe

@@ -62,8 +62,8 @@ def scores(
     A row per method, data set, budget and student network. Baselines are found among the records that --dataset,
     --protocol and --network leave; what a score lacks is named with the command that makes it.
     """
-    from ddbench import columns, score_table
-    from ddbench.table_forms import data_text, grids_text
+    from ddbench.report import columns, score_table
+    from ddbench.report.renderers import data_text, grids_text
 
     form = checked_form(form, as_json)
     if explain:
@@ -113,8 +113,8 @@ def compare(
     A column is one data set, protocol, student network and budget. Pairs: difference, interval, p, p adjusted by Holm.
     Ranks are ranges: methods that are not told apart share them.
     """
-    from ddbench import columns, comparisons
-    from ddbench.table_forms import data_text, grids_text
+    from ddbench.report import columns, significance
+    from ddbench.report.renderers import data_text, grids_text
 
     form = checked_form(form, as_json)
     data = form in ("csv", "json")
@@ -123,13 +123,13 @@ def compare(
         explain_columns(columns.RANKS if view == "ranks" else columns.PAIRS, as_json=form == "json")
         return
     frame = read_cells(results, dataset, protocol, methods, network, superseded=superseded)
-    table = comparisons.compared(frame, first, against=against, alpha=alpha)
+    table = significance.compared(frame, first, against=against, alpha=alpha)
     if data:
         deliver(data_text(table, form), out)
         return
-    tables = comparisons.grids(table, first)
+    tables = significance.grids(table, first)
     if view is None and first == "ranks" and len(tables) == 1:
-        tables += comparisons.grids(comparisons.compared(frame, "pairs", alpha=alpha), "pairs")
+        tables += significance.grids(significance.compared(frame, "pairs", alpha=alpha), "pairs")
     if out is None and form == "terminal":
         print_grids(tables)
     else:

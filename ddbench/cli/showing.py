@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddbench.cli.output import component, duration, plain, print_facts, print_json, print_table, settings, size
-from ddbench.command_words import borrow_words, data_words, folder_words, scoring_words, set_file, size_words
 from ddbench.errors import UsageError
+from ddbench.report.commands import borrow_words, data_words, folder_words, scoring_words, set_file, size_words
 
 if TYPE_CHECKING:
-    from ddbench.records import Record, Run
-    from ddbench.synset import SynSet
+    from ddbench.records.record import Record, Run
+    from ddbench.synset.synset import SynSet
 
 
 WHOLE, PACKED = "SET.safetensors", "PACKED.safetensors"
@@ -19,7 +19,7 @@ WHOLE, PACKED = "SET.safetensors", "PACKED.safetensors"
 
 def show_set(path: Path, *, as_json: bool) -> "SynSet":
     """Print the facts of a set's file; returns the set."""
-    from ddbench.synset import load
+    from ddbench.synset.synset import load
 
     synset = load(path)
     facts = set_facts(synset, path)
@@ -54,9 +54,9 @@ def set_facts(synset: "SynSet", path: Path) -> dict[str, Any]:
 
 
 def _set_lines(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
-    from ddbench.store import budget_label
-    from ddbench.teachers import roles
-    from ddbench.wording import budget_words
+    from ddbench.records.store import budget_label
+    from ddbench.report.format import budget_words
+    from ddbench.synset.teachers import roles
 
     counts, made = facts["per_class"], facts["provenance"]
     spread = f"{counts[0]} each" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)} each"
@@ -98,15 +98,15 @@ def _student_words(recipe: dict[str, Any]) -> str:
 
 def draw(synset: "SynSet", out: Path, dataset: str | None, dataset_name: str | None) -> None:
     """Draw a set's images, decoded into pixels, as a grid."""
-    from ddbench.cli.transfer import source_of
-    from ddbench.demo import draw_set
+    from ddbench.cli.import_export import source_of
+    from ddbench.extras.demo import draw_set
 
     draw_set(synset, source_of(synset, dataset, dataset_name), out)
 
 
 def show_record(path: Path, *, as_json: bool) -> None:
     """Print a record and the commands that make its runs again."""
-    from ddbench.store import read_record
+    from ddbench.records.store import read_record
 
     record = read_record(path)
     commands = list(reproduce(record))
@@ -129,8 +129,8 @@ def show_record(path: Path, *, as_json: bool) -> None:
 
 
 def _record_lines(record: "Record") -> Iterator[tuple[str, object]]:
-    from ddbench.store import budget_label
-    from ddbench.wording import budget_words, percent
+    from ddbench.records.store import budget_label
+    from ddbench.report.format import budget_words, percent
 
     borrowed = f", with the student recipe of {record.borrowed}" if record.borrowed else ""
     yield "protocol", f"{record.protocol} (digest {record.protocol_digest[:12]})"
@@ -246,9 +246,9 @@ def _published(record: "Record", name: str) -> tuple[dict[str, Any], str] | None
     """Hyper-parameters and canonical network of a published recipe, defaults filled in; None if it is not here."""
     from ddbench.budget import Budget
     from ddbench.data import describe
-    from ddbench.method import find_method
+    from ddbench.distillation.method import find_method
+    from ddbench.distillation.recipes import GENERIC, entries_for, published
     from ddbench.networks import canonical
-    from ddbench.recipes import GENERIC, entries_for, published
 
     try:
         method = find_method(record.method)

@@ -13,8 +13,8 @@ from ddbench.cli.output import print_json, print_table, progress, say
 from ddbench.errors import DDBenchError, UsageError
 
 if TYPE_CHECKING:
-    from ddbench.addresses import Progress
-    from ddbench.verification import Verification
+    from ddbench.extras.verify import Verification
+    from ddbench.records.addresses import Progress
 
 SUBMITTED = Path("results") / "submitted"
 RecordFile = Annotated[Path, typer.Argument(metavar="RECORD", help="A record's file.")]
@@ -95,10 +95,10 @@ def submit(
     Every record of the set below --results becomes one, with who claims it and where the set can be had. Upload the very
     file: its size and SHA-256 are written down.
     """
+    from ddbench.extras.submit import claim, records_of, shared_product, shared_set
+    from ddbench.extras.submit import submit as write
+    from ddbench.records.store import read_record
     from ddbench.settings import results_dir
-    from ddbench.store import read_record
-    from ddbench.submitting import claim, records_of, shared_product, shared_set
-    from ddbench.submitting import submit as write
 
     if (supersedes is None) != (appeal is None):
         raise UsageError("an appeal needs --supersedes RECORD and --appeal TEXT")
@@ -145,9 +145,9 @@ def verify(
     of so many runs, of our mean; or where all its runs were made here again to the bit. It is undecided with fewer than 3
     students, or a tolerance above 3 points. Exit code 1 where it does not hold.
     """
-    from ddbench import verification
+    from ddbench.extras import verify as verification
+    from ddbench.records.store import read_record
     from ddbench.settings import default_workers
-    from ddbench.store import read_record
 
     with progress(quiet) as reporter:
         found = verification.verify(
@@ -209,16 +209,16 @@ def pull(
     From the addresses in it, hash-checked. Teachers and experts go into the cache, where what asks for them finds them;
     experts of somebody else are then taken as your own would be.
     """
-    from ddbench import pulling
     from ddbench.errors import unknown
-    from ddbench.store import read_record
+    from ddbench.extras import download
+    from ddbench.records.store import read_record
 
-    kind = next((each for each in pulling.KINDS if each == what), None)
+    kind = next((each for each in download.KINDS if each == what), None)
     if kind is None:
-        raise unknown("kind of file", what, pulling.KINDS)
-    largest = pulling.LIMIT if limit is None else o.byte_count(limit, "--limit")
+        raise unknown("kind of file", what, download.KINDS)
+    largest = download.LIMIT if limit is None else o.byte_count(limit, "--limit")
     with _bar(f"fetching the {what}", quiet) as advance:
-        found = pulling.pull(read_record(record), record, what=kind, out=out, limit=largest, progress=advance)
+        found = download.pull(read_record(record), record, what=kind, out=out, limit=largest, progress=advance)
     for path, key in found:
         print(f"{path} {key}")
 
@@ -244,7 +244,7 @@ def check_submissions(
     What CI runs on a pull request: reads files only, fetches nothing, runs nothing of theirs. Exit code 1 where something
     is wrong, a line for each on stdout.
     """
-    from ddbench.submitting import check_submissions as problems_of
+    from ddbench.extras.submit import check_submissions as problems_of
 
     if not results.is_dir() or (base is not None and not base.is_dir()):
         raise UsageError(f"{base if results.is_dir() else results}: a folder of results is needed")

@@ -11,7 +11,7 @@ from ddbench.cli.output import duration, print_json, print_table, progress, say,
 from ddbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from ddbench.tune import Candidate, TuneReport
+    from ddbench.extras.tune import Candidate, TuneReport
 
 
 def register(app: typer.Typer) -> None:
@@ -65,11 +65,11 @@ def tune(
     written into it. A stopped search goes on with the same command.
     """
     from ddbench import api
-    from ddbench.jobs import DataName
-    from ddbench.method import find_method
-    from ddbench.recipes import parse_overrides
-    from ddbench.tune import parse_grid
-    from ddbench.tune import tune as search
+    from ddbench.distillation.method import find_method
+    from ddbench.distillation.recipes import parse_overrides
+    from ddbench.extras.tune import parse_grid
+    from ddbench.extras.tune import tune as search
+    from ddbench.jobs.job import DataName
 
     found, budget = find_method(method), o.one_budget(ipc, fraction)
     o.check_sized([method], [budget])
@@ -121,7 +121,7 @@ def _show(report: "TuneReport", *, as_json: bool) -> None:
 
 
 def _row(candidate: "Candidate", winner: "Candidate") -> tuple[str, str, str, str]:
-    from ddbench.wording import half, percent
+    from ddbench.report.format import half, percent
 
     values = settings(candidate.values)
     if candidate.mean is None:

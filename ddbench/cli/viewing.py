@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from ddbench.records import Record
+    from ddbench.records.record import Record
 
 KINDS = {
     "ipc": "what does more IPC buy?",
@@ -101,7 +101,7 @@ def table(
 
     In csv and json all views but pivot are data: every column, accuracies as fractions.
     """
-    from ddbench import columns, tables
+    from ddbench.report import columns, tables
 
     form = checked_form(form, as_json)
     view = view or ("long" if form in ("csv", "json") else "pivot")
@@ -120,7 +120,7 @@ def table(
 
 def checked_form(form: str, as_json: bool) -> str:
     """The format of a table; UsageError for another."""
-    from ddbench.tables import FORMATS
+    from ddbench.report.tables import FORMATS
 
     form = "json" if as_json else form
     if form not in FORMATS:
@@ -130,7 +130,7 @@ def checked_form(form: str, as_json: bool) -> str:
 
 def deliver(text: str, out: Path | None) -> None:
     """A table's text on stdout, or in a file whose name is printed."""
-    from ddbench.files import write_atomic
+    from ddbench.system.files import write_atomic
 
     if out is None:
         print(text, end="")
@@ -157,7 +157,7 @@ def read_cells(
     superseded: bool = False,
 ) -> "pd.DataFrame":
     """The cells of the chosen records; UsageError if there are none, or a name that no record has."""
-    from ddbench.cells import cells
+    from ddbench.report.frame import cells
 
     records = read_records(results)
     for flag, text, field in (
@@ -177,8 +177,8 @@ def read_cells(
 
 def read_records(results: Sequence[Path] | None) -> "list[Record]":
     """Every record of the folders; UsageError where a folder is missing or there is none at all."""
+    from ddbench.records.store import RecordStore
     from ddbench.settings import results_dir
-    from ddbench.store import RecordStore
 
     folders = list(results or [results_dir()])
     records = [record for folder in folders for record in RecordStore(folder)]
@@ -203,7 +203,7 @@ def _only(records: "list[Record]", kind: str, text: str | None, field: str) -> "
 
 
 def _check_protocols(records: "list[Record]", wanted: Sequence[str]) -> None:
-    from ddbench.cells import protocol_family, protocol_label
+    from ddbench.report.frame import protocol_family, protocol_label
 
     labels = {protocol_label(record) for record in records}
     for name in wanted:
@@ -244,9 +244,9 @@ def plot(
 
     A folder gets every plot that the records allow; a file gets the one that --kind and the other flags choose.
     """
-    from ddbench import plots
-    from ddbench.environment import cores
-    from ddbench.files import check_writable
+    from ddbench.report import plots
+    from ddbench.system.environment import cores
+    from ddbench.system.files import check_writable
 
     single = out.suffix.lower() in plots.SUFFIXES
     if kind is not None and kind not in KINDS:
@@ -276,7 +276,7 @@ def plot(
 
 def _one_plot(frame: "pd.DataFrame", kind: str | None, ipc: int | None, fraction: float | None) -> "Figure":
     """The plot that the flags choose; UsageError where they leave several."""
-    from ddbench import plots
+    from ddbench.report import plots
 
     good = frame[frame["status"] == "ok"]
     watched = good[good["snapshots"].map(bool)]
@@ -308,8 +308,8 @@ def _one_plot(frame: "pd.DataFrame", kind: str | None, ipc: int | None, fraction
 
 def _of_labels(frame: "pd.DataFrame", kind: str, dataset: str, budget: str) -> "Figure":
     """The plots that read several protocols: those of the one hard family among the records."""
-    from ddbench import plots
-    from ddbench.ingredients import soft_twins
+    from ddbench.report import plots
+    from ddbench.report.baselines import soft_twins
 
     twins = soft_twins(frame.loc[frame["status"] == "ok", "protocol"])
     if len(twins) != 1:
@@ -322,7 +322,7 @@ def _of_labels(frame: "pd.DataFrame", kind: str, dataset: str, budget: str) -> "
 
 def _budget(cells: "pd.DataFrame", ipc: int | None, fraction: float | None) -> str:
     """The budget that the flags name, or the only one that there is."""
-    from ddbench.store import budget_label
+    from ddbench.records.store import budget_label
 
     if ipc is not None or fraction is not None:
         return budget_label({"ipc": ipc} if ipc is not None else {"fraction": fraction})
@@ -331,10 +331,10 @@ def _budget(cells: "pd.DataFrame", ipc: int | None, fraction: float | None) -> s
 
 def _images_of(text: str, dataset: str | None) -> "Figure":
     """Sets of one data set side by side, named by their methods, or by their files where those are not enough."""
-    from ddbench import plots
     from ddbench.data import load_dataset
-    from ddbench.demo import shown
-    from ddbench.synset import load
+    from ddbench.extras.demo import shown
+    from ddbench.report import plots
+    from ddbench.synset.synset import load
 
     given = [Path(word) for word in o.words(text, "--sets")]
     files = [file for path in given for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]

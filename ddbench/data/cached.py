@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ddbench.canonical import tensors_digest
 from ddbench.errors import UsageError
-from ddbench.files import locked, write_with
+from ddbench.hashing import tensors_digest
+from ddbench.system.files import locked, write_with
 
 if TYPE_CHECKING:
     import torch

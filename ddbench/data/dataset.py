@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ddbench.canonical import tensors_digest
+from ddbench.hashing import tensors_digest
 
 if TYPE_CHECKING:
     import torch

@@ -1,7 +1,7 @@
 """The embedded default: scikit-learn's 1,797 handwritten digits of 8x8 pixels; no network, no files."""
 
-from ddbench.canonical import digest
 from ddbench.data.dataset import Dataset, DatasetCard, channel_statistics, memory_split
+from ddbench.hashing import digest
 
 NAMES: tuple[str, ...] = ("digits",)
 TRAIN, TEST = 1438, 359  # what the split gives; a test checks it

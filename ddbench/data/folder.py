@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddbench.canonical import digest
 from ddbench.data.dataset import RESIDENT_SIDE, Dataset, DatasetCard, Split, channel_statistics
 from ddbench.data.imagenet import MEAN, STD
 from ddbench.data.images import file_split, probe_channels, probe_side
 from ddbench.data.listing import Listing, class_folders, list_split, listed
 from ddbench.errors import UsageError
+from ddbench.hashing import digest
 
 PREFIX = "folder:"
 LAYOUT = "train/<class>/ and test/<class>/ (or val/<class>/), the same classes in both"

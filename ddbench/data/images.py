@@ -14,11 +14,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddbench.canonical import digest_of_parts, list_json
 from ddbench.data.cached import Tensors, cached_tensors
 from ddbench.data.dataset import RESIDENT_SIDE, InMemory, Split
 from ddbench.data.listing import Listing
 from ddbench.errors import UsageError
+from ddbench.hashing import digest_of_parts, list_json
 from ddbench.settings import cache_dir
 
 if TYPE_CHECKING:

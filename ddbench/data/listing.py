@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ddbench.canonical import canonical_json, digest
 from ddbench.data.cached import read_kept
 from ddbench.data.dataset import RESIDENT_SIDE
 from ddbench.errors import CannotWrite, UsageError
-from ddbench.files import write_with
+from ddbench.hashing import canonical_json, digest
 from ddbench.settings import cache_dir
+from ddbench.system.files import write_with
 
 if TYPE_CHECKING:
     import numpy as np

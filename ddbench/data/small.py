@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddbench.data.dataset import Dataset, DatasetCard, memory_split
-from ddbench.downloads import are_refused, patience
 from ddbench.errors import UsageError
-from ddbench.files import locked, make_folder
 from ddbench.settings import data_dir
+from ddbench.system.downloads import are_refused, patience
+from ddbench.system.files import locked, make_folder
 
 if TYPE_CHECKING:
     import torch

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ddbench.downloads import patience
 from ddbench.errors import UsageError
 from ddbench.networks.build import build
 from ddbench.networks.library import timm_network, torchvision_network
 from ddbench.networks.names import parse
 from ddbench.networks.parts import Network
 from ddbench.randomness import forked
+from ddbench.system.downloads import patience
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of GoogLeNet and Inception that only their own training uses
 CENTRED = ("googlenet", "inception_v3")

@@ -7,14 +7,15 @@ from typing import Any
 
 from ddbench.leaderboard.entries import STANDINGS
 
-from ddbench import columns, networks, plugins
+from ddbench import networks, plugins
 from ddbench.augment.registry import AUGMENTATIONS, MIXES
 from ddbench.cli.viewing import KINDS
 from ddbench.components import Components
 from ddbench.data import dataset_names, describe
 from ddbench.errors import UsageError
-from ddbench.losses import LOSSES
-from ddbench.schedules import OPTIMIZERS, SCHEDULES
+from ddbench.report import columns
+from ddbench.training.losses import LOSSES
+from ddbench.training.optimizers import OPTIMIZERS, SCHEDULES
 
 from .text import table
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ddbench.cli.listing import allowed, budget_words, method_facts
 from ddbench.cli.output import plain
-from ddbench.method import GROUP, Method, find_method
-from ddbench.reported import papers
+from ddbench.distillation.method import GROUP, Method, find_method
+from ddbench.report.papers import papers
 
 from .text import description, facts, folded, table
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from ddbench.leaderboard.forms import prose
 
 from ddbench.cli.output import component
-from ddbench.protocol import GROUP, Protocol, Tier, find_protocol
+from ddbench.evaluation.protocol import GROUP, Protocol, Tier, find_protocol
 
 from .text import facts, table
 

@@ -8,9 +8,9 @@ from typing import Any
 from markupsafe import Markup
 from pydantic import BaseModel
 
-from ddbench.records import Record, Run, Snapshot, SynSetFacts, TeacherFacts
-from ddbench.submission import SharedFile, Submission
-from ddbench.typed import LARGEST
+from ddbench.records.record import Record, Run, Snapshot, SynSetFacts, TeacherFacts
+from ddbench.records.submission import SharedFile, Submission
+from ddbench.schema import LARGEST
 
 from .text import description, table
 

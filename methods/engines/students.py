@@ -4,9 +4,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ddbench.method import Hyper
-from ddbench.student_recipe import Component, StudentRecipe
-from ddbench.task import Task
+from ddbench.distillation.method import Hyper
+from ddbench.distillation.task import Task
+from ddbench.training.recipe import Component, StudentRecipe
 
 
 class StudentFields(Hyper):

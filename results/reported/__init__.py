@@ -1,1 +1,1 @@
-"""Figures that papers report, one file each; `ddbench.reported` reads them."""
+"""Figures that papers report, one file each; `ddbench.report.papers` reads them."""

@@ -2,7 +2,7 @@
 
 import json
 
-from ddbench.store import RecordStore
+from ddbench.records.store import RecordStore
 
 
 def content(root):

@@ -1,7 +1,7 @@
 """Records that nothing was run for: what tests of tables, plots and pages read."""
 
-from ddbench.canonical import digest
-from ddbench.records import Record
+from ddbench.hashing import digest
+from ddbench.records.record import Record
 
 RUN = {"device": "cpu", "precision": "float32", "threads": 1, "build": "2.9.0", "date": "2026-01-31T12:00:00+00:00"}
 

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from ddbench import networks
-from ddbench.student import train
-from ddbench.student_recipe import StudentRecipe
+from ddbench.training.loop import train
+from ddbench.training.recipe import StudentRecipe
 
 
 def training(name, batch, bn_batch=None, mix=None, streamed=False):
@@ -67,9 +67,9 @@ def refusal():
 
 def teacher_of_digits():
     """The hash of a teacher with batch norms, as this rank has it, from every rank."""
-    from ddbench import teachers
     from ddbench.data import load_dataset
-    from ddbench.distributed import current
+    from ddbench.synset import teachers
+    from ddbench.training.distributed import current
 
     torch.set_num_threads(1)
     adam = {"name": "adam", "lr": 0.01}
@@ -100,7 +100,7 @@ def stops(error):
 
 def dies_once_job(job, reporter):
     """A job whose last rank is killed the first time."""
-    from ddbench.distributed import current
+    from ddbench.training.distributed import current
 
     together = current()
     if together.rank == 1 and not job.mark.exists():

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddbench import networks, teachers
+from ddbench import networks
 from ddbench.data import load_dataset
+from ddbench.data.spaces import make_space
 from ddbench.errors import UsageError
-from ddbench.space import make_space
-from ddbench.synset import SynSet, Targets
-from ddbench.targets import Binding, committee, targets_of
+from ddbench.synset import teachers
+from ddbench.synset.synset import SynSet, Targets
+from ddbench.synset.targets import Binding, committee, targets_of
 
 
 def a_teacher(name="convnet-d2-w8-bn", seed=0):

@@ -2,8 +2,8 @@
 
 import copy
 
-from ddbench.checkpoints import Checkpoint
 from ddbench.progress import Reporter
+from ddbench.training.checkpoints import Checkpoint
 
 
 class Stopped(Exception):

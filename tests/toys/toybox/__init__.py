@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import Field
 
+from ddbench.distillation.method import Hyper, Method
+from ddbench.distillation.task import Task
 from ddbench.errors import CannotWrite, JobFailed, NotDefined
-from ddbench.method import Hyper, Method
-from ddbench.protocol import Protocol, Tier
-from ddbench.stages import Stage
-from ddbench.student_recipe import StudentRecipe
-from ddbench.synset import SynSet, Targets
-from ddbench.task import Task
+from ddbench.evaluation.protocol import Protocol, Tier
+from ddbench.synset.synset import SynSet, Targets
+from ddbench.training.cache import Stage
+from ddbench.training.recipe import StudentRecipe
 
 if TYPE_CHECKING:
-    from ddbench.grid import Grid
+    from ddbench.jobs.sweep import Grid
 
 RECIPE: dict[str, Any] = {
     "network": "convnet-d1-w8",
@@ -191,8 +191,8 @@ def build_apart(environment: dict[str, str]) -> None:
 def a_grid(overrides: list[str]) -> "Grid":
     """Two protocols, two synthesis seeds and two students each."""
     from ddbench.budget import Budget
-    from ddbench.grid import Grid
-    from ddbench.jobs import DataName
+    from ddbench.jobs.job import DataName
+    from ddbench.jobs.sweep import Grid
 
     return Grid(
         methods=["toy"],

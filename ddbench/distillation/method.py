@@ -1,0 +1,83 @@
+"""What a method is: one frozen class of hyper-parameters and one function `distill(task, hyper) -> SynSet`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from ddbench import plugins
+from ddbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from ddbench.distillation.task import Task
+    from ddbench.synset.synset import SynSet
+    from ddbench.training.precision import Execution
+
+GROUP = "ddbench.methods"
+
+
+class Hyper(BaseModel):
+    """Base of every hyper-parameter class: frozen, strict in types, unknown keys refused.
+
+    A field has a default only where the paper has one; its description gives unit, paper symbol and meaning, its
+    bounds the range: `lr_img: float = Field(1.0, gt=0, description="step size on the images, lambda_s")`.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    def execution(self) -> "Execution":
+        """How the steps of the synthesis are computed: in float32 and as written, unless a method has fields for it."""
+        from ddbench.training.precision import Execution
+
+        return Execution()
+
+
+@dataclass(frozen=True)
+class Method:
+    """A distillation method as the registry knows it.
+
+    Attributes:
+        name: what people type.
+        hyper: the hyper-parameter class.
+        distill: the method itself.
+        title, paper, arxiv: for tables and pages; empty for a baseline without a paper.
+        differences: in which points this implementation differs from the paper; tables footnote it.
+        balanced: every class gets `ipc` images; the conformance test checks it.
+        budgets: which budgets make sense: "ipc", "fraction", "all".
+        network: distillation network where no recipe names one; a method may need batch normalisation.
+        toy: hyper-parameters that make it fast on digits at IPC `toy_ipc`, for the conformance test.
+        toy_ipc: the smallest IPC on digits that its definition allows.
+        deterministic: it draws nothing by the synthesis seed, so that every seed gives the same set.
+        snapshots: it learns its set step by step, and offers it on the way (`Task.snapshot`).
+    """
+
+    name: str
+    hyper: type[Hyper]
+    distill: Callable[["Task", Any], "SynSet"]
+    title: str = ""
+    paper: str = ""
+    arxiv: str = ""
+    differences: tuple[str, ...] = ()
+    balanced: bool = True
+    budgets: tuple[str, ...] = ("ipc",)
+    network: str = "convnet"
+    toy: Mapping[str, object] = field(default_factory=dict)
+    toy_ipc: int = 1
+    deterministic: bool = False
+    snapshots: bool = False
+
+
+def method_names() -> tuple[str, ...]:
+    """The names of all installed methods."""
+    return plugins.names(GROUP)
+
+
+def find_method(name: str) -> Method:
+    """The method registered under `name`; UsageError if there is none, or if what is registered is no method."""
+    found = plugins.find(GROUP, name)
+    if not isinstance(found, Method):
+        raise UsageError(
+            f"method {name!r}: its entry point gives {type(found).__name__}, not a ddbench.distillation.method.Method"
+        )
+    return found

@@ -1,0 +1,413 @@
+"""One student under one protocol: from a SynSet to a record with one run."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from ddbench import networks
+from ddbench.data import Dataset
+from ddbench.data.spaces import Transform, transform_for
+from ddbench.errors import JobFailed, UsageError, first_problem
+from ddbench.evaluation.protocol import Protocol
+from ddbench.evaluation.sizes import bytes_of
+from ddbench.hashing import digest
+from ddbench.records.record import Record, Run, SynSetFacts, TeacherFacts, now
+from ddbench.synset.matched_recipe import Lender
+from ddbench.synset.synset import SynSet, check_dataset
+from ddbench.synset.targets import Binding, online_teacher, targets_of
+from ddbench.synset.teachers import Teacher, measured_accuracy, reference_teacher
+from ddbench.synset.views import drawn, training_images
+from ddbench.system import rank
+from ddbench.system.environment import commit, find_device, versions
+from ddbench.training.allocator import keep_freed_memory
+from ddbench.training.loop import Labeller, Stream, Training, accuracy, train
+from ddbench.training.precision import Execution, Switch, refuse_to_compile, repays
+from ddbench.training.recipe import StudentRecipe
+from ddbench.training.stacked import stackable, train_together
+
+log = logging.getLogger("ddbench")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a job computes: part of every run's identity, and of the key of a distilled set.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        threads: of the job, on a CPU.
+        precision: of the students' steps, "float32" or "bf16"; teachers are trained in float32, sets made as their recipe says.
+        compile: whether the students' steps are compiled: "on", "off", or "auto", where that repays its set-up.
+        stack: train all students of a cell at once, where their network allows it.
+        devices: processes that train a student, or a teacher, together (`ddbench.training.distributed`).
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    precision: str = "float32"
+    compile: Switch = "off"
+    stack: bool = False
+    devices: int = 1
+
+    def apply(self) -> torch.device:
+        """Set this process's threads and how it keeps memory, and give the device."""
+        torch.set_num_threads(self.threads)
+        keep_freed_memory()
+        return find_device(self.device)  # in a worker too: it turns TF32 off
+
+    def identity(self) -> dict[str, Any]:
+        """The fields of a run that say how it was computed, but for what is decided for each cell."""
+        decided = {"compiled": self.compile == "on"} if self.compile != "auto" else {}
+        return {
+            "device": self.device,
+            "precision": self.precision,
+            **decided,
+            **({} if self.stack else {"stacked": False}),
+            "threads": self.threads,
+            "build": torch.__version__,
+            "devices": self.devices,
+        }
+
+    def execution(self, recipe: StudentRecipe, dataset: Dataset, images: int) -> Execution:
+        """How the steps of a training on so many images are computed: what "auto" comes to."""
+        auto = (
+            self.compile == "auto" and self.devices == 1 and repays(recipe, dataset, images, self.device, self.threads)
+        )
+        if auto or self.compile == "on":
+            refuse_to_compile(self.device)  # a worker's machine may lack what the driver's has
+        return Execution(self.precision, auto or self.compile == "on")
+
+
+class NotScored(Exception):
+    """A protocol does not apply to a set: `shipped-v1` where the set ships no student recipe."""
+
+
+def student_recipe(synset: SynSet, dataset: Dataset, protocol: Protocol, network: str | None) -> StudentRecipe:
+    """The training of a student on this set: the protocol's, or the set's own.
+
+    Raises:
+        NotScored: the protocol plays the set's own recipe, and the set has none.
+    """
+    if not protocol.shipped:
+        return protocol.student(dataset, network)
+    own = synset.student_recipe
+    if own is None:
+        raise NotScored(f"the set ships no student recipe, so {protocol.name} does not score it")
+    name = networks.canonical(network or own.network, side=dataset.side)
+    return own.model_copy(update={"network": name})
+
+
+def evaluate_seeds(
+    synset: SynSet,
+    dataset: Dataset,
+    protocol: Protocol,
+    *,
+    seeds: Sequence[int],
+    setting: Setting,
+    network: str | None = None,
+    label: str | None = None,
+    lender: Lender | None = None,
+    progress: Progress | None = None,
+) -> Record:
+    """Train students on a set, one a seed, and test them; the record holds these runs.
+
+    A student that diverges gives a failed run with its reason. See `base_record` for `label` and `lender`.
+
+    Raises:
+        NotScored: the protocol does not apply to this set.
+        UsageError: the set does not fit the data set, the network is unknown, a teacher is missing.
+    """
+    check_dataset(synset, dataset)
+    check_devices(setting)
+    device = setting.apply()
+    recipe = student_recipe(synset, dataset, protocol, network)
+    reference = _reference(protocol, dataset, device, progress)
+    record = base_record(synset, protocol, recipe, label=label, lender=lender)
+    teachers = {reference.hash: (reference, True)} if reference else {}
+    if recipe.labels == "targets":
+        kind, _ = targets_of(synset)
+        teachers |= {teacher.hash: (teacher, False) for teacher in kind.teachers(synset)}
+    facts = {key: _teacher_facts(teacher, dataset, device, is_ref) for key, (teacher, is_ref) in teachers.items()}
+    for key, (_, is_reference) in teachers.items():
+        _flag(protocol, dataset, facts[key], is_reference)
+    about = _synset_facts(synset, dataset, protocol, reference)
+    runs = _Students(synset, dataset, protocol, recipe, reference, setting, progress).runs(seeds)
+    return record.model_copy(
+        update={
+            "synsets": {synset.hash: about},
+            "teachers": facts,
+            "runs": [run.model_copy(update={"teacher": next(iter(facts), None)}) for run in runs],
+        }
+    )
+
+
+def _reference(protocol: Protocol, dataset: Dataset, device: torch.device, progress: Progress | None) -> Teacher | None:
+    recipe = protocol.reference(dataset)
+    return reference_teacher(recipe, dataset, device, progress=progress) if recipe else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Students:
+    """The students of a cell, and what they share."""
+
+    synset: SynSet
+    dataset: Dataset
+    protocol: Protocol
+    recipe: StudentRecipe
+    reference: Teacher | None
+    setting: Setting
+    progress: Progress | None
+
+    def runs(self, seeds: Sequence[int]) -> list[Run]:
+        """One run a seed; a stack that the device's memory does not hold is taken in halves."""
+        try:
+            return self._runs(seeds)
+        except torch.OutOfMemoryError:
+            if not self.setting.stack or len(seeds) == 1:
+                raise
+        half = len(seeds) // 2
+        log.warning("%d students at once are too many for the device's memory: halved", len(seeds))
+        return [*self.runs(seeds[:half]), *self.runs(seeds[half:])]
+
+    def _runs(self, seeds: Sequence[int]) -> list[Run]:
+        device, dataset, recipe = torch.device(self.setting.device), self.dataset, self.recipe
+        reference, of_teacher = self.reference, self.protocol.space == "teacher"
+        space = reference.space if reference is not None and of_teacher else self.synset.space
+        images, classes = training_images(self.synset, dataset, device, space)
+        students = [_new_student(recipe, dataset, seed).to(device) for seed in seeds]
+        stacked = self.setting.stack and stackable(students[0], recipe.network, dataset.side)
+        execution = self.setting.execution(recipe, dataset, len(images))
+        about = {"synset": self.synset.hash, **self.setting.identity(), **_checkout()}
+        about |= {"compiled": execution.compiled, "stacked": stacked}
+        try:
+            labeller, kept = _labeller(recipe, self.synset, dataset, reference, device)
+            streams = [kept or Stream(seed, draw=drawn(self.synset)) for seed in seeds]
+            how: dict[str, Any] = {"labeller": labeller, "execution": execution, "progress": self.progress}
+            if stacked:
+                done = train_together(students, images, classes, recipe, streams=streams, **how)
+            else:
+                done = [
+                    _outcome(student, images, classes, recipe, seed=seed, stream=stream, **how)
+                    for seed, student, stream in zip(seeds, students, streams, strict=True)
+                ]
+        except JobFailed as failure:  # of all of them: what labels, or the stack
+            done = [failure for _ in seeds]
+        transform = transform_for(space, dataset)
+        return [
+            Run(seed=seed, **about, date=now(), **_scored(student, each, dataset, transform, device))
+            for seed, student, each in zip(seeds, students, done, strict=True)
+        ]
+
+
+def check_devices(setting: Setting) -> None:
+    """Raise UsageError unless so many processes train together here as a run, or a set's key, would say."""
+    if setting.devices != rank.count():
+        raise UsageError(
+            f"devices {setting.devices}, but this process trains with {rank.count()}: "
+            "ddbench.training.distributed.Together is what runs a grid in several"
+        )
+
+
+def _checkout() -> dict[str, Any]:
+    """The fields of a run that say what code made it."""
+    head, dirty = commit()
+    return {"versions": versions(), "commit": head, "dirty": dirty}
+
+
+def _outcome(student: nn.Module, *args: Any, **how: Any) -> Training | JobFailed:
+    """`train`, or why it failed."""
+    try:
+        return train(student, *args, **how)
+    except JobFailed as failure:
+        return failure
+
+
+def _new_student(recipe: StudentRecipe, dataset: Dataset, seed: int) -> nn.Module:
+    shape = {"channels": dataset.channels, "side": dataset.side}
+    return networks.create(recipe.network, **shape, classes=len(dataset.class_names), seed=seed, key=("student",))
+
+
+def _scored(
+    student: nn.Module, done: Training | JobFailed, dataset: Dataset, transform: Transform, device: torch.device
+) -> dict[str, Any]:
+    """The fields of a run that say what a student reached, or why nothing: its training failed, or its test."""
+    try:
+        if isinstance(done, JobFailed):
+            raise done
+        found = accuracy(student, dataset.test, transform, device)
+    except JobFailed as failure:
+        return {"status": "failed", "reason": str(failure)}
+    return {
+        "status": "ok",
+        "top1": found.top1,
+        "top5": found.top5,
+        "per_class": found.per_class,
+        "seconds": round(done.seconds, 3),
+        "steps": done.steps,
+        "final_loss": done.final_loss,
+    }
+
+
+def _labeller(
+    recipe: StudentRecipe, synset: SynSet, dataset: Dataset, reference: Teacher | None, device: torch.device
+) -> tuple[Labeller | None, Stream | None]:
+    """What labels a batch, and whose batches the labels are of, where they are of no others."""
+    if recipe.labels == "classes":
+        return None, None
+    if recipe.labels == "targets":
+        kind, _ = targets_of(synset)
+        return kind.bind(Binding(synset, dataset, device)), kind.stream(synset)
+    if reference is None:
+        raise UsageError("the student recipe asks for the reference teacher, which only a soft protocol has")
+    in_its_space = replace(synset, space=reference.space, targets=online_teacher(reference))
+    kind, _ = targets_of(in_its_space)
+    return kind.bind(Binding(in_its_space, dataset, device)), None
+
+
+@contextmanager
+def _said_by_the_set() -> Iterator[None]:
+    """What a set says of itself, which its hash does not cover, goes into a record: UsageError where it does not fit."""
+    try:
+        yield
+    except ValidationError as error:
+        raise UsageError(f"the set's provenance does not make a record: {first_problem(error)}") from error
+    except KeyError as error:
+        raise UsageError(f"the set's provenance does not make a record: its recipe has no {error}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"the set's provenance does not make a record: {error}") from error
+
+
+def base_record(
+    synset: SynSet,
+    protocol: Protocol,
+    recipe: StudentRecipe,
+    *,
+    label: str | None = None,
+    lender: Lender | None = None,
+) -> Record:
+    """The record of a set under a protocol, without runs.
+
+    Args:
+        synset: distilled here (its provenance has recipe and seed) or imported (its hash stands in for them).
+        protocol: the protocol.
+        recipe: the resolved student recipe, whose network is the student network.
+        label: name of an imported set's method.
+        lender: of a baseline that borrows a set's student recipe: who from.
+    """
+    with _said_by_the_set():
+        made, own = synset.provenance, synset.student_recipe
+        shipped = own.hash() if protocol.shipped and own else None
+        if made.recipe_hash is not None and made.seed is not None:
+            return planned_record(
+                made.recipe,
+                made.recipe_hash,
+                made.seed,
+                protocol,
+                recipe.network,
+                student_recipe_hash=shipped,
+                lender=lender,
+            )
+        plain = {"name": "imported", "method": label or made.method}
+        return Record(
+            protocol=protocol.name,
+            protocol_version=protocol.version,
+            protocol_digest=protocol.digest(),
+            dataset=synset.dataset,
+            budget=_budget_of(synset),
+            student_network=recipe.network,
+            student_recipe_hash=shipped,
+            method=plain["method"],
+            recipe=plain,
+            recipe_hash=digest(plain),
+            imported=synset.hash,
+            borrowed=lender.method if lender else None,
+            lender=lender.recipe_hash if lender else None,
+        )
+
+
+def planned_record(
+    plain: dict[str, Any],
+    recipe_hash: str,
+    seed: int,
+    protocol: Protocol,
+    student_network: str,
+    *,
+    student_recipe_hash: str | None = None,
+    lender: Lender | None = None,
+) -> Record:
+    """The record of a cell of the grid, known before its set is: from a resolved recipe as plain data."""
+    return Record(
+        protocol=protocol.name,
+        protocol_version=protocol.version,
+        protocol_digest=protocol.digest(),
+        dataset=plain["dataset"],
+        budget=plain["budget"],
+        student_network=student_network,
+        distill_network=plain["network"],
+        student_recipe_hash=student_recipe_hash,
+        method=plain["method"],
+        recipe=plain,
+        recipe_hash=recipe_hash,
+        synthesis_seed=seed,
+        borrowed=lender.method if lender else None,
+        lender=lender.recipe_hash if lender else None,
+    )
+
+
+def _budget_of(synset: SynSet) -> dict[str, Any]:
+    """IPC of an imported set: the largest class's count; balance is a property of the set, not of the budget."""
+    return {"ipc": max(synset.per_class())}
+
+
+def _synset_facts(synset: SynSet, dataset: Dataset, protocol: Protocol, reference: Teacher | None) -> SynSetFacts:
+    with _said_by_the_set():
+        made = synset.provenance
+        cost = {"seconds": made.seconds, "peak_memory": made.peak_memory}
+        plain = {key: value for key, value in made.environment.items() if not isinstance(value, dict)}
+        return SynSetFacts(
+            images=len(synset),
+            bytes=_counted(synset, dataset, protocol, reference),
+            cost={name: float(value) for name, value in cost.items() if value is not None},
+            environment={**plain, **made.environment.get("versions", {})},
+            codec=synset.codec if synset.images is not None else "indices",
+            space=synset.space.kind,
+        )
+
+
+_BYTES: dict[tuple[str, str, str | None], dict[str, int]] = {}
+
+
+def _counted(synset: SynSet, dataset: Dataset, protocol: Protocol, reference: Teacher | None) -> dict[str, int]:
+    """Bytes by line, counted once per set and protocol; kept by hash, so that no set or teacher stays in memory."""
+    key = (synset.hash, protocol.digest(), reference.hash if reference else None)
+    if key not in _BYTES:
+        _BYTES[key] = bytes_of(synset, dataset, protocol, reference)
+    return _BYTES[key]
+
+
+def _teacher_facts(teacher: Teacher, dataset: Dataset, device: torch.device, reference: bool) -> TeacherFacts:
+    return TeacherFacts(
+        network=teacher.network,
+        accuracy=measured_accuracy(teacher, dataset, device),
+        reference=reference,
+        recipe_hash=teacher.recipe_hash,
+    )
+
+
+def _flag(protocol: Protocol, dataset: Dataset, facts: TeacherFacts, is_reference: bool) -> None:
+    """Warn where a reference teacher is more than a point off the accuracy that is kept for its data set."""
+    kept = protocol.accuracies.get(dataset.id)
+    if is_reference and kept is not None and abs(facts.accuracy - kept) > 0.01:
+        log.warning(
+            "the reference teacher of %s on %s reaches %.1f %%, more than a point off the %.1f %% kept for it",
+            protocol.name,
+            dataset.id,
+            100 * facts.accuracy,
+            100 * kept,
+        )

@@ -1,0 +1,8 @@
+"""Sets from and to elsewhere: tensors of anyone's own loop, `.pt` and `.npz` files, folders of images."""
+
+from ddbench.evaluation.from_tensors import from_tensors as from_tensors
+from ddbench.extras.import_export.exporting import FORMATS as FORMATS
+from ddbench.extras.import_export.exporting import export_set as export_set
+from ddbench.extras.import_export.importing import import_set as import_set
+
+__all__ = ["FORMATS", "export_set", "from_tensors", "import_set"]

@@ -1,0 +1,325 @@
+"""Jobs: distil one set, train one student. Plain values in, files and records out; idempotent by key.
+
+What a job needs is named, not held (data set by name, set by file), so that it can run in another process.
+"""
+
+import inspect
+import json
+import logging
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ddbench.data import Dataset, load_dataset
+from ddbench.distillation.method import Method
+from ddbench.distillation.recipes import Resolved, restore
+from ddbench.distillation.snapshots import Snapshots, kept_at
+from ddbench.distillation.task import Task
+from ddbench.errors import JobFailed, UsageError
+from ddbench.evaluation.evaluate import Setting, check_devices, evaluate_seeds
+from ddbench.evaluation.protocol import find_protocol
+from ddbench.hashing import canonical_json, digest
+from ddbench.progress import Reporter
+from ddbench.records.record import Record
+from ddbench.settings import cache_dir
+from ddbench.synset.matched_recipe import Lender, borrow, lender_of
+from ddbench.synset.synset import SynSet, load, save
+from ddbench.synset.teachers import measured_accuracy, roles
+from ddbench.system.environment import environment
+from ddbench.system.files import locked
+from ddbench.training.checkpoints import Checkpoint
+from ddbench.training.loop import CODE_VERSION
+from ddbench.training.meter import Meter
+
+log = logging.getLogger("ddbench")
+PRECISION = "float32"  # in the key of every set; what a recipe asks for is in the recipe, which is in the key too
+
+
+@dataclass(frozen=True)
+class DataName:
+    """How a data set is named on the command line: "digits", or "folder:PATH" with a name of its own."""
+
+    name: str
+    dataset_name: str | None = None
+
+    def load(self) -> Dataset:
+        """The data set; memoised per process."""
+        return load_dataset(self.name, dataset_name=self.dataset_name)
+
+
+@dataclass(frozen=True)
+class DistillJob:
+    """One distillation.
+
+    Attributes:
+        data: the data set.
+        recipe: the resolved recipe as canonical JSON.
+        source: where the recipe comes from.
+        seed: synthesis seed.
+        setting: how to compute.
+        snapshots: shares of the distillation at which the set is kept as well; no part of the key.
+    """
+
+    data: DataName
+    recipe: str
+    source: str
+    seed: int
+    setting: Setting
+    snapshots: tuple[float, ...] = ()
+
+    @classmethod
+    def of(
+        cls, data: DataName, recipe: Resolved, seed: int, setting: Setting, snapshots: tuple[float, ...] = ()
+    ) -> "DistillJob":
+        """The job that makes a set by a resolved recipe; without snapshots where its method has none."""
+        shares = snapshots if recipe.method.snapshots else ()
+        return cls(data, canonical_json(recipe.to_json()), recipe.source, seed, setting, shares)
+
+    def resolved(self) -> Resolved:
+        """The recipe, read back."""
+        return restore(json.loads(self.recipe), self.source)
+
+    @property
+    def key(self) -> str:
+        """Digest of recipe, seed, setting, the core's code version and the method's source: the set's name in the cache."""
+        resolved = self.resolved()
+        setting = {"device": self.setting.device, "threads": self.setting.threads, "precision": PRECISION}
+        if self.setting.devices > 1:
+            setting["devices"] = self.setting.devices
+        return digest([resolved.hash, self.seed, setting, CODE_VERSION, source_digest(resolved.method)])[:32]
+
+    @property
+    def path(self) -> Path:
+        """Where the finished set is kept."""
+        return cache_dir() / "synsets" / f"{self.key}.safetensors"
+
+    @property
+    def snapshot_folder(self) -> Path:
+        """Where its snapshots are kept."""
+        return self.path.with_suffix(".snapshots")
+
+    def kept_snapshots(self) -> dict[int, Path]:
+        """The files of the snapshots that are asked for, by step; none before all are there."""
+        return kept_at(self.snapshot_folder, self.snapshots) or {} if self.snapshots else {}
+
+    def label(self) -> str:
+        """For people: "dm on digits, IPC 1, seed 0"."""
+        recipe = self.resolved()
+        return f"{recipe.method.name} on {recipe.dataset}, {recipe.budget}, seed {self.seed}"
+
+
+@cache
+def _file_digest(path: str) -> str:
+    return digest(Path(path).read_text(encoding="utf-8"))
+
+
+def source_digest(method: Method) -> str:
+    """Digest of the method's module and of the engines beside it, so that an edited method never meets an old set."""
+    try:
+        module = Path(inspect.getfile(method.distill))
+    except TypeError:
+        return ""
+    engines = sorted((module.parent / "engines").glob("*.py"))
+    return digest([_file_digest(str(path)) for path in (module, *engines)])
+
+
+def finished(job: DistillJob) -> SynSet | None:
+    """The cached set of a job, or None: also where snapshots are asked for that are not there.
+
+    A damaged one is logged, removed, and counts as absent.
+    """
+    return None if job.snapshots and not job.kept_snapshots() else cached_set(job)
+
+
+def cached_set(job: DistillJob) -> SynSet | None:
+    """The cached set of a job, with or without snapshots, or None."""
+    if not job.path.exists():
+        return None
+    try:
+        return load(job.path)
+    except UsageError as error:
+        log.warning("cached set is damaged: made again (%s)", error)
+        job.path.unlink(missing_ok=True)
+        return None
+
+
+def distill_job(job: DistillJob, reporter: Reporter | None = None) -> SynSet:
+    """Make the set of a job, or take it from the cache; a stopped run goes on from its last checkpoint.
+
+    Two processes that want the same set make it once.
+
+    Raises:
+        JobFailed: the method says that it diverged.
+        NotDefined: the method's definition excludes the cell.
+        UsageError: the data set is missing, the budget is above a class's size, ...
+    """
+    found = finished(job)
+    if found is not None:
+        return found
+    with locked(job.path):
+        found = finished(job)
+        if found is None:
+            found = _kept(job, _distill(job, reporter or Reporter()))
+            _checkpoint(job).clear()
+    return found
+
+
+def make_set(job: DistillJob, reporter: Reporter | None = None) -> None:
+    """`distill_job` for the file alone: a set may be large, and stays where it is when a worker is done with it."""
+    distill_job(job, reporter)
+
+
+def _kept(job: DistillJob, made: SynSet) -> SynSet:
+    """Write a set. One that was made before, and again for its snapshots, stays as it is, with what it cost then."""
+    before = cached_set(job)
+    if before is not None and before.hash == made.hash:
+        return before
+    if before is not None:
+        log.warning("%s: made again for its snapshots, another set came out; it takes the old one's place", job.label())
+    save(made, job.path)
+    return made
+
+
+def _checkpoint(job: DistillJob) -> Checkpoint:
+    """Where a job's state is kept; one with snapshots does not go on from where some of them were missed."""
+    watched = f"-{digest(list(job.snapshots))[:12]}" if job.snapshots else ""
+    return Checkpoint(cache_dir() / "checkpoints" / f"{job.key}{watched}.safetensors")
+
+
+def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
+    check_devices(job.setting)
+    recipe, device = job.resolved(), job.setting.apply()
+    dataset = job.data.load()
+    check_budget(recipe, dataset)
+    precision = recipe.hyper.execution().precision
+    about: dict[str, Any] = {
+        "method": recipe.method.name,
+        "recipe": recipe.to_json(),
+        "recipe_hash": recipe.hash,
+        "seed": job.seed,
+        "environment": {**environment(), "device": job.setting.device, "precision": precision},
+    }
+
+    def on_the_way(synset: SynSet, step: int, total: int) -> SynSet:
+        return synset.with_provenance(**about, note=f"after {step} of {total} steps")
+
+    snapshots = Snapshots(job.snapshot_folder, job.snapshots, on_the_way) if job.snapshots else None
+    task = Task(
+        dataset,
+        recipe.budget,
+        recipe.network,
+        job.seed,
+        device,
+        reporter=reporter,
+        checkpoint=_checkpoint(job),
+        snapshots=snapshots,
+    )
+    with Meter(device) as meter:
+        synset = recipe.method.distill(task, recipe.hyper)
+    check_balance(synset, recipe)
+    measured = credited(task, dataset, reporter)
+    teachers = {key: task.teachers.get(key, {}) | measured.get(key, {}) for key in {**task.teachers, **measured}}
+    for role, words in roles(teachers):
+        reporter.line(f"{role}: {words}")
+    if snapshots is not None and not job.kept_snapshots():
+        raise JobFailed(f"{recipe.method.name} says that it has snapshots, but did not offer those asked for")
+    return synset.with_provenance(
+        **about,
+        seconds=round(meter.seconds - (snapshots.seconds if snapshots else 0.0), 3),
+        peak_memory=meter.peak_memory,
+        teachers=teachers,
+        note=recipe.source,
+    )
+
+
+def credited(task: Task, dataset: Dataset, reporter: Reporter) -> dict[str, dict[str, Any]]:
+    """Facts of the networks that a method credited, by hash, with their accuracies on the test split."""
+    found = {}
+    for done, credit in enumerate(task.credits.values(), start=1):
+        teacher = credit.teacher()
+        accuracy = measured_accuracy(teacher, dataset, task.device)
+        found[teacher.hash] = {**credit.facts, "network": teacher.network, "accuracy": accuracy}
+        reporter.advance("testing the networks used", done, len(task.credits))
+    return found
+
+
+def check_budget(recipe: Resolved, dataset: Dataset) -> None:
+    """Raise UsageError if the budget asks for more images of a class than there are."""
+    ipc = recipe.budget.ipc
+    if ipc is None:
+        return
+    counts = dataset.train.labels.bincount(minlength=len(dataset.class_names))
+    smallest = int(counts.argmin())
+    if ipc > int(counts[smallest]):
+        raise UsageError(
+            f"IPC {ipc} is above the size of class {dataset.class_names[smallest]!r} of {dataset.id}: "
+            f"{int(counts[smallest])} training images"
+        )
+
+
+def check_balance(synset: SynSet, recipe: Resolved) -> None:
+    """Raise JobFailed if a method that declares balance gives a class more or fewer images than the IPC."""
+    ipc = recipe.budget.ipc
+    if ipc is not None and recipe.method.balanced and any(count != ipc for count in synset.per_class()):
+        raise JobFailed(f"{recipe.method.name} gave {synset.per_class()} images per class, not {ipc} each")
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """Students on one set: one a job, or all of a cell at once.
+
+    Attributes:
+        data: the data set.
+        synset: the set's file.
+        protocol: its name.
+        network: student network; None: the protocol's default.
+        seeds: evaluation seeds.
+        setting: how to compute.
+        lender: file of the set whose student recipe a baseline borrows.
+        label: method name of an imported set.
+        step: of the distillation, where the set is a snapshot.
+    """
+
+    data: DataName
+    synset: Path
+    protocol: str
+    network: str | None
+    seeds: tuple[int, ...]
+    setting: Setting
+    lender: Path | None = None
+    label: str | None = None
+    step: int | None = None
+
+    def which(self) -> str:
+        """For people: "seed 3", "seeds 0, 1, 2"."""
+        return f"seed{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}"
+
+
+def borrowed_set(
+    synset: SynSet, lender: Path | None, dataset: Dataset, setting: Setting
+) -> tuple[SynSet, Lender | None]:
+    """The set as it is trained on: with what it borrows from the lender's file, and who that is."""
+    if lender is None:
+        return synset, None
+    other = load(lender)
+    return borrow(synset, other, dataset, setting.apply()), lender_of(other)
+
+
+def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:
+    """Train and test the students of a job; see `ddbench.evaluation.evaluate.evaluate_seeds` for what it raises."""
+    dataset, show = job.data.load(), reporter or Reporter()
+    synset, lender = borrowed_set(load(job.synset), job.lender, dataset, job.setting)
+    at = "" if job.step is None else f" at step {job.step}"
+    label = f"{synset.provenance.method}{at}, {job.protocol}, {job.which()}"
+    return evaluate_seeds(
+        synset,
+        dataset,
+        find_protocol(job.protocol),
+        seeds=job.seeds,
+        setting=job.setting,
+        network=job.network,
+        label=job.label,
+        lender=lender,
+        progress=lambda done, total: show.advance(label, done, total),
+    )

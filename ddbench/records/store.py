@@ -1,0 +1,169 @@
+"""A folder of records: merged under a lock, written whole, read strictly.
+
+`<root>/<data set>/<protocol>/<method>_<budget>_<student>_<12 hex of the key's hash>.json`. Hidden files (locks,
+temporary files) are no records.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddbench.errors import UsageError
+from ddbench.hashing import digest
+from ddbench.records.record import Record, Run, Snapshot
+from ddbench.records.submission import Submission
+from ddbench.system.files import locked, read_text, write_atomic
+from ddbench.system.rank import follows
+
+LARGEST = 2**24
+"""Bytes of a record file; more is refused before it is read."""
+
+
+class RecordStore:
+    """Records below one folder; the folder need not exist before the first `add`."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def path(self, key: Mapping[str, Any]) -> Path:
+        """Where the record with that key (see `Record.key`) is kept."""
+        parts = (key["method"], budget_label(key["budget"]).replace(" ", ""), key["student_network"])
+        name = "_".join(safe_name(part, 48) for part in parts)
+        folder = self.root / safe_name(key["dataset"]) / safe_name(key["protocol"])
+        return folder / f"{name}_{digest(dict(key))[:12]}.json"
+
+    def add(self, record: Record, *, retry_failed: bool = False) -> Path:
+        """Store a record, or merge its runs into the stored one; returns its file.
+
+        Two processes may add at once: neither loses a run. A run whose identity is stored already is dropped,
+        unless `retry_failed` and the stored one failed. UsageError where the folder cannot be written, where the
+        stored file is no record, or where it is another record's. A process that follows another adds nothing.
+        """
+        path = self.path(record.key())
+        if follows():
+            return path
+        with locked(path):
+            stored = read_record(path) if path.exists() else None
+            merged = merge(stored, record, retry_failed=retry_failed, where=str(path)) if stored else _sorted(record)
+            if merged != stored:
+                write_atomic(path, merged.to_json())
+        return path
+
+    def find(self, key: Mapping[str, Any]) -> Record | None:
+        """The stored record with that key (see `Record.key`), or None."""
+        path = self.path(key)
+        if not path.is_file():
+            return None
+        record = read_record(path)
+        _check_key(record, dict(key), str(path))
+        return record
+
+    def paths(self) -> list[Path]:
+        """The files of all records, sorted; UsageError where the root is not a folder."""
+        if self.root.exists() and not self.root.is_dir():
+            raise UsageError(f"{self.root}: a folder of records is needed, this is a file")
+        found = (path for path in self.root.rglob("*.json") if not _hidden(path.relative_to(self.root)))
+        return sorted(found)
+
+    def __iter__(self) -> Iterator[Record]:
+        """Read every record, in the order of the files; UsageError at the first that is broken."""
+        return (read_record(path) for path in self.paths())
+
+
+def read_record(path: Path) -> Record:
+    """Read one record file of at most `LARGEST` bytes; UsageError names the file and the field."""
+    return Record.from_json(read_text(path, LARGEST, "record"), str(path))
+
+
+def merge(stored: Record, new: Record, *, retry_failed: bool = False, where: str = "record") -> Record:
+    """The stored record with the new one's runs added.
+
+    Equal identity: the stored run stays, with the snapshots of both, unless it failed and `retry_failed`; then a run that
+    failed before it had a set also gives way to any new run of its seed and setting. Facts on sets and teachers are
+    united, the stored ones first. UsageError where keys or protocol digests differ, or where two people claim the runs.
+    """
+    _check_key(stored, new.key(), where)
+    if stored.protocol_digest != new.protocol_digest:
+        protocol = f"{stored.protocol} version {stored.protocol_version}"
+        raise UsageError(f"{where}: protocol_digest differs: {protocol} was changed without a new version")
+    if stored.submission and new.submission and not stored.submission.same_claim(new.submission):
+        raise UsageError(f"{where}: holds a submission of {stored.submission.name!r}, which only its authors add to")
+    again = {_place(run) for run in new.runs} if retry_failed else set()
+    runs = {run.identity(): run for run in stored.runs if not (_never_began(run) and _place(run) in again)}
+    for run in new.runs:
+        old = runs.get(run.identity())
+        if old is None or (retry_failed and old.status == "failed"):
+            runs[run.identity()] = run
+        elif old.status == run.status == "ok" and run.snapshots:
+            runs[run.identity()] = _with_snapshots(old, run.snapshots)
+    changes = {
+        "runs": list(runs.values()),
+        "synsets": new.synsets | stored.synsets,
+        "teachers": new.teachers | stored.teachers,
+        "supersedes": stored.supersedes or new.supersedes,
+        "note": stored.note or new.note,
+        "submission": _united_claims(stored, new),
+    }
+    return _sorted(stored.model_copy(update=changes))
+
+
+def budget_label(budget: Mapping[str, Any]) -> str:
+    """A budget in words: "ipc 10", "frac 0.1", "all"."""
+    if "all" in budget:
+        return "all"
+    return f"ipc {budget['ipc']}" if "ipc" in budget else f"frac {budget['fraction']:g}"
+
+
+def budget_size(label: str) -> tuple[int, float]:
+    """What sorts budgets in words: images per class, then fractions, then all; the smaller first."""
+    kind, _, size = label.partition(" ")
+    return ("ipc", "frac", "all").index(kind), float(size or 0)
+
+
+def _united_claims(stored: Record, new: Record) -> Submission | None:
+    """The claim with the files of both; the stored one's words and addresses stay."""
+    if stored.submission is None or new.submission is None:
+        return stored.submission or new.submission
+    return stored.submission.model_copy(update={"files": new.submission.files | stored.submission.files})
+
+
+def _with_snapshots(run: Run, more: Sequence[Snapshot]) -> Run:
+    """A run with further accuracies on the way; of two at one step the stored one counts."""
+    found = {each.step: each for each in (*more, *(run.snapshots or ()))}
+    return run.model_copy(update={"snapshots": [found[step] for step in sorted(found)]})
+
+
+def _never_began(run: Run) -> bool:
+    """A run that failed before its set was there: a retry that has a set replaces it, though identities differ."""
+    return run.status == "failed" and run.synset is None
+
+
+def _place(run: Run) -> tuple[Any, ...]:
+    """A run's seed and setting, but for what is decided when its set is there."""
+    return run.seed, run.device, run.precision, run.threads, run.build, run.devices
+
+
+def _sorted(record: Record) -> Record:
+    """The record with its runs in the order of their identities, so that the file does not tell who came first."""
+
+    def order(run: Run) -> tuple[Any, ...]:
+        return run.identity().order
+
+    return record.model_copy(update={"runs": sorted(record.runs, key=order)})
+
+
+def _check_key(record: Record, key: dict[str, Any], where: str) -> None:
+    own = record.key()
+    if own != key:
+        fields = sorted(name for name in own.keys() | key.keys() if own.get(name) != key.get(name))
+        raise UsageError(f"{where}: holds another record: {', '.join(fields)} differ")
+
+
+def safe_name(name: str, length: int = 80) -> str:
+    """A name as a file name on any system, inside its folder; the key's hash tells apart what this makes equal."""
+    return re.sub(r"[^A-Za-z0-9@.+-]+", "-", name).lstrip(".-")[:length] or "unnamed"
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

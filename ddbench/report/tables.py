@@ -1,0 +1,278 @@
+"""Tables of cells in five formats: a pivot (methods by data set, protocol and budget), a row per cell, the parts of its
+variance, and methods by student network.
+
+A missing cell is a dash, one that a definition excludes n/a, a failed one failed; cells that are not told apart
+from the best share its mark. Percent in what people read (terminal, Markdown, LaTeX, every pivot); CSV
+and JSON of the other views are data, in fractions: `ddbench.report.columns` says what each column is.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from ddbench.errors import unknown
+from ddbench.records.statistics import variance_parts
+from ddbench.report.cross_architecture import PLACE as NETWORK_PLACE
+from ddbench.report.cross_architecture import network_grids, network_notes, network_table
+from ddbench.report.format import budget_words, half, percent
+from ddbench.report.frame import COMPARED
+from ddbench.report.renderers import DAGGER, DASH, MARK, Grid, Shown, data_text, grids_text
+
+FORMATS = ("terminal", "markdown", "csv", "latex", "json")
+VIEWS = ("pivot", "long", "variance", "networks")
+_TELLING = (
+    "recipe lender distill_network imported student_recipe space device precision threads build compiled stacked devices teacher "
+    "synset recipe_hash group"
+)
+TELLING = (
+    _TELLING.split()
+)  # what is added to a method's name, in this order, where it alone would not tell two cells apart
+SHARED = ("device", "precision", "threads", "build")
+LONG = "data set|protocol|student|budget|recipe|top-1 %|std|runs|draws|failed|bytes|distil s|train s"
+VARIANCE = "data set|protocol|student|budget|top-1 %|std of a run|between syntheses|between evaluations|runs|draws"
+WIDEST = 7  # columns of a terminal table
+
+
+def render(frame: pd.DataFrame, form: str = "terminal", view: str = "pivot", *, width: int = 100) -> str:
+    """Write cells (see `ddbench.report.frame.cells`) as text in one of `FORMATS` and `VIEWS`; UsageError for another name.
+
+    `width` is the terminal's, in characters.
+    """
+    if form not in FORMATS:
+        raise unknown("table format", form, FORMATS)
+    if view not in VIEWS:
+        raise unknown("view", view, VIEWS)
+    if view != "pivot" and form in ("csv", "json"):
+        return data_text(data(frame, view), form)
+    return grids_text(grids(frame, view, cut=form == "terminal"), form, width)
+
+
+def data(frame: pd.DataFrame, view: str) -> pd.DataFrame:
+    """What a view is made of, as data: the cells, with `columns.VARIANCE` or `columns.NETWORKS` for those views."""
+    if view == "variance":
+        return variance_table(frame)
+    return network_table(_labelled(frame)).drop(columns="label") if view == "networks" else frame
+
+
+def grids(frame: pd.DataFrame, view: str, *, cut: bool = False) -> list[Grid]:
+    """The cells as people read them; the notes are those of the last grid.
+
+    Several for the student networks, and for a pivot wider than `WIDEST` columns where it is to be cut: one per data
+    set and protocol. UsageError for another view.
+    """
+    if view not in VIEWS:
+        raise unknown("view", view, VIEWS)
+    if view == "networks":
+        return networks(frame)
+    if view != "pivot":
+        return [long(frame) if view == "long" else variance(frame)]
+    whole = pivot(frame)
+    if not cut or len(whole.headers) <= WIDEST:
+        return [whole]
+    parts = [replace(pivot(piece), notes=[]) for _, piece in frame.groupby(["dataset", "protocol"], sort=False)]
+    return [*parts[:-1], replace(parts[-1], notes=whole.notes)]
+
+
+def pivot(frame: pd.DataFrame) -> Grid:
+    """Rows: methods (with what else tells them apart); columns: data set, protocol (and student), budget."""
+    frame = frame.assign(label=row_labels(frame), head=column_heads(frame))
+    heads = list(dict.fromkeys(frame["head"]))
+    found = {(row.label, row.head): row for row in frame.itertuples()}
+    labels = sorted(dict.fromkeys(frame["label"]), key=lambda label: (_reference_only(frame, label), label))
+    reduced = frame[frame["status"] == "ok"].groupby("label")["reduced"].agg(["any", "all"])
+    rows = []
+    for label in labels:
+        whole_row = label in reduced.index and bool(reduced.loc[label, "all"])
+        shown = [_shown(found.get((label, head)), mark_reduced=not whole_row) for head in heads]
+        rows.append((label + DAGGER * whole_row, shown))
+    return Grid("Top-1 accuracy (%)", "method", heads, rows, notes(frame))
+
+
+def long(frame: pd.DataFrame) -> Grid:
+    """One row per cell: what it is, its accuracy, its runs, its bytes and its times."""
+    rows = []
+    for label, row in zip(row_labels(frame), frame.itertuples(), strict=True):
+        what = [row.dataset, row.protocol, row.student, row.budget, row.recipe]
+        runs = [percent(row.std), str(row.n), str(row.draws), str(row.failed)]
+        cost = [_bytes(row.bytes), _seconds(row.distill_seconds), _seconds(row.train_seconds)]
+        shown = [Shown(text) for text in what] + [_shown(row, mark_reduced=False)] + [Shown(t) for t in runs + cost]
+        rows.append((label + DAGGER * row.reduced, shown))
+    title, heads = "Top-1 accuracy (%), one row per cell", LONG.split("|")
+    return Grid(title, "method", [(head,) for head in heads], rows, notes(frame), keys=4)
+
+
+def variance_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells with their parts of the variance as standard deviations (see `statistics.variance_parts`)."""
+    parts = [variance_parts(samples) if samples else None for samples in frame["samples"]]
+    names = ("total", "between", "within")
+    roots = {f"std_{name}": [_root(getattr(part, name, None)) for part in parts] for name in names}
+    return frame.assign(**{name: pd.Series(found, frame.index, float) for name, found in roots.items()})
+
+
+def variance(frame: pd.DataFrame) -> Grid:
+    """One row per cell: the standard deviations of one run, between syntheses, and between evaluations of one."""
+    rows, table = [], variance_table(frame)
+    for label, row in zip(row_labels(frame), table.itertuples(), strict=True):
+        what = [Shown(text) for text in (row.dataset, row.protocol, row.student, row.budget)]
+        spreads = [_points(row.std_total), _points(row.std_between), _points(row.std_within)]
+        tail = [Shown(text) for text in (*spreads, str(row.n), str(row.draws))]
+        rows.append((label + DAGGER * row.reduced, [*what, _shown(row, mark_reduced=False), *tail]))
+    lines = [
+        "Standard deviations in points: of one run of a fresh synthesis, between synthesis seeds, and between evaluation "
+        "seeds of one synthesis (one-way random effects, groups of unequal sizes, never negative).",
+        "Between syntheses needs two synthesis seeds and two runs of one of them.",
+    ]
+    title, heads = "Parts of the variance, one row per cell", VARIANCE.split("|")
+    return Grid(title, "method", [(head,) for head in heads], rows, lines + notes(frame), keys=4)
+
+
+def networks(frame: pd.DataFrame) -> list[Grid]:
+    """Methods by student network, a grid per data set, protocol and budget with several."""
+    table = network_table(_labelled(frame))
+    shown = {row.Index: _shown(row, mark_reduced=True) for row in table.itertuples()}
+    made = list(network_grids(table, shown)) or [Grid("Top-1 accuracy (%) by student network", "method", [], [])]
+    own = network_notes(table)
+    lines = [line for line in notes(table) if line not in own] if len(table) else []
+    return [*made[:-1], replace(made[-1], notes=own + lines)]
+
+
+def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells with a label that tells a place's rows apart, the same for all student networks."""
+    needed = frame[["method", "borrowed", *COMPARED, *TELLING]]
+    places = [piece for _, piece in needed.groupby(NETWORK_PLACE, sort=False)]
+    labels = [pd.Series(row_labels(piece), piece.index) for piece in places]
+    return frame.assign(label=pd.concat(labels) if labels else pd.Series(dtype=object))
+
+
+def row_labels(frame: pd.DataFrame) -> list[str]:
+    """A label per cell that is unique within its column: the method, and what else is needed ("dm (paper, cuda)")."""
+    rows = frame[["method", "borrowed", *COMPARED, *TELLING]].to_dict("records")
+    alike: dict[tuple[str, str | None], list[dict[Any, Any]]] = {}
+    for row in rows:
+        alike.setdefault((row["method"], row["borrowed"]), []).append(row)
+    telling = {names: _telling(part) for names, part in alike.items()}
+    return [_label(row, telling[row["method"], row["borrowed"]]) for row in rows]
+
+
+def _telling(rows: Sequence[dict[Any, Any]]) -> list[str]:
+    """The columns that tell apart the cells of a method, and of one that it borrows from, where several are in one place."""
+    names = ["borrowed"]
+    for name in TELLING:
+        places: dict[tuple[Any, ...], list[Any]] = {}
+        for row in rows:
+            places.setdefault(tuple(row[each] for each in (*COMPARED, *names)), []).append(row[name])
+        if len(places) == len(rows):
+            break
+        if any(len(set(values)) > 1 for values in places.values()):
+            names.append(name)
+    return names
+
+
+def column_heads(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """(data set, protocol, budget) per cell; the student is named where a protocol has several on one data set."""
+    several = frame.groupby(["dataset", "protocol"])["student"].transform("nunique") > 1
+    heads = []
+    for row, many in zip(frame.itertuples(), several, strict=True):
+        protocol = f"{row.protocol} ({row.student})" if many else row.protocol
+        heads.append((row.dataset, protocol, budget_words(row.budget)))
+    return heads
+
+
+def notes(frame: pd.DataFrame) -> list[str]:
+    """Footnotes: what the signs mean, how many runs stand behind a cell, the shared setting, the teachers."""
+    good = frame[frame["status"] == "ok"]
+    lines = []
+    if good["ci_low"].notna().any():
+        over = {"synthesis": "synthesis seeds (per-seed means)", "evaluation": "evaluation seeds of one synthesis"}
+        spans = " or, with one draw, ".join(over[name] for name in over if name in set(good["over"]))
+        lines.append(f"±: half of the 95 % t interval of the mean over {spans}.")
+    if len(good):
+        lines.append(f"Runs behind a cell: {span(good['n'])}, from {span(good['draws'])} synthesis seed(s).")
+    if good["best"].any():
+        lines.append(
+            f"{MARK}: the best of its column, and what is not told apart from it at 5 % (paired t, else Welch)."
+        )
+    if (good["n"] == 1).any():
+        lines.append("One run has no interval; between single runs nothing can be tested.")
+    if good["reduced"].any():
+        lines.append(f"{DAGGER}: a reduced recipe, cheaper than the published one.")
+    if (frame["status"] == "n/a").any():
+        lines.append("n/a: the method's definition excludes the cell.")
+    shared = [f"{name} {frame[name].iloc[0]}" for name in SHARED if len(frame) and frame[name].nunique() == 1]
+    return lines + ([f"All cells: {', '.join(shared)}."] if shared else []) + _teacher_notes(good)
+
+
+def _shown(row: Any, *, mark_reduced: bool) -> Shown:
+    if row is None:
+        return Shown(DASH)
+    if row.status != "ok":
+        return Shown(str(row.status))
+    dagger = DAGGER if row.reduced and mark_reduced else ""
+    failed = f" ({row.failed} failed)" if row.failed else ""
+    return Shown(percent(row.top1) + half(row.ci_low, row.ci_high) + dagger + failed, bool(row.tied))
+
+
+def _label(row: dict[Any, Any], names: Sequence[str]) -> str:
+    parts = [_word(name, row[name]) for name in names if row[name] is not None]
+    return f"{row['method']} ({', '.join(parts)})" if parts else str(row["method"])
+
+
+def _word(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return name if value else f"not {name}"
+    if name == "borrowed":
+        return f"as {value}"
+    shown = (
+        str(value)[:8]
+        if name in ("lender", "teacher", "synset", "recipe_hash", "student_recipe", "imported", "group")
+        else value
+    )
+    return f"{shown}" if name in ("recipe", "device", "precision") else f"{name.replace('_', ' ')} {shown}"
+
+
+def _reference_only(frame: pd.DataFrame, label: str) -> bool:
+    """Whether a row stands only under the budget "all": such rows come last."""
+    return set(frame.loc[frame["label"] == label, "budget"]) == {"all"}
+
+
+def span(values: "pd.Series[Any]") -> str:
+    """Counts in words: "5", or "5 to 15"."""
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _teacher_notes(frame: pd.DataFrame) -> list[str]:
+    known = frame[frame["teacher"].notna()].drop_duplicates(["dataset", "protocol", "teacher"])
+    lines = []
+    for row in known.itertuples():
+        flag = "; more than a point off the reference accuracy" if row.teacher_flag else ""
+        name = f"{row.teacher_network} {str(row.teacher)[:8]}"
+        lines.append(
+            f"{row.protocol} on {row.dataset}: teacher {name}, test accuracy {percent(row.teacher_accuracy)} %{flag}."
+        )
+    return lines
+
+
+def _root(variance: float | None) -> float | None:
+    return None if variance is None else math.sqrt(variance)
+
+
+def _points(value: float) -> str:
+    return DASH if pd.isna(value) else f"{100 * value:.2f}"
+
+
+def _seconds(value: float) -> str:
+    return DASH if pd.isna(value) else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _bytes(value: float) -> str:
+    if pd.isna(value):
+        return DASH
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"

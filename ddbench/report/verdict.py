@@ -1,0 +1,139 @@
+"""The table of a reproduction: paper, ours, difference, n, interval and verdict, a line per figure; reduced runs apart.
+
+Percent in what people read; csv and json are data, in fractions.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from ddbench.errors import unknown
+from ddbench.evaluation.protocol import find_protocol
+from ddbench.report.format import between, percent, signed
+from ddbench.report.renderers import DASH, Grid, Shown, data_text, grids_text
+from ddbench.report.reproduce import RULE, Compared
+from ddbench.report.tables import FORMATS
+
+FULL = ("cell", "student", "paper %", "ours %", "difference", "n", "95 % interval", "verdict")
+REDUCED = ("cell", "recipe", "full setting's figure %", "ours %", "n", "95 % interval", "status")
+SHORT = 40  # characters of a reason that stand in the table
+
+
+def grids(title: str, compared: Sequence[Compared]) -> list[Grid]:
+    """One table of the published recipes and one of the reduced ones; those that have no line are left out."""
+    full = [each for each in compared if not each.item.reduced]
+    small = [each for each in compared if each.item.reduced]
+    found = []
+    if full:
+        rows = [(_label(each), _full(each)) for each in full]
+        found.append(Grid(title, "method", [(head,) for head in FULL], rows, _notes(full)))
+    if small:
+        rows = [(_label(each), _reduced(each)) for each in small]
+        what = f"{title}: REDUCED recipes, on other data or cheaper than the paper's"
+        found.append(Grid(what, "method", [(head,) for head in REDUCED], rows, _reduced_notes(small)))
+    return found
+
+
+def render(title: str, compared: Sequence[Compared], form: str) -> str:
+    """The tables as text in one of `ddbench.report.tables.FORMATS` but "terminal"; UsageError for another."""
+    if form not in FORMATS or form == "terminal":
+        raise unknown("table format", form, FORMATS)
+    if form in ("csv", "json"):
+        return data_text(pd.DataFrame(rows(compared), dtype=object), form)
+    return grids_text(grids(title, compared), form)
+
+
+def rows(compared: Sequence[Compared]) -> list[dict[str, Any]]:
+    """Every line as plain data, fractions; `paper_` names belong to the full setting where `reduced` is true."""
+    return [_row(each) for each in compared]
+
+
+def _row(each: Compared) -> dict[str, Any]:
+    item, figure = each.item, each.item.figure
+    return {
+        **item.plain(),
+        "paper_dataset": figure and figure.dataset,
+        "paper_network": figure and figure.printed,
+        "paper_protocol": figure and figure.protocol,
+        "paper_top1": figure and figure.top1,
+        "paper_std": figure and figure.std,
+        "read_in": figure and figure.read_in,
+        "quoted": figure and figure.quoted,
+        "note": figure and figure.note,
+        "top1": each.mean,
+        "difference": each.difference,
+        "n": each.n,
+        "draws": each.draws,
+        "ci_low": each.low,
+        "ci_high": each.high,
+        "verdict": None if item.reduced and each.verdict == "no verdict" else each.verdict,
+        "why": each.why,
+        "setting": each.setting,
+    }
+
+
+def _label(each: Compared) -> str:
+    """The method, and the protocol where that is not the paper's own post-evaluation."""
+    shipped = find_protocol(each.item.protocol).shipped
+    return each.item.method if shipped else f"{each.item.method}, {each.item.protocol}"
+
+
+def _cell(each: Compared) -> str:
+    return f"{each.item.dataset_id} {each.item.budget}"
+
+
+def _full(each: Compared) -> list[Shown]:
+    item = each.item
+    gap = signed(each.difference)
+    paper = item.figure.words() if item.figure else DASH
+    words = [
+        _cell(each),
+        item.network or DASH,
+        paper,
+        percent(each.mean),
+        gap,
+        str(each.n),
+        between(each.low, each.high),
+    ]
+    return [Shown(text) for text in [*words, _status(each.verdict, each)]]
+
+
+def _reduced(each: Compared) -> list[Shown]:
+    item = each.item
+    paper = f"{item.figure.words()} ({item.figure.dataset}, full setting)" if item.figure else DASH
+    status = "run" if each.verdict == "no verdict" else _status(each.verdict, each)
+    words = [_cell(each), item.recipe.name if item.recipe else DASH, paper, percent(each.mean), str(each.n)]
+    return [Shown(text) for text in [*words, between(each.low, each.high), status]]
+
+
+def _status(word: str, each: Compared) -> str:
+    """The verdict with the first words of its reason; `_notes` has the whole of it."""
+    short = (each.why or "").partition(":")[0]
+    return f"{word}: {short}" if short and len(short) <= SHORT else word
+
+
+def _reasons(compared: Sequence[Compared]) -> list[str]:
+    """Why cells were not run or failed, where the table has no room for it, once each."""
+    whole = [each for each in compared if each.why and _status("", each) != f": {each.why}"]
+    found: dict[tuple[str, str], list[str]] = {}
+    for each in whole:
+        found.setdefault((each.verdict, each.why or ""), []).append(_cell(each))
+    return [f"{verdict}, {', '.join(dict.fromkeys(cells))}: {why}." for (verdict, why), cells in found.items()]
+
+
+def _notes(compared: Sequence[Compared]) -> list[str]:
+    """The rule, where figures were read, and what they say of themselves, once each."""
+    figures = [each.item.figure for each in compared if each.item.figure]
+    lines = [RULE, "Paper: mean, and ± the paper's own standard deviation where it gives one."]
+    for source in dict.fromkeys((figure.read_in, figure.quoted) for figure in figures):
+        lines.append(f"Read in: {source[0]}{' (quoted there)' if source[1] else ''}.")
+    lines += [f"Note: {note}." for note in dict.fromkeys(figure.note for figure in figures) if note]
+    settings = dict.fromkeys(each.setting for each in compared if each.setting)
+    return lines + _reasons(compared) + [f"Ours: {setting}." for setting in settings]
+
+
+def _reduced_notes(compared: Sequence[Compared]) -> list[str]:
+    lines = ["Reduced recipes are not the paper's setting: its figure stands beside them, and there is no verdict."]
+    settings = dict.fromkeys(each.setting for each in compared if each.setting)
+    return lines + _reasons(compared) + [f"Ours: {setting}." for setting in settings]

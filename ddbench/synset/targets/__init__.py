@@ -1,0 +1,114 @@
+"""Targets: what a SynSet offers a student besides classes. A kind is a plugin of the group `ddbench.targets`.
+
+A kind checks its own content, says what it weighs, and binds to a training as a function from a batch to logits, or to
+what else a loss compares with.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from ddbench import plugins
+from ddbench.data import Dataset
+from ddbench.errors import UsageError
+from ddbench.synset.synset import SynSet, Targets
+from ddbench.training.batches import Labeller, Stream
+
+if TYPE_CHECKING:
+    from ddbench.synset.teachers import Teacher
+
+GROUP = "ddbench.targets"
+
+__all__ = ["Binding", "TargetKind", "Targets", "committee", "find_target_kind", "online_teacher", "targets_of"]
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Where targets are used.
+
+    Attributes:
+        synset: the set.
+        dataset: its data set.
+        device: of the training.
+        recall: gives a teacher by its hash; None: those in the cache.
+    """
+
+    synset: SynSet
+    dataset: Dataset
+    device: torch.device
+    recall: "Callable[[str], Teacher | None] | None" = None
+
+
+class TargetKind(ABC):
+    """One kind of targets."""
+
+    @abstractmethod
+    def check(self, synset: SynSet) -> None:
+        """Raise UsageError unless the set's targets are well formed: parameters, shapes, ranges."""
+
+    @abstractmethod
+    def bind(self, binding: Binding) -> Labeller:
+        """The function that gives a batch's logits [b, K], or an `Answer` with what else a loss reads."""
+
+    @abstractmethod
+    def bytes(self, synset: SynSet) -> dict[str, int]:
+        """What a student needs for these targets, in bytes: "targets" (stored) and "external" (models)."""
+
+    def teachers(self, synset: SynSet) -> list["Teacher"]:
+        """The teachers that these targets ask; none for stored labels."""
+        return []
+
+    def stream(self, synset: SynSet) -> Stream | None:
+        """The batches that a student must see, where the labels are of no others; None: any."""
+        return None
+
+
+def find_target_kind(name: str) -> TargetKind:
+    """The target kind registered under a name; UsageError if there is none."""
+    kind = plugins.find(GROUP, name)
+    if not isinstance(kind, TargetKind):
+        raise UsageError(f"target kind {name!r}: its entry point gives {type(kind).__name__}, not a TargetKind")
+    return kind
+
+
+def targets_of(synset: SynSet) -> tuple[TargetKind, Targets]:
+    """The kind of a set's targets and the targets, checked; UsageError if the set has none."""
+    if synset.targets is None:
+        raise UsageError("the set has no targets besides its classes")
+    kind = find_target_kind(synset.targets.kind)
+    kind.check(synset)
+    return kind, synset.targets
+
+
+def online_teacher(teacher: "Teacher") -> Targets:
+    """Targets that ask one teacher, with weight 1. The teacher must be in the cache (`ddbench.synset.teachers.keep`)."""
+    return committee([(teacher, 1.0)])
+
+
+def committee(
+    teachers: Sequence[tuple["Teacher", float]], bn: Literal["eval", "batch"] = "eval", sub_batch: int | None = None
+) -> Targets:
+    """Targets that ask teachers online and add their logits up.
+
+    Args:
+        teachers: each with its weight; they must be in the cache (`ddbench.synset.teachers.keep`).
+        bn: what batch norms of a teacher normalise by: their running statistics, or those of the batch at hand.
+        sub_batch: for "batch": those of so many images at a time; None: of the whole batch.
+    """
+    params: dict[str, Any] = {
+        "teachers": [{"hash": teacher.hash, "weight": float(weight)} for teacher, weight in teachers]
+    }
+    if bn != "eval":  # what is left out says eval, so that sets which came before keep their hash
+        params["bn"] = bn
+    if sub_batch is not None:
+        params["sub_batch"] = sub_batch
+    return Targets("teachers", params)
+
+
+def own_targets(synset: SynSet) -> Targets:
+    """The set's targets, which its kind has been asked about."""
+    assert synset.targets is not None
+    return synset.targets

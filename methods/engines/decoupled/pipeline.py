@@ -1,0 +1,115 @@
+"""What the squeeze, recover, relabel methods share between their stages: problems, where images begin, what is shipped."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from ddbench.methods.engines.decoupled.codecs import pixel_bounds, stored
+from ddbench.methods.engines.decoupled.measured_norm import Voter
+from ddbench.methods.engines.decoupled.patches import PatchFields, patch_images, require_patches
+from ddbench.methods.engines.decoupled.recover import Problem, RecoverFields, Recovery, Refinement
+from ddbench.methods.engines.decoupled.relabel import RelabelFields
+from ddbench.methods.engines.decoupled.squeeze import SqueezeFields
+from ddbench.methods.engines.selection.selection import equal_shares, random_choice
+from pydantic import Field
+from torch import Tensor
+
+from ddbench.data.spaces import Space
+from ddbench.distillation.task import Task
+from ddbench.errors import UsageError
+from ddbench.synset.synset import SynSet
+from ddbench.synset.teachers import Teacher
+
+Votes = Mapping[str, float]
+
+
+class DecoupledHyper(SqueezeFields, PatchFields, RecoverFields, RelabelFields):
+    """Hyper-parameters of a method that recovers images from teachers."""
+
+    init: Literal["noise", "real", "patches"] = Field(
+        "noise", description="images begin as N(0, 1), random real images, or patches of real images"
+    )
+
+
+def recovered(
+    task: Task,
+    hyper: DecoupledHyper,
+    teachers: Mapping[str, Teacher],
+    votes: Sequence[Votes],
+    made: Callable[[Tensor, Tensor], SynSet] | None = None,
+    *,
+    start: "Start | None" = None,
+    refine: Refinement | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Images [IPC * K, C, H, W] as the codec stores them, and their classes: IPC index by IPC index, in class order.
+
+    Args:
+        task: its IPC, synthesis seed, device and checkpoint are used.
+        hyper: how.
+        teachers: by name.
+        votes: for each IPC index, the voters with their weights.
+        made: gives the set of such images and classes, for snapshots.
+        start: where images begin; None: as `hyper.init` says.
+        refine: see `Recovery`.
+    """
+    space, ipc = space_of(teachers), equal_shares(task)[0]
+    begin, blocks = start or starts(task, hyper, teachers), class_blocks(task, hyper.block)
+    problems = [
+        Problem((j, k), classes, partial(begin, j, k, classes), votes[j])
+        for j in range(ipc)
+        for k, classes in enumerate(blocks)
+    ]
+    labels, keep = torch.cat([p.labels for p in problems]), partial(stored, space=space, codec=hyper.codec)
+    if not hyper.iterations:  # images stay as they begin
+        return torch.cat([keep(problem.begin(task.device)) for problem in problems]), labels
+    used = {name for ballot in votes for name in ballot}
+    how = hyper.execution()
+    voters = {name: Voter(teachers[name].module(task.device), execution=how) for name in sorted(used)}
+    black, white = (bound.to(task.device) for bound in pixel_bounds(space, task.dataset.channels))
+    recovery = Recovery(task, hyper, voters, (black, white), refine=refine)
+    shown = None if made is None else lambda parts: made(torch.cat(parts), labels)
+    return torch.cat(recovery.run(problems, keep, shown)), labels
+
+
+def require_recoverable(task: Task, hyper: DecoupledHyper, names: Sequence[str]) -> None:
+    """UsageError for what would fail after hours of squeezing or recovering, asked before: norms, patches, labels."""
+    hyper.require_voters(task, names)
+    if hyper.init == "patches":
+        require_patches(task, hyper)
+    hyper.require_room(task, sum(equal_shares(task)))
+
+
+def space_of(teachers: Mapping[str, Teacher]) -> Space:
+    """The one space that all the teachers read; `squeeze` sees to that."""
+    return next(iter(teachers.values())).space
+
+
+def class_blocks(task: Task, size: int) -> list[Tensor]:
+    """The classes in order, in blocks of `size`, the last one smaller."""
+    return list(torch.arange(len(task.dataset.class_names)).split(size))
+
+
+Start = Callable[[int, int, Tensor], Tensor]
+"""(IPC index, number of the block, its classes) -> images [B, C, H, W]."""
+
+
+def starts(task: Task, hyper: DecoupledHyper, teachers: Mapping[str, Teacher]) -> Start:
+    """Where images begin, as `hyper.init` says."""
+    data, space = task.dataset, space_of(teachers)
+    if hyper.init == "noise":
+        return lambda j, k, classes: torch.randn(
+            len(classes), data.channels, data.side, data.side, generator=task.rng("recover-start", "noise", j, k)
+        )
+    if hyper.init == "real":
+        places = torch.stack(random_choice(task, equal_shares(task)))
+        return lambda j, k, classes: task.read(space, places[classes, j])
+    judge = teachers.get(task.network) or next(iter(teachers.values()))
+    patches = patch_images(task, space, judge.module(task.device), hyper).unflatten(0, (len(data.class_names), -1))
+    return lambda j, k, classes: patches[classes, j]
+
+
+def require_members(names: Sequence[str], given: str) -> None:
+    """UsageError where a committee names a network twice."""
+    if len(set(names)) < len(names):
+        raise UsageError(f"{given} names a network twice: {', '.join(names)}")

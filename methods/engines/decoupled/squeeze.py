@@ -1,0 +1,140 @@
+"""The squeeze stage of the decoupled family: teachers, trained on the whole training split or taken with their weights.
+
+Each teacher is an entry of the stage "squeeze", so that a committee goes on member by member, and one that is stopped
+in the middle goes on at its last checkpoint. The space that it reads travels with it. Everything is keyed by the stage
+seed: all synthesis seeds share their teachers.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, Self
+
+import torch
+from ddbench.methods.engines.students import cosine
+from pydantic import Field, model_validator
+from torch import nn
+
+from ddbench import networks
+from ddbench.data.spaces import Space
+from ddbench.distillation.method import Hyper
+from ddbench.distillation.task import Task
+from ddbench.errors import UsageError
+from ddbench.hashing import digest
+from ddbench.randomness import forked, rng
+from ddbench.synset.teachers import Teacher
+from ddbench.training.checkpoints import Checkpoint
+from ddbench.training.loop import CODE_VERSION, train
+from ddbench.training.recipe import Component, StudentRecipe
+
+ENTRY = "teacher"
+Weights = Literal["trained", "pretrained", "random"]
+
+
+class SqueezeFields(Hyper):
+    """How teachers come to be."""
+
+    weights: Weights = Field(
+        "trained", description="trained here, pretrained (the library's, by torchvision: or timm: name), or random"
+    )
+    teacher_optimizer: Literal["sgd", "adam"] = Field("sgd", description="sgd has momentum 0.9")
+    teacher_lr: float = Field(0.1, gt=0, description="step size")
+    teacher_weight_decay: float = Field(5e-4, ge=0, description="L2, on every parameter")
+    teacher_epochs: int = Field(200, ge=1, description="passes over the training split")
+    teacher_batch: int = Field(128, ge=1, description="images in a step")
+    teacher_stretch: float = Field(1.0, gt=0, description="of the cosine: 1 ends at 0; 1/3 goes down, up and down")
+    teacher_warmup: int = Field(0, ge=0, description="epochs of linear warm-up from 0.01 times the step size")
+    teacher_crop: Literal["pad", "resized"] = Field("pad", description="crop after padding, or random resized crop")
+    teacher_pad: float = Field(0.125, ge=0, lt=1, description="padding, as a share of the side")
+
+    @model_validator(mode="after")
+    def _one_teacher_schedule(self) -> Self:
+        if self.teacher_warmup and self.teacher_stretch != 1:
+            raise ValueError("teacher_warmup ends in a cosine to 0: teacher_stretch must be 1 beside it")
+        return self
+
+    def teacher_recipe(self, network: str) -> StudentRecipe:
+        """The training of one teacher."""
+        optimizer: Component = {
+            "name": self.teacher_optimizer, "lr": self.teacher_lr, "weight_decay": self.teacher_weight_decay,
+        }  # fmt: skip
+        if self.teacher_optimizer == "sgd":
+            optimizer["momentum"] = 0.9
+        crop: dict[str, Component] = {
+            "pad": {"name": "pad-crop", "fraction": self.teacher_pad},
+            "resized": {"name": "random-resized-crop"},
+        }
+        return StudentRecipe(
+            network=network,
+            optimizer=optimizer,
+            schedule=cosine(self.teacher_stretch, self.teacher_warmup),
+            augmentations=[crop[self.teacher_crop], {"name": "flip", "p": 0.5}],
+            epochs=self.teacher_epochs,
+            batch=self.teacher_batch,
+        )
+
+
+def squeeze(task: Task, fields: SqueezeFields, names: Sequence[str]) -> dict[str, Teacher]:
+    """The teachers with these canonical network names, made where they are missing; a holdout comes before.
+
+    Their accuracies on the test split are measured by the runner when the method is done, and shown.
+
+    Raises:
+        UsageError: weights that cannot be had.
+        JobFailed: a teacher diverged.
+    """
+    made = {name: _teacher(task, fields, name) for name in dict.fromkeys(names)}
+    if len({teacher.space for teacher in made.values()}) > 1:
+        raise UsageError(f"the teachers {', '.join(made)} read different spaces: choose weights of one normalisation")
+    for name in made:
+        task.credit(f"teacher {name}", partial(made.__getitem__, name), role="teacher", weights=fields.weights)
+    return made
+
+
+def _teacher(task: Task, fields: SqueezeFields, name: str) -> Teacher:
+    recipe = fields.teacher_recipe(name)
+    recipe = recipe.flipped(task.dataset.flip)
+    key: dict[str, Any] = {"network": name, "weights": fields.weights, "code": CODE_VERSION}
+    if fields.weights != "pretrained":
+        key["space"] = task.space("normalised").to_json()
+    if fields.weights == "trained":
+        key["recipe"] = recipe.model_dump(mode="json")
+    stage = task.open_stage("squeeze", key)
+
+    def make() -> Teacher:
+        if fields.weights == "pretrained":
+            network, space = _pretrained(task, name)
+        else:
+            network, space = task.create_stage_network("squeeze", name, name=name), task.space("normalised")
+            network.to(task.device)
+            if fields.weights == "trained":
+                _train(task, network, space, recipe, stage.checkpoint(ENTRY))
+            else:
+                _measure_statistics(task, network, space)
+        return task.teacher(name, space, digest(stage.key), network.state_dict())
+
+    return task.stage_teacher(stage, ENTRY, make)
+
+
+def _train(task: Task, network: nn.Module, space: Space, recipe: StudentRecipe, checkpoint: Checkpoint) -> None:
+    def loop(start: int, total: int) -> Iterator[int]:
+        return task.loop(start, total, f"squeezing {recipe.network}")
+
+    images, labels = task.images(space), task.dataset.labels.to(task.device)
+    train(network, images, labels, recipe, seed=task.stage_seed, loop=loop, checkpoint=checkpoint)
+
+
+def _pretrained(task: Task, name: str) -> tuple[nn.Module, Space]:
+    data = task.dataset
+    shape = {"channels": data.channels, "side": data.side, "classes": len(data.class_names)}
+    network, mean, std = networks.pretrained(name, **shape)
+    return network, Space("normalised", mean=mean, std=std)
+
+
+def _measure_statistics(task: Task, network: nn.Module, space: Space) -> None:
+    """Give an untrained network the batch statistics of some training images: for trying the pipeline only."""
+    count = len(task.dataset.labels)
+    places = torch.randperm(count, generator=rng(task.stage_seed, "random-weights"))[:64]
+    for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.momentum = 1.0  # the statistics of these images alone
+    with torch.no_grad(), forked(task.stage_seed, "random-weights"):  # dropout draws
+        network.train()(task.read(space, places))

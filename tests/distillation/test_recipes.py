@@ -1,0 +1,244 @@
+"""Recipes: strict files, how a cell finds its recipe, `--set`, hashes."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from ddbench.budget import Budget
+from ddbench.data import load_dataset
+from ddbench.distillation.method import find_method
+from ddbench.distillation.recipes import family, parse, parse_overrides, published, resolve, restore
+from ddbench.errors import UsageError
+
+GOOD = """
+method = "toy"
+[[recipe]]
+name = "paper"
+dataset = "digits"
+ipc = 1
+source = "table 1"
+"""
+
+
+@pytest.fixture
+def toy(toys):
+    return find_method("toy")
+
+
+def digits(dataset="digits"):
+    return replace(load_dataset("digits"), id=dataset)
+
+
+def resolved(toy, **kwargs):
+    return resolve(toy, digits(), Budget(ipc=1), **kwargs)
+
+
+def refused(call):
+    with pytest.raises(UsageError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+BAD_FILES = {
+    "unknown key": (GOOD + "surprise = 1\n", "recipe.0.surprise: unknown key"),
+    "unknown top key": ("surprise = 1\n" + GOOD, "surprise: unknown key"),
+    "missing source": (GOOD.replace('source = "table 1"', ""), "recipe.0.source: is missing"),
+    "empty source": (GOOD.replace("table 1", ""), "recipe.0.source"),
+    "missing name": (GOOD.replace('name = "paper"', ""), "recipe.0.name: is missing"),
+    "bad name": (GOOD.replace('"paper"', '"The Paper"'), "recipe.0.name"),
+    "missing data set": (GOOD.replace('dataset = "digits"', ""), "recipe.0.dataset: is missing"),
+    "missing method": (GOOD.replace('method = "toy"', ""), "method: is missing"),
+    "no budget": (GOOD.replace("ipc = 1", ""), "one of ipc, fraction or all"),
+    "two budgets": (GOOD + "fraction = 0.1\n", "one of ipc, fraction or all"),
+    "all and ipc": (GOOD + "all = true\n", "one of ipc, fraction or all"),
+    "ipc text": (GOOD.replace("ipc = 1", 'ipc = "1"'), "recipe.0.ipc"),
+    "ipc bool": (GOOD.replace("ipc = 1", "ipc = true"), "recipe.0.ipc"),
+    "ipc float": (GOOD.replace("ipc = 1", "ipc = 1.0"), "recipe.0.ipc"),
+    "ipc zero": (GOOD.replace("ipc = 1", "ipc = [1, 0]"), "recipe.0.ipc"),
+    "ipc none": (GOOD.replace("ipc = 1", "ipc = []"), "recipe.0.ipc"),
+    "fraction above": (GOOD.replace("ipc = 1", "fraction = 1.5"), "recipe.0.fraction"),
+    "fraction zero": (GOOD.replace("ipc = 1", "fraction = 0.0"), "recipe.0.fraction"),
+    "default text": (GOOD + 'default = "yes"\n', "recipe.0.default"),
+    "hyper no table": (GOOD + "hyper = 3\n", "recipe.0.hyper"),
+    "twice": (GOOD + 'source = "table 2"\n', "Cannot overwrite"),
+    "broken": ("method = ", "Invalid value"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_a_wrong_file_is_one_line_with_file_and_key(text, message):
+    found = refused(lambda: parse(text, "toy.toml"))
+    assert found.startswith("toy.toml: ") and message in found
+
+
+def test_a_good_file():
+    (entry,) = parse(GOOD, "toy.toml").recipe
+    assert entry.budgets() == [Budget(ipc=1)] and not entry.default and entry.network == "convnet"
+    (entry,) = parse(GOOD.replace("ipc = 1", "ipc = [1, 10]"), "x").recipe
+    assert entry.budgets() == [Budget(ipc=1), Budget(ipc=10)]
+    (entry,) = parse(GOOD.replace("ipc = 1", "fraction = [0.1, 1]"), "x").recipe  # a whole number stands for a float
+    assert entry.budgets() == [Budget(fraction=0.1), Budget(fraction=1.0)]
+    (entry,) = parse(GOOD.replace("ipc = 1", "all = true"), "x").recipe
+    assert entry.budgets() == [Budget()]
+
+
+@pytest.mark.parametrize(
+    "budget", [{"ipc": 0}, {"ipc": -1}, {"ipc": 1.0}, {"ipc": True}, {"fraction": 0.0}, {"fraction": 1.1}]
+)
+def test_budgets_are_checked(budget):
+    refused(lambda: Budget(**budget))
+
+
+def test_budgets_as_plain_data():
+    assert [b.to_json() for b in (Budget(ipc=3), Budget(fraction=0.5), Budget())] == [
+        {"ipc": 3},
+        {"fraction": 0.5},
+        {"all": True},
+    ]
+
+
+def test_the_default_is_found_and_defaults_are_filled_in(toy):
+    found = resolved(toy)
+    assert found.name == "paper" and found.source == "table 1" and found.network == "convnet-d2"
+    assert found.hyper.model_dump() == {**toy.hyper().model_dump(), "steps": 4, "lr": 0.2}
+
+
+def test_another_recipe_by_name(toy):
+    found = resolved(toy, recipe="cheap-reduced")
+    assert (found.name, found.network) == ("cheap-reduced", "convnet-d1-w8")
+    assert (found.hyper.steps, found.hyper.lr) == (1, 0.1)  # nothing is taken over from the default recipe
+
+
+def test_generic_takes_the_methods_defaults(toy):
+    found = resolved(toy, recipe="generic")
+    assert found.name == "generic" and (found.hyper.steps, found.hyper.lr) == (2, 0.1)
+    assert resolve(toy, digits("svhn"), Budget(ipc=7), recipe="generic").budget == Budget(ipc=7)
+
+
+def test_overrides_beat_the_recipe_and_show_in_the_name(toy):
+    found = resolved(toy, overrides={"lr": 0.5})
+    assert found.hyper.lr == 0.5 and found.hyper.steps == 4 and found.name == "paper+set"
+    assert resolved(toy, network="mlp").network.startswith("mlp")
+
+
+def test_a_file_of_ones_own(toy, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD + "[recipe.hyper]\nsteps = 9\n")
+    assert resolved(toy, recipe=str(path)).hyper.steps == 9
+    path.write_text(GOOD.replace('"toy"', '"dm"'))
+    assert "dm" in refused(lambda: resolved(toy, recipe=str(path)))
+    path.write_bytes(b"\xff\xfe")
+    assert str(path) in refused(lambda: resolved(toy, recipe=str(path)))
+    assert "absent.toml" in refused(lambda: resolved(toy, recipe=str(tmp_path / "absent.toml")))
+    path.write_text(GOOD + "[recipe.hyper]\nstep = 9\n")
+    found = refused(lambda: resolved(toy, recipe=str(path)))
+    assert str(path) in found and "'step'" in found and "did you mean steps" in found
+
+
+def test_a_cell_without_a_recipe_names_the_nearest(toy):
+    found = refused(lambda: resolve(toy, digits(), Budget(ipc=10)))
+    assert "toy has no recipe for digits at IPC 10" in found
+    assert "digits at IPC 1 (paper)" in found and "cifar10" not in found and "--recipe generic" in found
+    found = refused(lambda: resolve(toy, digits("cifar100"), Budget(ipc=10)))
+    assert "cifar10 at IPC 10" in found
+    found = refused(lambda: resolved(toy, recipe="papper"))
+    assert "did you mean paper" in found
+    found = refused(lambda: resolve(toy, digits(), Budget(ipc=10), recipe="code"))
+    assert "no recipe 'code' for digits at IPC 10" in found
+
+
+def test_several_recipes_without_a_default(toy):
+    found = refused(lambda: resolve(toy, digits("cifar10"), Budget(ipc=10)))
+    assert "code | other" in found
+
+
+def test_a_budget_that_the_method_does_not_know(toy):
+    assert "ipc" in refused(lambda: resolve(toy, digits(), Budget(fraction=0.1)))
+    assert "ipc" in refused(lambda: resolve(toy, digits(), Budget()))
+
+
+def test_folders_find_recipes_by_their_own_name(toy):
+    assert family("pets@0123abcd") == "pets" and family("digits") == "digits"
+    found = resolve(toy, digits("pets@0123abcd"), Budget(ipc=1))
+    assert found.name == "pets" and found.dataset == "pets@0123abcd"
+
+
+BAD_FIELDS = {
+    "unknown": ({"stepps": 1}, "did you mean steps"),
+    "range": ({"lr": 10.0}, "lr"),
+    "zero": ({"steps": 0}, "steps"),
+    "float for int": ({"steps": 1.5}, "steps"),
+    "text for float": ({"lr": "0.1"}, "lr"),
+    "bool for int": ({"steps": True}, "steps"),
+    "bool for float": ({"lr": True}, "lr"),
+    "int for bool": ({"flag": 1}, "flag"),
+    "choice": ({"ships": "everything"}, "ships"),
+    "infinite": ({"nap": float("inf")}, "nap"),
+    "nan": ({"nap": float("nan")}, "nap"),
+    "none": ({"lr": None}, "lr"),
+    "list": ({"sizes": [1, "two"]}, "sizes"),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), BAD_FIELDS.values(), ids=BAD_FIELDS.keys())
+def test_wrong_hyper_parameters_are_one_line(toy, fields, message):
+    found = refused(lambda: resolved(toy, overrides=fields))
+    assert message in found and "toy.toml, recipe paper" in found
+
+
+def test_whole_numbers_stand_for_floats_and_lists_for_tuples(toy):
+    found = resolved(toy, overrides={"lr": 1, "sizes": [3, 4]})
+    assert found.hyper.lr == 1.0 and isinstance(found.hyper.lr, float) and found.hyper.sizes == (3, 4)
+    assert found.hash == resolved(toy, overrides={"lr": 1.0, "sizes": (3, 4)}).hash
+
+
+def test_set_words(toy):
+    words = ["steps=5", "lr=0.5", "flag=true", "ships=soft", "sizes=[4, 5]"]
+    assert parse_overrides(toy, words) == {"steps": 5, "lr": 0.5, "flag": True, "ships": "soft", "sizes": (4, 5)}
+    assert parse_overrides(toy, ["lr=1e-3"]) == {"lr": 0.001} and parse_overrides(toy, []) == {}
+    for word, message in (
+        ("steps", "KEY=VALUE"),
+        ("stepps=1", "did you mean steps"),
+        ("steps=many", "steps=many"),
+        ("steps=1.5", "steps"),
+        ("ships=all", "ships"),
+        ("flag=perhaps", "flag"),
+        ("lr=", "lr"),
+    ):
+        assert message in refused(lambda word=word: parse_overrides(toy, [word]))
+    assert "lr" in refused(lambda: resolved(toy, overrides=parse_overrides(toy, ["lr=-1"])))
+    assert "nap" in refused(lambda: resolved(toy, overrides=parse_overrides(toy, ["nap=inf"])))
+
+
+def test_the_hash_depends_on_every_field_and_on_nothing_else(toy):
+    base = resolved(toy)
+    changes = [
+        {"dataset": "mnist"},
+        {"split_hash": "0" * 64},
+        {"budget": Budget(ipc=3)},
+        {"budget": Budget(fraction=0.1)},
+        {"network": "mlp"},
+        {"name": "code"},
+        {"method": replace(toy, name="other")},
+        *({"hyper": toy.hyper(**{"steps": 4, "lr": 0.2, **f})} for f in ({"steps": 5}, {"lr": 0.3}, {"flag": True})),
+        {"hyper": toy.hyper(steps=4, lr=0.2, sizes=(2, 1))},
+    ]
+    hashes = {base.hash, *(replace(base, **change).hash for change in changes)}
+    assert len(hashes) == len(changes) + 1
+    assert replace(base, source="another table").hash == base.hash
+    assert replace(base, hyper=toy.hyper(lr=0.2, steps=4)).hash == base.hash
+
+
+def test_a_resolved_recipe_reads_back_as_it_was_written(toy):
+    found = resolved(toy, overrides={"sizes": [7], "ships": "soft"})
+    read = restore(json.loads(json.dumps(found.to_json())), found.source)
+    assert read == found and read.hash == found.hash
+    shuffled = dict(reversed(list(found.to_json().items())))
+    assert restore(shuffled).hash == found.hash
+
+
+def test_the_toys_file_is_what_is_published(toy):
+    names = ["paper", "cheap-reduced", "code", "other", "pets", "shipping", "shipping-reduced", "broken"]
+    assert [entry.name for entry in published(toy).recipe] == names
