@@ -25,7 +25,7 @@ from pathlib import Path
 
 from ddbench.api import setting
 from ddbench.budget import Budget
-from ddbench.cli.output import duration, progress, say
+from ddbench.cli.output import progress, say
 from ddbench.cli.planning import Estimator, Planned, Steady, missing_work, plan
 from ddbench.cli.running import tell
 from ddbench.distillation.method import find_method, method_names
@@ -38,6 +38,7 @@ from ddbench.jobs.job import DataName, DistillJob
 from ddbench.jobs.sweep import Cell, Grid, run_cells
 from ddbench.records.record import Record
 from ddbench.records.store import RecordStore
+from ddbench.report.format import duration
 from ddbench.system.files import check_writable
 
 MEASURED = Path(__file__).parents[1] / "results" / "measured"

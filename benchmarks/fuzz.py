@@ -41,8 +41,8 @@ from ddbench.synset.synset import save as save_set
 from ddbench.synset.targets import targets_of
 from ddbench.synset.teachers import read_teacher
 from ddbench.synset.views import training_count
-from ddbench.training.cache import look_sealed, write_sealed
 from ddbench.training.recipe import StudentRecipe
+from ddbench.training.sealed import look_sealed, write_sealed
 
 NASTY: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**30, 10**400, 0.5, -0.0, 1e308, 1e-320),

@@ -11,7 +11,8 @@ import torch
 from ddbench.budget import Budget
 from ddbench.errors import UsageError
 from ddbench.evaluation.evaluate import Setting
-from ddbench.extras.import_export import from_tensors
+from ddbench.evaluation.from_tensors import from_tensors
+from ddbench.jobs.ddp import ONE_JOB, DDPExecutor
 from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.jobs.pool import Engine
 from ddbench.jobs.sweep import Cell, Grid, Report, run_cells
@@ -24,7 +25,6 @@ from ddbench.synset.label_compression import Packing
 from ddbench.synset.synset import SynSet, load, save
 from ddbench.system.environment import find_device
 from ddbench.system.files import check_writable
-from ddbench.training.distributed import ONE_JOB, Together
 from ddbench.training.precision import checked_switch, chosen_precision
 
 
@@ -294,7 +294,7 @@ def evaluate(
             [cell],
             store,
             workers=workers,
-            engine=Together(devices, quiet=quiet) if devices > 1 else None,
+            engine=DDPExecutor(devices, quiet=quiet) if devices > 1 else None,
             retry_failed=retry_failed,
             reporter=reporter,
             observe=observe,

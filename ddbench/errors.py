@@ -24,6 +24,10 @@ class JobFailed(DDBenchError):
     """A job that can give no result, a diverged one say; recorded as failed with this reason."""
 
 
+class NotScored(Exception):
+    """A protocol does not apply to a set: `shipped-v1` where the set ships no student recipe."""
+
+
 class NotDefined(DDBenchError):
     """A cell that the method's definition excludes; recorded as n/a with this reason."""
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ddbench.cli.viewing import read_records
 from ddbench.records.record import Record
-from ddbench.records.store import merge
+from ddbench.records.store import merge, read_records
 from ddbench.settings import results_dir
 
 Standing = Literal["measured", "verified", "claimed"]

@@ -8,9 +8,8 @@ from typing import Any
 from ddbench.leaderboard.board import Row
 from markupsafe import Markup, escape
 
-from ddbench.cli.output import duration, size
 from ddbench.hashing import digest
-from ddbench.report.format import between, half, percent
+from ddbench.report.format import between, duration, half, percent, size
 from ddbench.report.renderers import DAGGER, DASH
 
 MOST_NAME = 48  # characters of a file name before its hash

@@ -12,13 +12,12 @@ from ddbench.leaderboard.drawings import HEIGHT, LEFT, WIDTH, chart, whisker
 from ddbench.leaderboard.entries import STANDINGS, Entry
 from ddbench.leaderboard.gallery import Picture
 
-from ddbench.cli import listing
-from ddbench.cli.output import settings
-from ddbench.cli.showing import needed, reproduce
 from ddbench.distillation.method import find_method, method_names
 from ddbench.errors import UsageError
 from ddbench.records.store import budget_label
-from ddbench.report.format import budget_words
+from ddbench.report.commands import commands_again, needed
+from ddbench.report.facts import method_facts, recipe_budgets
+from ddbench.report.format import budget_words, settings
 from ddbench.report.papers import Figure, Paper
 
 PACKAGE = "ddbench.leaderboard"
@@ -139,7 +138,7 @@ def record_script(entry: Entry, ids: Mapping[str, list[str]], superseded: Mappin
         "recipe_name": record.recipe_name,
         "budget": budget_words(budget_label(record.budget)),
         "page": f"methods/{forms.file_name(record.method)}.html",
-        "reproduce": list(reproduce(record)),
+        "reproduce": list(commands_again(record)),
         "needed": list(needed(record)),
         "supersedes": ids.get(record.supersedes or "", []),
         "superseded_by": superseded.get(key, []),
@@ -152,13 +151,13 @@ def record_script(entry: Entry, ids: Mapping[str, list[str]], superseded: Mappin
 def facts_of(name: str) -> dict[str, Any] | None:
     """What is known of an installed method; None of one that is not here or cannot be loaded."""
     try:
-        return listing.method_facts(find_method(name)) if name in method_names() else None
+        return method_facts(find_method(name)) if name in method_names() else None
     except UsageError:
         return None
 
 
 def _recipe(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {**entry, "budget": listing.budget_words(entry), "fields": settings(entry["hyper"])}
+    return {**entry, "budget": recipe_budgets(entry), "fields": settings(entry["hyper"])}
 
 
 def _figures(rows: Sequence[Row]) -> list[Figure]:

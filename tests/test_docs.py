@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 
 from ddbench import plugins
 from ddbench.cli.app import app
-from ddbench.cli.listing import method_facts
 from ddbench.distillation.method import GROUP, find_method
+from ddbench.report.facts import method_facts
 from ddbench.schema import Strict
 
 ROOT = Path(__file__).resolve().parent.parent

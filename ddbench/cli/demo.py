@@ -9,7 +9,8 @@ import typer
 
 from ddbench.cli import options as o
 from ddbench.cli.options import examples
-from ddbench.cli.output import duration, progress, say
+from ddbench.cli.output import progress, say
+from ddbench.report.format import duration
 
 if TYPE_CHECKING:
     from ddbench.extras.demo import Outcome

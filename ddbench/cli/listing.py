@@ -1,17 +1,15 @@
 """What there is: methods, data sets, protocols, networks."""
 
-import inspect
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ddbench.cli.options import Json, examples
-from ddbench.cli.output import component, plain, print_facts, print_json, print_prose, print_table, say, settings
+from ddbench.cli.output import print_facts, print_json, print_prose, print_table, say
+from ddbench.report.format import component, plain, settings
 
 if TYPE_CHECKING:
     from ddbench.data import DatasetCard
-    from ddbench.distillation.method import Method
     from ddbench.evaluation.protocol import Protocol, Tier
 
 
@@ -34,6 +32,7 @@ def methods(
     """List the methods; or one with its steps, hyper-parameters, recipes."""
     from ddbench.distillation.method import find_method, method_names
     from ddbench.errors import UsageError
+    from ddbench.report.facts import method_facts
 
     if name is not None:
         found = method_facts(find_method(name))
@@ -56,53 +55,9 @@ def methods(
         say(f"ddbench: left out: {line}")
 
 
-def method_facts(method: "Method") -> dict[str, Any]:
-    """All that is known of a method, as plain data."""
-    from ddbench.distillation.recipes import published
-
-    file = published(method)
-    module = inspect.getmodule(method.hyper)
-    return {
-        "name": method.name,
-        "title": method.title,
-        "paper": method.paper,
-        "arxiv": method.arxiv,
-        "budgets": list(method.budgets),
-        "balanced": method.balanced,
-        "description": inspect.cleandoc(module.__doc__ or "") if module else "",
-        "differences": list(method.differences),
-        "hyper": [_hyper(key, field) for key, field in method.hyper.model_fields.items()],
-        "generic": file.generic,
-        "recipes": [entry.model_dump(mode="json", exclude_none=True) for entry in file.recipe],
-    }
-
-
-def _hyper(name: str, field: Any) -> dict[str, Any]:
-    annotation = getattr(field.annotation, "__name__", "") if isinstance(field.annotation, type) else ""
-    return {
-        "name": name,
-        "type": annotation or str(field.annotation).replace("typing.", ""),
-        "required": field.is_required(),
-        "default": None if field.is_required() else field.get_default(call_default_factory=True),
-        "range": _range(field.metadata),
-        "description": field.description or "",
-    }
-
-
-def _range(metadata: list[Any]) -> str:
-    signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"), ("min_length", "length >="))
-    found = [(sign, getattr(bound, key, None)) for bound in metadata for key, sign in signs]
-    return ", ".join(f"{sign} {value:g}" for sign, value in found if value is not None)
-
-
-def allowed(row: dict[str, Any]) -> str:
-    """What a hyper-parameter may be: its choices, or its type and range."""
-    if row["type"].startswith("Literal["):
-        return row["type"].removeprefix("Literal[").removesuffix("]").replace("'", "").replace(", ", " | ")
-    return f"{row['type']} {row['range']}".strip()
-
-
 def _show_method(facts: dict[str, Any]) -> None:
+    from ddbench.report.facts import allowed
+
     print_prose(facts["description"])
     if facts["differences"]:
         print("\nDifferences from the paper")
@@ -124,18 +79,11 @@ def _show_method(facts: dict[str, Any]) -> None:
 
 
 def _show_recipe(entry: dict[str, Any]) -> None:
+    from ddbench.report.facts import recipe_budgets
+
     star = " *" if entry["default"] else ""
-    print(f"\n{entry['name']}{star}: {entry['dataset']}, {budget_words(entry)}, {entry['network']}")
+    print(f"\n{entry['name']}{star}: {entry['dataset']}, {recipe_budgets(entry)}, {entry['network']}")
     print_facts((("  hyper", settings(entry["hyper"]) or "the defaults"), ("  source", entry["source"])))
-
-
-def budget_words(entry: Mapping[str, Any]) -> str:
-    """The budgets of a published recipe: "IPC 1, 10"."""
-    if entry.get("all"):
-        return "all"
-    kind = "ipc" if "ipc" in entry else "fraction"
-    values = entry[kind] if isinstance(entry[kind], list) else [entry[kind]]
-    return f"{kind.replace('ipc', 'IPC')} {', '.join(map(str, values))}"
 
 
 def datasets(
@@ -190,6 +138,7 @@ def protocols(
 ) -> None:
     """List the protocols; or one with every constant."""
     from ddbench.evaluation.protocol import find_protocol, protocol_names
+    from ddbench.report.facts import protocol_facts
 
     if name is not None:
         found = find_protocol(name)
@@ -200,20 +149,6 @@ def protocols(
         print_json([protocol_facts(each) for each in known])
     else:
         print_table(("protocol", "digest", "what it is"), [(p.name, p.digest()[:12], p.summary) for p in known])
-
-
-def protocol_facts(protocol: "Protocol") -> dict[str, Any]:
-    """Every constant of a protocol as plain data, with its digest."""
-    return {
-        "name": protocol.name,
-        "version": protocol.version,
-        "digest": protocol.digest(),
-        "summary": protocol.summary,
-        "space": protocol.space,
-        "smallest": protocol.smallest,
-        "students": [{"up_to": tier.up_to, **tier.student} for tier in protocol.tiers],
-        "teachers": [{"up_to": tier.up_to, **tier.student} for tier in protocol.teacher],
-    }
 
 
 def _show_protocol(protocol: "Protocol") -> None:

@@ -11,9 +11,9 @@ from ddbench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from ddbench.budget import Budget
+    from ddbench.jobs.ddp import DDPExecutor
     from ddbench.jobs.job import DataName
     from ddbench.jobs.pool import Engine as RunsWork
-    from ddbench.training.distributed import Together
 
 O = typer.Option  # noqa: E741 - the flags below stay readable
 
@@ -279,7 +279,7 @@ def engine(
     return RayEngine(address, workers if address else workers or default_workers(), gpus_per_job)
 
 
-def together(devices: int, nodes: int, workers: int | None, *, quiet: bool = False) -> "Together | None":
+def together(devices: int, nodes: int, workers: int | None, *, quiet: bool = False) -> "DDPExecutor | None":
     """What runs each job in several processes that train together; None where one trains alone.
 
     Raises:
@@ -287,11 +287,11 @@ def together(devices: int, nodes: int, workers: int | None, *, quiet: bool = Fal
     """
     if devices * nodes == 1:
         return None
-    from ddbench.training.distributed import ONE_JOB, Together
+    from ddbench.jobs.ddp import ONE_JOB, DDPExecutor
 
     if workers is not None and workers > 1:
         raise UsageError(ONE_JOB)
-    return Together(devices, nodes, quiet)
+    return DDPExecutor(devices, nodes, quiet)
 
 
 def data_names(text: str, dataset_name: str | None) -> "list[DataName]":

@@ -7,7 +7,8 @@ import typer
 
 from ddbench.cli import options as o
 from ddbench.cli.options import examples
-from ddbench.cli.output import print_json, progress, say, size
+from ddbench.cli.output import print_json, progress, say
+from ddbench.report.format import size
 
 if TYPE_CHECKING:
     from ddbench.synset.synset import SynSet

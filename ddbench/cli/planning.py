@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ddbench.cli.output import duration, plain, print_facts, say, size
+from ddbench.cli.output import print_facts, say
 from ddbench.errors import JobFailed, NotDefined
 from ddbench.progress import Reporter
-from ddbench.report.format import counted
+from ddbench.report.format import counted, duration, plain, size
 
 if TYPE_CHECKING:
     from ddbench.jobs.estimate import Estimate
@@ -51,7 +51,7 @@ class Planned:
 
 def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False) -> Planned:
     """What a cell needs, as the store and the cache are now; writes nothing."""
-    from ddbench.evaluation.evaluate import NotScored
+    from ddbench.errors import NotScored
     from ddbench.jobs.sweep import excluded, missing_seeds, missing_snapshots, planned, record_of, without_set
 
     try:

@@ -9,8 +9,9 @@ import typer
 
 from ddbench.cli import options as o
 from ddbench.cli.options import examples
-from ddbench.cli.output import duration, print_json, print_prose, print_table, progress, say, size
+from ddbench.cli.output import print_json, print_prose, print_table, progress, say
 from ddbench.errors import UsageError, unknown
+from ddbench.report.format import duration, size
 
 DASH = "—"
 

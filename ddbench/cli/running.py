@@ -11,8 +11,9 @@ import typer
 
 from ddbench.cli import options as o
 from ddbench.cli.options import examples
-from ddbench.cli.output import duration, print_cells, progress, say
+from ddbench.cli.output import print_cells, progress, say
 from ddbench.errors import DDBenchError, UsageError
+from ddbench.report.format import duration
 from ddbench.system.downloads import refused
 
 if TYPE_CHECKING:

@@ -1,24 +1,20 @@
 """A set or a record, readably."""
 
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddbench.cli.output import component, duration, plain, print_facts, print_json, print_table, settings, size
-from ddbench.errors import UsageError
-from ddbench.report.commands import borrow_words, data_words, folder_words, scoring_words, set_file, size_words
+from ddbench.cli.output import print_facts, print_json, print_table
+from ddbench.report.format import component, duration, settings, size
 
 if TYPE_CHECKING:
     from ddbench.records.record import Record, Run
     from ddbench.synset.synset import SynSet
 
 
-WHOLE, PACKED = "SET.safetensors", "PACKED.safetensors"
-
-
 def show_set(path: Path, *, as_json: bool) -> "SynSet":
     """Print the facts of a set's file; returns the set."""
+    from ddbench.report.facts import set_facts
     from ddbench.synset.synset import load
 
     synset = load(path)
@@ -28,29 +24,6 @@ def show_set(path: Path, *, as_json: bool) -> "SynSet":
     else:
         print_facts(_set_lines(facts))
     return synset
-
-
-def set_facts(synset: "SynSet", path: Path) -> dict[str, Any]:
-    """What is known of a set, as plain data."""
-    counts = synset.per_class()
-    return {
-        "file": str(path),
-        "hash": synset.hash,
-        "dataset": synset.dataset,
-        "split_hash": synset.split_hash,
-        "images": len(synset),
-        "classes": len(synset.class_names),
-        "per_class": counts,
-        "channels": synset.channels,
-        "side": synset.side,
-        "space": synset.space.kind,
-        "codec": synset.codec if synset.images is not None else "indices",
-        "bytes": {name: tensor.nbytes for name, tensor in synset.tensors().items()},
-        "targets": synset.targets and {"kind": synset.targets.kind, "params": synset.targets.params},
-        "views": synset.views and {"kind": synset.views.kind, "params": synset.views.params},
-        "student_recipe": synset.student_recipe and synset.student_recipe.model_dump(mode="json"),
-        "provenance": synset.provenance.model_dump(mode="json"),
-    }
 
 
 def _set_lines(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
@@ -107,9 +80,10 @@ def draw(synset: "SynSet", out: Path, dataset: str | None, dataset_name: str | N
 def show_record(path: Path, *, as_json: bool) -> None:
     """Print a record and the commands that make its runs again."""
     from ddbench.records.store import read_record
+    from ddbench.report.commands import commands_again, needed
 
     record = read_record(path)
-    commands = list(reproduce(record))
+    commands = list(commands_again(record))
     if as_json:
         print_json({"record": record.model_dump(mode="json", by_alias=True), "reproduce": commands})
         return
@@ -130,6 +104,7 @@ def show_record(path: Path, *, as_json: bool) -> None:
 
 def _record_lines(record: "Record") -> Iterator[tuple[str, object]]:
     from ddbench.records.store import budget_label
+    from ddbench.report.commands import hyper_of
     from ddbench.report.format import budget_words, percent
 
     borrowed = f", with the student recipe of {record.borrowed}" if record.borrowed else ""
@@ -140,7 +115,7 @@ def _record_lines(record: "Record") -> Iterator[tuple[str, object]]:
         yield "imported set", record.imported
     else:
         yield "recipe", f"{record.recipe_name} {record.recipe_hash[:12]}"
-        yield "hyper", settings(_hyper(record))
+        yield "hyper", settings(hyper_of(record))
         yield from (("network", record.distill_network), ("synthesis seed", record.synthesis_seed))
     for key, facts in record.synsets.items():
         lines = ", ".join(f"{name} {size(count)}" for name, count in facts.bytes.items())
@@ -157,109 +132,3 @@ def _run_row(run: "Run") -> list[str]:
     status = run.status if run.reason is None else f"{run.status}: {run.reason}"
     teacher, synset = (run.teacher or "")[:12], (run.synset or "")[:12]
     return [str(run.seed), top1, status, f"{run.seconds:.1f}", synset, teacher, run.date[:16].replace("T", " ")]
-
-
-def reproduce(record: "Record") -> Iterator[str]:
-    """A command per setting that makes a record's runs again; before them, those that make and pack a packed set."""
-    if record.imported:
-        words = ["evaluate", set_file(record.imported), "--name", record.method, *folder_words(record.dataset)]
-    elif isinstance(record.recipe.get("labels"), dict):
-        yield shlex.join(["ddbench", "distill", *_set_words(record), "--out", WHOLE])
-        yield shlex.join(["ddbench", *_pack_words(record)])
-        words = ["evaluate", PACKED, *folder_words(record.dataset)]
-    else:
-        words = ["run", *_set_words(record)]
-    for runs in record.by_setting().values():
-        seeds, setting = {run.seed for run in runs}, runs[0].identity()._asdict()
-        scoring = scoring_words(record.protocol, record.student_network, seeds, setting)
-        yield shlex.join(["ddbench", *words, *scoring, *borrow_words(record.borrowed), *_snapshot_words(runs)])
-
-
-def _snapshot_words(runs: "Sequence[Run]") -> list[str]:
-    """The shares of the distillation at which runs were scored on the way; the last step is the run's own."""
-    steps = {each.step for run in runs for each in run.snapshots or ()}
-    last = max(steps, default=0)
-    shares = ",".join(f"{step / last:.9g}" for step in sorted(steps - {last}))
-    return ["--snapshots", f"{shares}," if "," not in shares else shares] if shares else []
-
-
-def needed(record: "Record") -> Iterator[str]:
-    """What the commands name that whoever repeats them has to have."""
-    if record.imported:
-        yield f"the file is the imported set of hash {record.imported}"
-    elif _published(record, _own_recipe(record).removesuffix("+set")) is None:
-        yield "the recipe is not published: write the file from what stands above"
-    if record.borrowed:
-        yield f"--borrow names the set of {record.borrowed} whose student recipe has the hash {record.student_recipe_hash}"
-    if "@" in record.dataset:
-        yield f"PATH is the folder whose content gives {record.dataset}"
-
-
-def _set_words(record: "Record") -> list[str]:
-    """The method and everything that its set is made of."""
-    budget = size_words(record.budget.get("ipc"), record.budget.get("fraction"))
-    words = [record.method, *data_words(record.dataset), *budget, *_recipe_words(record)]
-    return [*words, "--seed", str(record.synthesis_seed)]
-
-
-def _pack_words(record: "Record") -> list[str]:
-    """How the labels of that set are packed."""
-    words, labels = ["pack-labels", WHOLE, *folder_words(record.dataset)], record.recipe["labels"]
-    for name in ("encoding", "topk", "ratio", "bytes", "keep", "draw", "seed"):
-        if labels.get(name) is not None:
-            words += [f"--{name}", str(labels[name])]
-    return [*words, "--out", PACKED]
-
-
-def _own_recipe(record: "Record") -> str:
-    """The name of the recipe; of a set whose labels were packed, of the recipe that made the set."""
-    labels = record.recipe.get("labels")
-    return str(labels.get("recipe")) if isinstance(labels, dict) else record.recipe_name
-
-
-def _recipe_words(record: "Record") -> list[str]:
-    """The recipe's name and what was changed in it; a recipe that is not published here is named as a file."""
-    base = _own_recipe(record).removesuffix("+set")
-    entry = _published(record, base)
-    if entry is None:
-        return ["--recipe", f"{base}.toml"]
-    words = ["--recipe", base]
-    if base == _own_recipe(record):
-        return words
-    hyper, network = entry
-    own = _hyper(record)
-    if network != record.distill_network:
-        words += ["--distill-network", str(record.distill_network)]
-    for key, value in own.items():
-        if hyper.get(key, ...) != value:
-            words += ["--set", f"{key}={plain(value)}"]
-    return words
-
-
-def _hyper(record: "Record") -> dict[str, Any]:
-    """The hyper-parameters of a recipe; none where a stranger's record has something else there."""
-    found = record.recipe.get("hyper")
-    return found if isinstance(found, dict) else {}
-
-
-def _published(record: "Record", name: str) -> tuple[dict[str, Any], str] | None:
-    """Hyper-parameters and canonical network of a published recipe, defaults filled in; None if it is not here."""
-    from ddbench.budget import Budget
-    from ddbench.data import describe
-    from ddbench.distillation.method import find_method
-    from ddbench.distillation.recipes import GENERIC, entries_for, published
-    from ddbench.networks import canonical
-
-    try:
-        method = find_method(record.method)
-        file = published(method)
-        fields, network = file.generic, method.network
-        if name != GENERIC:
-            budget = Budget.from_json(record.budget)
-            entry = next(e for e in entries_for(file, record.dataset, budget) if e.name == name)
-            fields, network = entry.hyper, entry.network
-        side = describe(record.dataset).side if "@" not in record.dataset else None
-        defaults = {k: f.get_default() for k, f in method.hyper.model_fields.items() if not f.is_required()}
-        return {**defaults, **fields}, canonical(network, side=side) if side else str(record.distill_network)
-    except (UsageError, StopIteration):
-        return None

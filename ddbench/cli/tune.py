@@ -7,8 +7,9 @@ import typer
 
 from ddbench.cli import options as o
 from ddbench.cli.options import examples
-from ddbench.cli.output import duration, print_json, print_table, progress, say, settings
+from ddbench.cli.output import print_json, print_table, progress, say
 from ddbench.errors import UsageError
+from ddbench.report.format import duration, settings
 
 if TYPE_CHECKING:
     from ddbench.extras.tune import Candidate, TuneReport

@@ -157,6 +157,7 @@ def read_cells(
     superseded: bool = False,
 ) -> "pd.DataFrame":
     """The cells of the chosen records; UsageError if there are none, or a name that no record has."""
+    from ddbench.records.store import read_records
     from ddbench.report.frame import cells
 
     records = read_records(results)
@@ -173,21 +174,6 @@ def read_cells(
     if frame.empty:
         raise UsageError("no record is left by what --dataset, --protocol, --methods and --network choose together")
     return frame
-
-
-def read_records(results: Sequence[Path] | None) -> "list[Record]":
-    """Every record of the folders; UsageError where a folder is missing or there is none at all."""
-    from ddbench.records.store import RecordStore
-    from ddbench.settings import results_dir
-
-    folders = list(results or [results_dir()])
-    records = [record for folder in folders for record in RecordStore(folder)]
-    if not records:
-        where = ", ".join(map(str, folders))
-        raise UsageError(
-            f"no records in {where}: make some (ddbench run random --ipc 1), or name a folder by --results"
-        )
-    return records
 
 
 def _only(records: "list[Record]", kind: str, text: str | None, field: str) -> "list[Record]":

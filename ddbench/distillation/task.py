@@ -23,8 +23,9 @@ from ddbench.synset.synset import SynSet
 from ddbench.synset.targets.distances import record_distances
 from ddbench.synset.teachers import Teacher
 from ddbench.training.batches import Images, Labeller
-from ddbench.training.cache import Product, Stage
+from ddbench.training.cache import Stage
 from ddbench.training.checkpoints import Checkpoint
+from ddbench.training.sealed import Artifact
 
 SYNTHESIS = "synthesis"
 """First part of every key that a method draws by: synthesis and evaluation seeds are small numbers, often equal."""
@@ -214,7 +215,7 @@ class Task:
         name: str,
         key: Mapping[str, Any],
         build: Callable[[], tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]],
-    ) -> Product:
+    ) -> Artifact:
         """A cached product; `key` says how it is made, data set, holdout, precision and stage seed are added.
 
         `build` must draw by `stage_seed`, never by the synthesis seed: runs of all seeds share the product.

@@ -13,7 +13,7 @@ from torch import nn
 from ddbench import networks
 from ddbench.data import Dataset
 from ddbench.data.spaces import Transform, transform_for
-from ddbench.errors import JobFailed, UsageError, first_problem
+from ddbench.errors import JobFailed, NotScored, UsageError, first_problem
 from ddbench.evaluation.protocol import Protocol
 from ddbench.evaluation.sizes import bytes_of
 from ddbench.hashing import digest
@@ -82,10 +82,6 @@ class Setting:
         if auto or self.compile == "on":
             refuse_to_compile(self.device)  # a worker's machine may lack what the driver's has
         return Execution(self.precision, auto or self.compile == "on")
-
-
-class NotScored(Exception):
-    """A protocol does not apply to a set: `shipped-v1` where the set ships no student recipe."""
 
 
 def student_recipe(synset: SynSet, dataset: Dataset, protocol: Protocol, network: str | None) -> StudentRecipe:
@@ -210,7 +206,7 @@ def check_devices(setting: Setting) -> None:
     if setting.devices != rank.count():
         raise UsageError(
             f"devices {setting.devices}, but this process trains with {rank.count()}: "
-            "ddbench.training.distributed.Together is what runs a grid in several"
+            "ddbench.jobs.ddp.DDPExecutor is what runs a grid in several"
         )
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from ddbench.data import Dataset
 from ddbench.data.spaces import transform_for
 from ddbench.evaluation.protocol import Protocol
-from ddbench.synset.synset import SynSet
+from ddbench.synset.synset import SynSet, stored_parts
 from ddbench.synset.targets import targets_of
 from ddbench.synset.teachers import Teacher
 
@@ -27,15 +27,6 @@ def png_bytes(images: torch.Tensor) -> int:
         Image.fromarray(pixels).save(buffer, "PNG", compress_level=PNG_LEVEL)
         total += buffer.tell()
     return total
-
-
-def stored_parts(synset: SynSet) -> dict[str, int]:
-    """Bytes of what a set stores but its targets: `images`, and `extra`, as `bytes_of` has them."""
-    stored = synset.images
-    lines = {"images": stored.nbytes if stored is not None else len(synset) * synset.channels * synset.side**2}
-    if synset.views is not None:
-        lines["extra"] = sum(tensor.nbytes for tensor in synset.views.tensors.values())
-    return lines
 
 
 def bytes_of(

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Jobs around the benchmark: submissions, tuning, import and export, plugin kit, demo, doctor."""

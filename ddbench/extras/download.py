@@ -16,7 +16,7 @@ from ddbench.records.submission import SharedFile
 from ddbench.settings import cache_dir
 from ddbench.synset.synset import load
 from ddbench.synset.teachers import read_teacher
-from ddbench.training.cache import look_sealed
+from ddbench.training.sealed import look_sealed
 
 Kind = Literal["set", "teacher", "experts"]
 KINDS: tuple[Kind, ...] = ("set", "teacher", "experts")

@@ -24,8 +24,8 @@ from ddbench.records.submission import SharedFile, Submission
 from ddbench.schema import UNSEEN
 from ddbench.synset.synset import load
 from ddbench.system.files import make_folder
-from ddbench.training.cache import look_sealed
 from ddbench.training.precision import admitted
+from ddbench.training.sealed import look_sealed
 
 SEEDS = 3
 """The fewest evaluation seeds of a claim: a mean of fewer says too little of its own spread."""

@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ddbench.errors import CannotWrite, JobFailed, NotDefined, UsageError
+from ddbench.errors import CannotWrite, JobFailed, NotDefined, NotScored, UsageError
 from ddbench.progress import Reporter
 
 log = logging.getLogger("ddbench")
@@ -62,8 +62,6 @@ class Outcome:
 
 def attempt(call: Callable[..., Any], *args: Any) -> Outcome:
     """Make a call and turn what it raises into an outcome; only a place that cannot be written is raised on."""
-    from ddbench.evaluation.evaluate import NotScored
-
     try:
         return Outcome(call(*args))
     except CannotWrite:

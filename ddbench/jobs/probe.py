@@ -19,8 +19,9 @@ from ddbench.data import Dataset
 from ddbench.distillation.task import Task
 from ddbench.hashing import tensors_digest
 from ddbench.synset.teachers import Teacher
-from ddbench.training.cache import Product, Stage
+from ddbench.training.cache import Stage
 from ddbench.training.checkpoints import Checkpoint
+from ddbench.training.sealed import Artifact
 
 PROBE_STEPS = 50  # timed iterations of a phase at most
 SHORTER, OVER = 15, 60
@@ -223,21 +224,21 @@ class _Unsaved(Stage):
 
     def __init__(self, name: str, key: Mapping[str, Any], entered: list[str]) -> None:
         super().__init__(name, key)
-        self._made: dict[str, Product] = {}
+        self._made: dict[str, Artifact] = {}
         self._entered = entered
 
     def entries(self) -> list[str]:
         """Names of the entries in the cache and in memory, sorted."""
         return sorted({*super().entries(), *self._made})
 
-    def load(self, entry: str) -> Product | None:
+    def load(self, entry: str) -> Artifact | None:
         """An entry from memory or from the cache, or None."""
         return self._made.get(entry) or super().load(entry)
 
-    def save(self, entry: str, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any] | None = None) -> Product:
+    def save(self, entry: str, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any] | None = None) -> Artifact:
         """The product, not written."""
         plain = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
-        self._made[entry] = Product(plain, dict(info or {}), tensors_digest(plain, info or {}))
+        self._made[entry] = Artifact(plain, dict(info or {}), tensors_digest(plain, info or {}))
         return self._made[entry]
 
     def checkpoint(self, entry: str) -> Checkpoint:

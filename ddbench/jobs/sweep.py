@@ -15,8 +15,8 @@ from ddbench.budget import Budget
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import parse_overrides, resolve
 from ddbench.distillation.snapshots import checked_shares, kept, steps_at
-from ddbench.errors import CannotWrite, UsageError
-from ddbench.evaluation.evaluate import NotScored, Setting, base_record, planned_record, student_recipe
+from ddbench.errors import CannotWrite, NotScored, UsageError
+from ddbench.evaluation.evaluate import Setting, base_record, planned_record, student_recipe
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import (
     DataName,

@@ -13,6 +13,7 @@ from ddbench.errors import UsageError
 from ddbench.hashing import digest
 from ddbench.records.record import Record, Run, Snapshot
 from ddbench.records.submission import Submission
+from ddbench.settings import results_dir
 from ddbench.system.files import locked, read_text, write_atomic
 from ddbench.system.rank import follows
 
@@ -69,6 +70,18 @@ class RecordStore:
     def __iter__(self) -> Iterator[Record]:
         """Read every record, in the order of the files; UsageError at the first that is broken."""
         return (read_record(path) for path in self.paths())
+
+
+def read_records(results: Sequence[Path] | None) -> list[Record]:
+    """Every record of the folders; UsageError where a folder is missing or there is none at all."""
+    folders = list(results or [results_dir()])
+    records = [record for folder in folders for record in RecordStore(folder)]
+    if not records:
+        where = ", ".join(map(str, folders))
+        raise UsageError(
+            f"no records in {where}: make some (ddbench run random --ipc 1), or name a folder by --results"
+        )
+    return records
 
 
 def read_record(path: Path) -> Record:

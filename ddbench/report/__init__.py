@@ -1,1 +1,1 @@
-"""TODO."""
+"""Reports: everything that is generated from records: the results frame, tables, scores, papers, plots."""

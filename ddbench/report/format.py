@@ -3,7 +3,9 @@
 What is not known is None or NaN; accuracies and differences come in as fractions.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ddbench.report.renderers import DASH
 
@@ -36,3 +38,53 @@ def half(low: float | None, high: float | None) -> str:
 def between(low: float | None, high: float | None, written: Callable[[float], str] = percent) -> str:
     """The ends of an interval: "69.5 to 72.9"."""
     return DASH if low is None or high is None or low != low else f"{written(low)} to {written(high)}"
+
+
+def component(value: Any) -> str:
+    """A component as people write a call: "sgd(lr=0.01, momentum=0.9)"; long numbers, learned ones, with five digits."""
+    if isinstance(value, list):
+        return ", ".join(component(part) for part in value) or "none"
+    if not isinstance(value, dict) or "name" not in value:
+        return "none" if value is None else plain(value)
+    short = {key: float(f"{part:.5g}") if isinstance(part, float) else part for key, part in value.items()}
+    inside = ", ".join(f"{key}={plain(part)}" for key, part in short.items() if key != "name")
+    return f"{value['name']}({inside})" if inside else str(value["name"])
+
+
+def plain(value: Any) -> str:
+    """A value as it is typed in TOML or after --set: texts bare, the rest as JSON."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError:
+        return str(value)
+
+
+def settings(values: Mapping[str, Any]) -> str:
+    """Names with their values: "lr = 0.1, steps = 20"."""
+    return ", ".join(f"{name} = {plain(value)}" for name, value in values.items())
+
+
+def size(count: float | None) -> str:
+    """Bytes in words: "1.2 MiB"."""
+    if count is None:
+        return "?"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in words: "0.4 s", "12 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds is None:
+        return "?"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Synthetic sets: `SynSet`, teachers, targets, views, label compression and matched-recipe baselines."""

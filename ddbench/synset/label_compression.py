@@ -20,10 +20,9 @@ import torch
 
 from ddbench.data import Dataset
 from ddbench.errors import UsageError, unknown
-from ddbench.evaluation.sizes import stored_parts
 from ddbench.hashing import digest
 from ddbench.randomness import rng
-from ddbench.synset.synset import Provenance, SynSet, Targets
+from ddbench.synset.synset import Provenance, SynSet, Targets, stored_parts
 from ddbench.synset.targets import targets_of
 from ddbench.synset.targets.encodings import ENCODINGS, encoding_of, stored_encoding
 from ddbench.synset.targets.recording import DRAWS, STEP_BYTES, Draw, Loop

@@ -189,6 +189,15 @@ class SynSet:
         return replace(self, provenance=self.provenance.model_copy(update=changes))
 
 
+def stored_parts(synset: SynSet) -> dict[str, int]:
+    """Bytes of what a set stores but its targets: `images`, and `extra`, the tensors of its views."""
+    stored = synset.images
+    lines = {"images": stored.nbytes if stored is not None else len(synset) * synset.channels * synset.side**2}
+    if synset.views is not None:
+        lines["extra"] = sum(tensor.nbytes for tensor in synset.views.tensors.values())
+    return lines
+
+
 def check_dataset(synset: SynSet, dataset: Dataset) -> None:
     """Raise UsageError unless the set was made for this data set and this training split."""
     if synset.dataset != dataset.id or synset.split_hash != dataset.train.hash:

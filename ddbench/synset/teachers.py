@@ -23,9 +23,10 @@ from ddbench.randomness import forked
 from ddbench.settings import cache_dir
 from ddbench.synset.synset import MAX_CLASSES, MAX_SIDE, ODD
 from ddbench.system.files import write_atomic
-from ddbench.training.cache import Product, Stage, look_sealed, read_sealed, write_sealed
+from ddbench.training.cache import Stage
 from ddbench.training.loop import CODE_VERSION, Images, accuracy, train
 from ddbench.training.recipe import StudentRecipe
+from ddbench.training.sealed import Artifact, look_sealed, read_sealed, write_sealed
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +122,7 @@ def read_teacher(path: Path) -> Teacher:
     return teacher
 
 
-def _of_product(product: Product) -> Teacher:
+def _of_product(product: Artifact) -> Teacher:
     facts = {**product.info, "class_names": tuple(product.info["class_names"])}
     return Teacher(**{**facts, "space": Space.from_json(facts["space"])}, state=product.tensors)
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The machine below: files, downloads, the environment, and this process among others."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Training: the loop, post-training recipes, batches, losses, optimizers, precision, several devices, the cache."""

@@ -6,72 +6,18 @@ with what an entry was made is recorded inside it, so that experts made on a GPU
 """
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from ddbench.errors import UsageError
-from ddbench.hashing import canonical_json, digest, tensors_digest
+from ddbench.hashing import digest
 from ddbench.settings import cache_dir
 from ddbench.system import rank
-from ddbench.system.environment import environment
-from ddbench.system.files import locked, write_atomic, write_tensors
-
-if TYPE_CHECKING:
-    from ddbench.training.checkpoints import Checkpoint
-
-log = logging.getLogger("ddbench")
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """What a stage gives: named tensors, plain facts, and the hash of both (64 hex digits)."""
-
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    info: dict[str, Any] = field(default_factory=dict)
-    hash: str = ""
-
-
-def write_sealed(path: Path, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any]) -> Product:
-    """Write tensors and plain facts to a safetensors file that carries its own hash; return the product."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    sealed = tensors_digest(plain, info)
-    header = {"ddbench": canonical_json({"info": info, "hash": sealed, "environment": environment()})}
-    write_tensors(path, plain, header)
-    return Product(plain, dict(info), sealed)
-
-
-def read_sealed(path: Path) -> Product | None:
-    """Read what `write_sealed` wrote; None if it is absent. A damaged file is logged, removed, and counts as absent."""
-    if not path.exists():
-        return None
-    try:
-        return look_sealed(path)
-    except UsageError as error:
-        log.warning("cache entry %s is damaged (%s): made again", path.name, error)
-        path.unlink(missing_ok=True)
-        return None
-
-
-def look_sealed(path: Path) -> Product:
-    """As `read_sealed`, of a file that anyone may have written: UsageError says, in one line, why it is no product."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["ddbench"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        product = Product(tensors, dict(header["info"]), header["hash"])
-        found = tensors_digest(tensors, header["info"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{path}: no sealed product: {' '.join(str(error).split())}") from error
-    if found != product.hash:
-        raise UsageError(f"{path}: content does not match its hash")
-    return product
+from ddbench.system.files import locked, write_atomic
+from ddbench.training.checkpoints import Checkpoint
+from ddbench.training.sealed import Artifact, read_sealed, write_sealed
 
 
 class Stage:
@@ -90,11 +36,11 @@ class Stage:
         """Names of the entries that are there, sorted."""
         return sorted(path.stem for path in self.folder.glob("*.safetensors"))
 
-    def load(self, entry: str) -> Product | None:
+    def load(self, entry: str) -> Artifact | None:
         """An entry, or None if it is not there (or was damaged, which is logged)."""
         return read_sealed(self.folder / f"{entry}.safetensors")
 
-    def save(self, entry: str, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any] | None = None) -> Product:
+    def save(self, entry: str, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any] | None = None) -> Artifact:
         """Seal an entry; the stage's key is kept beside it for people to read. Its checkpoint is no longer needed."""
         if not (self.folder / "key.json").exists():
             write_atomic(self.folder / "key.json", json.dumps(self.key, indent=2, sort_keys=True) + "\n")
@@ -102,10 +48,8 @@ class Stage:
         self.checkpoint(entry).clear()
         return product
 
-    def checkpoint(self, entry: str) -> "Checkpoint":
+    def checkpoint(self, entry: str) -> Checkpoint:
         """Where the making of an entry keeps its state: a file beside the entry, itself none, gone when it is sealed."""
-        from ddbench.training.checkpoints import Checkpoint  # which builds on this module
-
         return Checkpoint(self.folder / f"{entry}.checkpoint")
 
     def drop(self, entry: str) -> None:
@@ -118,7 +62,7 @@ class Stage:
         with locked(self.folder / "stage"):
             yield
 
-    def product(self, build: Callable[[], tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]]) -> Product:
+    def product(self, build: Callable[[], tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]]) -> Artifact:
         """The stage's only product: loaded if it is there, else built once and sealed."""
         found = self.load("product")
         if found is None:

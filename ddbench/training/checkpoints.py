@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ddbench.training.cache import read_sealed, write_sealed
+from ddbench.training.sealed import read_sealed, write_sealed
 
 MARK, PAIRS, FLOAT = "__tensor__", "__pairs__", "__float__"
 

@@ -17,9 +17,9 @@ import os
 import pickle
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,17 +28,14 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.errors import DDBenchError, UsageError
-from ddbench.jobs.pool import Backlog, Done, Outcome, Work, attempt
-from ddbench.progress import LineReporter, Reporter
 from ddbench.settings import variables_kept
 from ddbench.system.files import write_atomic
-from ddbench.system.rank import as_one_of, follow, follows
+from ddbench.system.rank import as_one_of
 from ddbench.training.batches import Images
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-ONE_JOB = "several devices (--devices, --nodes) take one job at a time: leave --workers out"
 OF_A_NODE = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 OF_A_PROCESS = ("LOCAL_RANK", "GROUP_RANK")
 
@@ -183,7 +180,7 @@ def launch(call: Callable[..., Any], *args: Any, device: str, devices: int, node
     if device == "cuda" and devices > torch.cuda.device_count():
         raise UsageError(f"--devices {devices}: torch finds {torch.cuda.device_count()} CUDA devices here")
     if nodes > 1:
-        _node_rank(nodes)
+        node_rank(nodes)
     with _environment(nodes), tempfile.TemporaryDirectory() as folder:
         # by name, as Fabric would look for a scheduler otherwise; buffers are `Ranks._agree`'s
         strategy = DDPStrategy(
@@ -214,7 +211,7 @@ def _environment(nodes: int) -> Iterator[None]:
         yield
 
 
-def _node_rank(nodes: int) -> int:
+def node_rank(nodes: int) -> int:
     """Which of the nodes this is, by the environment, which must name the first as well."""
     missing = [name for name in OF_A_NODE if not os.environ.get(name)]
     if missing:
@@ -254,55 +251,3 @@ class _Rank:
         torch.distributed.destroy_process_group()
         # without Python's own end, in which torch's threads that still let go of tensors abort a process now and then
         atexit.register(os._exit, 0)
-
-
-@dataclass(frozen=True)
-class Together:
-    """Runs a grid's work one job after another, each in several processes that train together.
-
-    Attributes:
-        devices: processes on this node.
-        nodes: that run the same command, over one results folder and one cache; see `launch`. The driver of the first
-            writes the records, that of another follows.
-        quiet: the first process does not tell its progress.
-
-    Raises:
-        UsageError: several nodes, and the environment does not say which this is.
-    """
-
-    devices: int
-    nodes: int = 1
-    quiet: bool = False
-
-    def __post_init__(self) -> None:
-        if self.nodes > 1:
-            follow(_node_rank(self.nodes))
-
-    def run_all(self, first: Iterable[Work], done: Done, *, reporter: Reporter | None = None) -> None:
-        """Do all work, and what follows from it; see `ddbench.jobs.pool.run_all`. The first process tells its own progress."""
-        from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
-
-        backlog = Backlog(first, done, reporter)
-        while work := backlog.take(1):
-            how = {"device": work.job.setting.device, "devices": self.devices, "nodes": self.nodes}
-            try:
-                outcome = launch(_Attempt(self.quiet), work.call, work.job, **how)
-            except ProcessExitedException:  # killed, out of memory
-                if self.nodes == 1:
-                    backlog.lose([work])
-                else:  # the other nodes go on with the next job
-                    backlog.finish(work, Outcome(failure="one of its processes was killed"))
-            except ProcessRaisedException as error:
-                backlog.finish(work, Outcome(failure=str(error).strip().splitlines()[-1]))
-            else:
-                backlog.finish(work, outcome)
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """`pool.attempt` with a reporter; whether it is quiet is a node's own affair, and not part of what is compared."""
-
-    quiet: bool = field(repr=False)
-
-    def __call__(self, call: Callable[..., Any], job: Any) -> Outcome:
-        return attempt(call, job, Reporter() if self.quiet or follows() else LineReporter())

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
-from ddbench.cli.listing import allowed, budget_words, method_facts
-from ddbench.cli.output import plain
 from ddbench.distillation.method import GROUP, Method, find_method
+from ddbench.report.facts import allowed, method_facts, recipe_budgets
+from ddbench.report.format import plain
 from ddbench.report.papers import papers
 
 from .text import description, facts, folded, table
@@ -121,7 +121,7 @@ def _recipe(entry: dict[str, Any], source: int) -> list[str]:
     values = [f"{key} = {plain(value)}" for key, value in entry["hyper"].items()]
     fields = folded(values) if values else "the defaults"
     name = entry["name"] + (" *" if entry["default"] else "")
-    return [name, entry["dataset"], budget_words(entry), f"`{entry['network']}`", fields, str(source)]
+    return [name, entry["dataset"], recipe_budgets(entry), f"`{entry['network']}`", fields, str(source)]
 
 
 def _commands(name: str, recipes: Iterable[dict[str, Any]], method: Method) -> str:

@@ -6,8 +6,8 @@ from itertools import groupby
 
 from ddbench.leaderboard.forms import prose
 
-from ddbench.cli.output import component
 from ddbench.evaluation.protocol import GROUP, Protocol, Tier, find_protocol
+from ddbench.report.format import component
 
 from .text import facts, table
 

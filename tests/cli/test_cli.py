@@ -16,8 +16,8 @@ from command import ddbench, done
 from typer.main import get_command
 
 from ddbench.cli.app import app
-from ddbench.cli.output import component
 from ddbench.records.store import RecordStore
+from ddbench.report.format import component
 
 HEAVY = (
     "torch",

@@ -23,7 +23,7 @@ from ddbench.schema import UNSEEN, Words
 from ddbench.synset.synset import load
 from ddbench.synset.teachers import read_teacher
 from ddbench.system import files
-from ddbench.training.cache import look_sealed
+from ddbench.training.sealed import look_sealed
 
 OFTEN = settings(max_examples=300, deadline=None, derandomize=True)
 WITH_FILES = settings(OFTEN, suppress_health_check=[HealthCheck.function_scoped_fixture])

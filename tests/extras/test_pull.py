@@ -27,7 +27,7 @@ from ddbench.records.record import Record
 from ddbench.settings import cache_dir
 from ddbench.synset.synset import SynSet, load, save
 from ddbench.synset.teachers import Teacher, recall
-from ddbench.training.cache import read_sealed, write_sealed
+from ddbench.training.sealed import read_sealed, write_sealed
 
 BYTES = bytes(range(256)) * 5000
 SHA = hashlib.sha256(BYTES).hexdigest()

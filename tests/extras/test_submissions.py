@@ -356,7 +356,7 @@ def test_an_appeal_is_written_only_if_it_is_one(tmp_path, results):
 
 
 def test_products_are_told_apart_by_where_they_are(tmp_path):
-    from ddbench.training.cache import write_sealed
+    from ddbench.training.sealed import write_sealed
 
     with pytest.raises(UsageError, match="no sealed product"):
         shared_product(tmp_path / "none", "hf:a/b/c")

@@ -14,8 +14,9 @@ from ddbench.data import Dataset, load_dataset
 from ddbench.data.dataset import memory_split
 from ddbench.data.spaces import make_space, transform_for
 from ddbench.errors import UsageError
+from ddbench.evaluation.from_tensors import from_tensors
 from ddbench.evaluation.protocol import find_protocol
-from ddbench.extras.import_export import export_set, from_tensors, import_set
+from ddbench.extras.import_export import export_set, import_set
 from ddbench.extras.import_export.reading import LIMIT
 from ddbench.synset.synset import SynSet, Targets, Views, load
 from ddbench.training.recipe import StudentRecipe

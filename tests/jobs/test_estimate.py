@@ -16,8 +16,8 @@ from ddbench.distillation.recipes import resolve
 from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, NotDefined, UsageError
 from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.from_tensors import from_tensors
 from ddbench.evaluation.protocol import find_protocol
-from ddbench.extras.import_export import from_tensors
 from ddbench.jobs import estimate
 from ddbench.jobs.estimate import Estimate, estimate_distill, estimate_student
 from ddbench.jobs.job import DataName, DistillJob, distill_job

@@ -13,8 +13,8 @@ from ddbench.budget import Budget
 from ddbench.data import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve
-from ddbench.errors import CannotWrite, JobFailed, UsageError
-from ddbench.evaluation.evaluate import NotScored, Setting
+from ddbench.errors import CannotWrite, JobFailed, NotScored, UsageError
+from ddbench.evaluation.evaluate import Setting
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs import job as jobs
 from ddbench.jobs.job import DataName, DistillJob, EvaluateJob, check_balance, check_budget, distill_job, evaluate_job

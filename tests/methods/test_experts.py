@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from ddbench import networks, plugins
 from ddbench.augment import DSA, OPS
 from ddbench.budget import Budget
-from ddbench.cli.showing import _set_lines, set_facts
+from ddbench.cli.showing import _set_lines
 from ddbench.data import load_dataset, memory_split
 from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.recipes import resolve
@@ -30,6 +30,7 @@ from ddbench.jobs.estimate import estimate_distill
 from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.progress import Reporter
 from ddbench.randomness import rng
+from ddbench.report.facts import set_facts
 from ddbench.training import cache as stages
 from ddbench.training.saved_bytes import kept_bytes
 

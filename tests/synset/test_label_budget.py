@@ -19,7 +19,6 @@ from small_sets import a_teacher, refused_when_spoilt, with_param, with_tensor
 from ddbench import networks
 from ddbench.budget import Budget
 from ddbench.cli.options import byte_count
-from ddbench.cli.output import size
 from ddbench.data import load_dataset
 from ddbench.data.spaces import make_space
 from ddbench.distillation.method import find_method
@@ -33,6 +32,7 @@ from ddbench.extras.import_export import export_set, import_set
 from ddbench.hashing import digest
 from ddbench.randomness import rng
 from ddbench.records.store import RecordStore
+from ddbench.report.format import size
 from ddbench.synset import label_compression, teachers
 from ddbench.synset.label_compression import Packing, full_bytes, full_size, pack_labels, parts
 from ddbench.synset.matched_recipe import borrow

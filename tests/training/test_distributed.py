@@ -16,6 +16,7 @@ from ddbench.budget import Budget
 from ddbench.cli import options
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.evaluation.evaluate import check_devices
+from ddbench.jobs.ddp import DDPExecutor
 from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import Work
 from ddbench.jobs.sweep import Grid
@@ -23,7 +24,7 @@ from ddbench.records.store import read_record
 from ddbench.settings import results_dir
 from ddbench.system.rank import follow, follows
 from ddbench.training import distributed
-from ddbench.training.distributed import Ranks, Together, launch
+from ddbench.training.distributed import Ranks, launch
 
 CUTMIX = {"name": "cutmix", "alpha": 1.0}
 PLANS = (
@@ -100,7 +101,7 @@ def test_what_a_scheduler_says_is_not_listened_to_on_one_node(variables, monkeyp
 def test_work_whose_process_is_killed_is_tried_again(tmp_path):
     job = SimpleNamespace(setting=setting(devices=2), mark=tmp_path / "mark")
     outcomes = []
-    Together(2, quiet=True).run_all(
+    DDPExecutor(2, quiet=True).run_all(
         [Work(ranks.dies_once_job, job)], lambda work, outcome: outcomes.append(outcome) or []
     )
     assert [outcome.value for outcome in outcomes] == ["done"] and job.mark.exists()
@@ -152,7 +153,7 @@ def test_rows_are_parts_and_parts_are_the_whole():
 def test_alone_there_are_no_ranks(monkeypatch):
     monkeypatch.setenv("NODE_RANK", "1")  # whatever a cluster's scheduler says of a run on one node
     assert distributed.current() is None and not follows()
-    assert options.together(2, 1, None) == Together(2) and not follows()
+    assert options.together(2, 1, None) == DDPExecutor(2) and not follows()
 
 
 def test_what_is_missing_is_said(monkeypatch):
@@ -178,14 +179,14 @@ def runs(report):
 
 def test_a_sweep_in_processes_that_train_together(toys, tmp_path):
     alone = runs(ddbench.sweep(grid(setting()), results=tmp_path / "alone"))
-    report = ddbench.sweep(grid(setting(devices=2)), results=tmp_path / "two", engine=Together(2))
+    report = ddbench.sweep(grid(setting(devices=2)), results=tmp_path / "two", engine=DDPExecutor(2))
     assert (report.done, report.exit_code()) == (2, 0)
     for one, two in zip(alone, runs(report), strict=True):
         assert (one.devices, two.devices, two.status, two.steps) == (1, 2, "ok", one.steps)
         assert two.final_loss == pytest.approx(one.final_loss, rel=1e-3)
     assert '"devices": 2' in report.records[0].read_text()
     assert '"devices"' not in next((tmp_path / "alone").rglob("*.json")).read_text()
-    again = ddbench.sweep(grid(setting(devices=2)), results=tmp_path / "two", engine=Together(2))
+    again = ddbench.sweep(grid(setting(devices=2)), results=tmp_path / "two", engine=DDPExecutor(2))
     assert (again.reused, again.done) == (2, 0)
 
 
@@ -225,8 +226,8 @@ def test_flags_that_do_not_go_together(monkeypatch):
     for name, value in (("NODE_RANK", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)
     try:
-        assert options.engine("local", None, None, None, devices=2, nodes=3) == Together(2, 3) and follows()
+        assert options.engine("local", None, None, None, devices=2, nodes=3) == DDPExecutor(2, 3) and follows()
         with pytest.raises(UsageError, match="NODE_RANK='2': a whole number below --nodes 2 is needed"):
-            Together(1, 2)
+            DDPExecutor(1, 2)
     finally:
         follow(0)

@@ -15,9 +15,10 @@ from ddbench.errors import CannotWrite, UsageError
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.pool import PRELOAD
 from ddbench.synset import teachers
-from ddbench.training.cache import Stage, read_sealed, write_sealed
+from ddbench.training.cache import Stage
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import train
+from ddbench.training.sealed import read_sealed, write_sealed
 
 CPU = torch.device("cpu")
 

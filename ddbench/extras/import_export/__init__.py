@@ -1,8 +1,7 @@
-"""Sets from and to elsewhere: tensors of anyone's own loop, `.pt` and `.npz` files, folders of images."""
+"""Sets from and to elsewhere: `.pt` and `.npz` files, folders of images; tensors are `ddbench.evaluation.from_tensors`."""
 
-from ddbench.evaluation.from_tensors import from_tensors as from_tensors
 from ddbench.extras.import_export.exporting import FORMATS as FORMATS
 from ddbench.extras.import_export.exporting import export_set as export_set
 from ddbench.extras.import_export.importing import import_set as import_set
 
-__all__ = ["FORMATS", "export_set", "from_tensors", "import_set"]
+__all__ = ["FORMATS", "export_set", "import_set"]

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Squeeze, recover, relabel, and patches of real images."""

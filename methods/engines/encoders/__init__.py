@@ -1,1 +1,1 @@
-"""TODO."""
+"""Encoders, projectors and teachers of HeLlO and NRR-DD."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Matching of distributions and attention, and what all matching methods share."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Choices of real images: coresets, training dynamics, pruning scores, bins."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Trajectory matching: experts, the gradient of the matching loss, the outer loop."""
