@@ -54,19 +54,11 @@ def test_any_json_is_a_record_or_refused(value):
 @OFTEN
 @given(st.dictionaries(st.sampled_from(tuple(Submission.model_fields)), PLAIN, max_size=8))
 def test_any_json_is_a_submission_or_refused(value):
-    from test_submissions import value as sound
+    from submitted_records import value as sound
 
     read = one_line(Record.from_json, json.dumps(sound(submission=value)), "x.json")
     if read is not None and read.submission is not None:
         assert Record.from_json(read.to_json(), "again") == read
-
-
-@pytest.fixture(autouse=True)
-def beside(monkeypatch):
-    """The tests' folder on the path."""
-    from pathlib import Path
-
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 
 @OFTEN
@@ -126,7 +118,7 @@ def test_words_hide_nothing(text):
     network=st.text(min_size=1, max_size=40).filter(lambda t: not any(ord(c) < 32 or ord(c) == 127 for c in t)),
 )
 def test_records_stay_in_their_folder_whatever_their_names(tmp_path, name, network):
-    from test_submissions import value
+    from submitted_records import value
 
     read = one_line(Record.from_json, json.dumps(value(method=name, student_network=network, protocol=name)), "x")
     if read is not None:
@@ -179,7 +171,7 @@ def test_what_parsers_trip_over_is_refused(text):
     [{"budget": {"ipc": 10**400}}, {"protocol_version": 10**30}],
 )
 def test_numbers_beyond_all_reason_are_refused(change):
-    from test_submissions import value
+    from submitted_records import value
 
     with pytest.raises(UsageError):
         Record.from_json(json.dumps(value(**change)), "x")

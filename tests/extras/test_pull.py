@@ -269,7 +269,7 @@ def a_set(folder, seed=0):
 
 
 def a_record(files, method="mine"):
-    from test_submissions import WORDS, value  # the record of another test file, with other files
+    from submitted_records import WORDS, value
 
     sets = {key: {"images": 10, "bytes": {}} for key, file in files.items() if file.kind == "set"}
     teachers = {key: {"network": "mlp", "accuracy": 0.5} for key, file in files.items() if file.kind == "teacher"}
@@ -277,14 +277,6 @@ def a_record(files, method="mine"):
     return Record.from_json(
         json.dumps(value(synsets=sets, teachers=teachers, runs=[], submission=claim, method=method)), "x"
     )
-
-
-@pytest.fixture(autouse=True)
-def beside(monkeypatch):
-    """The tests' folder on the path, for `a_record`."""
-    from pathlib import Path
-
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 
 def test_a_set_comes_into_the_folder_once(tmp_path):

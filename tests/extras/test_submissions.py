@@ -6,45 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from submitted_records import FILE, OTHER, SET, WORDS, a_run, value
 from typer.testing import CliRunner
 
 from ddbench.api import distill, evaluate
 from ddbench.cli.app import app
 from ddbench.errors import UsageError
-from ddbench.evaluation.protocol import find_protocol
 from ddbench.extras.submit import check_submissions, claim, file_sha256, shared_product, shared_set, submit
 from ddbench.hashing import digest
 from ddbench.records.record import Record
 from ddbench.records.store import LARGEST, RecordStore, merge, read_record
-
-SET, OTHER, BYTES = digest("set"), digest("other"), b"the bytes of a set"
-FILE = {"kind": "set", "size": 10, "sha256": digest("file"), "address": "https://example.org/a.safetensors"}
-WORDS = {"name": "Mine", "authors": ["A. Author"], "licence": "CC-BY-4.0", "code": "https://example.org/code"}
-
-
-def a_run(seed, top1=0.5, **changes):
-    plain = {"seed": seed, "synset": SET, "device": "cpu", "precision": "float32", "threads": 1, "build": "2.9.0"}
-    return plain | {"status": "ok", "top1": top1, "date": "2026-01-31T12:00:00+00:00", "dirty": False} | changes
-
-
-def value(**changes):
-    recipe = {"method": "dm", "name": "paper"} | changes.pop("recipe", {})
-    plain = {
-        "protocol": "hard-v1",
-        "protocol_version": 1,
-        "protocol_digest": find_protocol("hard-v1").digest(),
-        "dataset": "digits",
-        "budget": {"ipc": 10},
-        "student_network": "convnet-d2-w64",
-        "method": "dm",
-        "recipe": recipe,
-        "recipe_hash": digest(recipe),
-        "synthesis_seed": 0,
-        "synsets": {SET: {"images": 100, "bytes": {"images": 6400}}},
-        "runs": [a_run(seed) for seed in range(3)],
-        "submission": {**WORDS, "files": {SET: FILE}},
-    }
-    return plain | changes
 
 
 def record(**changes):
@@ -76,7 +47,7 @@ def test_a_claim_is_part_of_the_record_and_records_without_one_keep_their_text()
 
 
 def test_records_of_the_repository_read_and_gain_no_field():
-    root = Path(__file__).parent.parent / "results" / "measured"
+    root = Path(__file__).parents[2] / "results" / "measured"
     paths = RecordStore(root).paths()
     assert len(paths) > 100
     for path in paths[::20]:

@@ -314,7 +314,7 @@ def cluster():
     """A head without room for jobs, and two machines, in pretence, with room for one job each and half a GPU besides."""
     from ray.cluster_utils import Cluster
 
-    toys = str(Path(__file__).parent / "toys")
+    toys = str(Path(__file__).parents[1] / "toys")
     before = dict(os.environ)
     os.environ.update(PYTHONPATH=toys, RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
     quick_to_miss = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}

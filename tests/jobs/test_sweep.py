@@ -283,7 +283,7 @@ def _again(monkeypatch, tmp_path):
     for name in ("CACHE", "DATA", "RESULTS"):
         monkeypatch.setenv(f"DDBENCH_{name}", str(tmp_path / "home" / name.lower()))
     monkeypatch.setenv("DDBENCH_DEVICE", "cpu")
-    monkeypatch.syspath_prepend(Path(__file__).parent / "toys")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "toys")
 
 
 def test_a_broken_record_is_named_and_kept(toys):

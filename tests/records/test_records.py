@@ -15,7 +15,7 @@ from ddbench.hashing import digest
 from ddbench.records.record import Record, Run, now
 from ddbench.records.store import RecordStore, merge, read_record
 
-ROOT = str(Path(__file__).parent.parent)
+ROOT = str(Path(__file__).parents[2])
 SET, TEACHER = digest("set"), digest("teacher")
 
 

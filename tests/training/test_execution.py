@@ -71,7 +71,7 @@ def test_bf16_multiplies_in_bfloat16_and_keeps_the_rest_in_float32():
 
 def test_measured_records_have_admitted_precisions():
     """A precision other than float32 comes into results/measured when `benchmarks/equivalence.py` has admitted it."""
-    kept = RecordStore(Path(__file__).parent.parent / "results" / "measured")
+    kept = RecordStore(Path(__file__).parents[2] / "results" / "measured")
     found = {(run.precision, run.device) for record in kept for run in record.runs}
     assert found and all(precision.admitted(*each) for each in found)
 
