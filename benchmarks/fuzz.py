@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save, save_file
 
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import parse, published, read_hyper

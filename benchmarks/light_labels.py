@@ -23,7 +23,8 @@ import pandas as pd
 import torch
 
 from ddbench.api import distill, evaluate
-from ddbench.data import Dataset, load_dataset
+from ddbench.data.dataset import Dataset
+from ddbench.data.registry import load_dataset
 from ddbench.progress import LineReporter
 from ddbench.records.statistics import compare, summarize
 from ddbench.records.store import RecordStore

@@ -19,7 +19,7 @@ from ddbench.methods.engines.selection.dynamics import dynamics_of
 from ddbench.methods.engines.selection.graph_cut import Cosine, LastLayer, graph_cut
 
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve
 from ddbench.distillation.task import Task

@@ -26,8 +26,8 @@ from PIL import Image
 
 from ddbench import networks
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
 from ddbench.data.listing import SETTLED
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import transform_for
 from ddbench.distillation.task import Task
 from ddbench.evaluation.evaluate import Setting

@@ -34,7 +34,8 @@ from ddbench.evaluation.protocol import find_protocol
 from ddbench.networks import create
 from ddbench.randomness import rng
 from ddbench.system.environment import environment, find_device
-from ddbench.training.loop import Stream, train
+from ddbench.training.batches import BatchSchedule
+from ddbench.training.loop import train
 from ddbench.training.precision import Execution
 from ddbench.training.recipe import StudentRecipe
 from ddbench.training.stacked import train_together
@@ -92,7 +93,7 @@ def ours(execution: Execution, device: torch.device, students: int, steps: int) 
     if students == 1:
         train(networks[0], images, classes, chosen, seed=0, execution=execution)
         return
-    streams = [Stream(seed) for seed in range(students)]
+    streams = [BatchSchedule(seed) for seed in range(students)]
     train_together(networks, images, classes, chosen, streams=streams, execution=execution)
 
 

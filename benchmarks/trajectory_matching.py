@@ -41,7 +41,7 @@ from torch import Tensor
 
 from ddbench.augment import DSA
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import parse_overrides, resolve
 from ddbench.distillation.task import Task

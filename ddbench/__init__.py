@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ddbench.api import evaluate as evaluate
     from ddbench.api import pack_labels as pack_labels
     from ddbench.api import sweep as sweep
-    from ddbench.data import load_dataset as load_dataset
+    from ddbench.data.registry import load_dataset as load_dataset
     from ddbench.extras.check import check_method as check_method
     from ddbench.extras.download import pull as pull
     from ddbench.extras.import_export import export_set as export_set
@@ -32,7 +32,7 @@ _HOMES = {
     "evaluate": "api",
     "pack_labels": "api",
     "sweep": "api",
-    "load_dataset": "data",
+    "load_dataset": "data.registry",
     "RecordStore": "records.store",
     "Grid": "jobs.sweep",
     "SynSet": "synset.synset",

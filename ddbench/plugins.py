@@ -1,9 +1,14 @@
 """What is installed: methods, protocols and target kinds, found by entry point and imported only when asked for.
 
 Ours are declared in pyproject.toml exactly as anyone else's would be. A name that two packages declare is an error.
+Parts of a student's training (losses, schedules, optimizers, augmentations) are `Components`: built-in or from a plugin,
+written as plain data, `{"name": "kl", "temperature": 20}`, whose name leads to a factory with annotated parameters.
 """
 
+import inspect
 from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -55,3 +60,51 @@ def find(group: str, name: str) -> Any:
         return declared[name].load()
     except (ImportError, AttributeError) as error:
         raise UsageError(f"{KINDS[group]} {name!r} ({declared[name].value}) cannot be loaded: {error}") from error
+
+
+@dataclass(frozen=True)
+class Components:
+    """The factories of one kind.
+
+    Attributes:
+        kind: in words, for errors: "loss".
+        group: entry-point group where plugins register more of them.
+        builtin: name -> factory.
+    """
+
+    kind: str
+    group: str
+    builtin: Mapping[str, Callable[..., Any]]
+
+    def names(self) -> tuple[str, ...]:
+        """Every name that can be built; UsageError if a plugin takes a built-in's name."""
+        twice = sorted(self.builtin.keys() & set(names(self.group)))
+        if twice:
+            raise UsageError(f"{self.kind} {twice[0]!r} is registered twice: it is built in")
+        return tuple(sorted({*self.builtin, *names(self.group)}))
+
+    def build(self, spec: Mapping[str, Any]) -> Any:
+        """Call the factory that `spec["name"]` names with the other entries as parameters.
+
+        Raises:
+            UsageError: unknown name, unknown or missing parameter, wrong type: one line that names it.
+        """
+        from pydantic import (  # slow to import, and `--help` asks for names only
+            ConfigDict,
+            ValidationError,
+            validate_call,
+        )
+
+        name = str(spec.get("name"))
+        if name not in self.names():
+            raise unknown(self.kind, name, self.names())
+        factory = self.builtin.get(name) or find(self.group, name)
+        strict = validate_call(config=ConfigDict(strict=True, arbitrary_types_allowed=True))(factory)
+        try:
+            return strict(**{key: value for key, value in spec.items() if key != "name"})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            allowed = ", ".join(inspect.signature(factory).parameters) or "none"
+            message = f"{self.kind} {name!r}, parameter {where!r}: {first['msg']}; its parameters: {allowed}"
+            raise UsageError(message) from error

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from ddbench.leaderboard.entries import RANKED, STANDINGS, Entry, Standing
 
-from ddbench.data import dataset_names, describe
+from ddbench.data.registry import dataset_names, describe
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import entries_for, published
 from ddbench.errors import UsageError

@@ -9,7 +9,7 @@ from pathlib import Path
 from ddbench.leaderboard.entries import Entry
 from ddbench.leaderboard.forms import file_name
 
-from ddbench.data import dataset_names, describe
+from ddbench.data.registry import dataset_names, describe
 from ddbench.errors import UsageError
 from ddbench.records.store import budget_label
 from ddbench.report.format import budget_words
@@ -73,7 +73,7 @@ def _cached() -> dict[str, Path]:
 
 def _draw(file: Path, dataset: str, picture: Path) -> bool:
     """Draw one set; whether that was possible. What is wrong is logged."""
-    from ddbench.data import load_dataset
+    from ddbench.data.registry import load_dataset
     from ddbench.extras.demo import draw_set
     from ddbench.synset.synset import load
 

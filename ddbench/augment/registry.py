@@ -16,8 +16,8 @@ from ddbench.augment.crops import flip, pad_crop, random_resized_crop
 from ddbench.augment.dsa import DSA
 from ddbench.augment.mixing import cutmix, mixup
 from ddbench.augment.patches import shuffle_patches
-from ddbench.components import Components
 from ddbench.errors import UsageError
+from ddbench.plugins import Components
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 Mixing = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor, float]]

@@ -11,7 +11,7 @@ from ddbench.cli.output import say
 from ddbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from ddbench.data import Dataset
+    from ddbench.data.dataset import Dataset
     from ddbench.synset.synset import SynSet
 
 
@@ -75,7 +75,7 @@ def import_(
 
     Class indices mean the data set's own order of classes, unless the file or --class-names says otherwise.
     """
-    from ddbench.data import load_dataset
+    from ddbench.data.registry import load_dataset
     from ddbench.extras.import_export import import_set
 
     made = import_set(
@@ -141,7 +141,7 @@ def export(
 
 def source_of(synset: "SynSet", dataset: str | None, dataset_name: str | None) -> "Dataset":
     """The data set that a set stands for; a folder's has to be named."""
-    from ddbench.data import load_dataset
+    from ddbench.data.registry import load_dataset
 
     if dataset is None and "@" in synset.dataset:
         raise UsageError(f"the set was made on the folder {synset.dataset}: say where it is with --dataset folder:PATH")

@@ -9,7 +9,7 @@ from ddbench.cli.output import print_facts, print_json, print_prose, print_table
 from ddbench.report.format import component, plain, settings
 
 if TYPE_CHECKING:
-    from ddbench.data import DatasetCard
+    from ddbench.data.dataset import DatasetCard
     from ddbench.evaluation.protocol import Protocol, Tier
 
 
@@ -93,7 +93,7 @@ def datasets(
     """List the data sets; or one, and how to get it."""
     from dataclasses import asdict
 
-    from ddbench.data import dataset_names, describe
+    from ddbench.data.registry import dataset_names, describe
 
     cards = [describe(each) for each in (dataset_names() if name is None else (name,))]
     if as_json:
@@ -186,7 +186,7 @@ def networks(
 ) -> None:
     """List the networks, with --dataset their parameters."""
     from ddbench import networks as known
-    from ddbench.data import describe
+    from ddbench.data.registry import describe
 
     names = known.network_names() if name is None else (name,)
     cards = [known.describe(each) for each in names]

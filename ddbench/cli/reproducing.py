@@ -168,7 +168,7 @@ def data_folders(words: Sequence[str]) -> "dict[str, DataName]":
     Raises:
         UsageError: not of that form, or a name that is one of the suite's own data sets: a folder never stands for it.
     """
-    from ddbench.data import dataset_names
+    from ddbench.data.registry import dataset_names
     from ddbench.jobs.job import DataName
 
     found = {}

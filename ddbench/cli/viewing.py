@@ -317,7 +317,7 @@ def _budget(cells: "pd.DataFrame", ipc: int | None, fraction: float | None) -> s
 
 def _images_of(text: str, dataset: str | None) -> "Figure":
     """Sets of one data set side by side, named by their methods, or by their files where those are not enough."""
-    from ddbench.data import load_dataset
+    from ddbench.data.registry import load_dataset
     from ddbench.extras.demo import shown
     from ddbench.report import plots
     from ddbench.synset.synset import load

@@ -14,7 +14,7 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ddbench.budget import Budget
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.distillation.method import Hyper, Method, find_method
 from ddbench.errors import UsageError, first_problem, unknown
 from ddbench.hashing import digest

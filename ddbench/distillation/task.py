@@ -10,7 +10,7 @@ from torch import nn
 
 from ddbench import networks
 from ddbench.budget import Budget
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.data.spaces import Space, make_space, transform_for
 from ddbench.data.streamed import ReadImages
 from ddbench.distillation.snapshots import Snapshots
@@ -253,7 +253,7 @@ class Task:
     def training_images(self, synset: SynSet) -> tuple[Images, torch.Tensor]:
         """What a student trains on, views expanded: float32 [N, C, H, W] in the set's space, int64 classes [N].
 
-        Views that are drawn batch by batch are the stream's, `Stream(seed, draw=ddbench.synset.views.drawn(synset))`.
+        Views that are drawn batch by batch are the stream's, `BatchSchedule(seed, draw=ddbench.synset.views.drawn(synset))`.
         """
         return views.training_images(synset, self._source, self.device)
 

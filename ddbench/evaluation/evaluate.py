@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from ddbench import networks
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.data.spaces import Transform, transform_for
 from ddbench.errors import JobFailed, NotScored, UsageError, first_problem
 from ddbench.evaluation.protocol import Protocol
@@ -26,7 +26,8 @@ from ddbench.synset.views import drawn, training_images
 from ddbench.system import rank
 from ddbench.system.environment import commit, find_device, versions
 from ddbench.training.allocator import keep_freed_memory
-from ddbench.training.loop import Labeller, Stream, Training, accuracy, train
+from ddbench.training.batches import BatchSchedule, Labeller
+from ddbench.training.loop import Training, accuracy, train
 from ddbench.training.precision import Execution, Switch, refuse_to_compile, repays
 from ddbench.training.recipe import StudentRecipe
 from ddbench.training.stacked import stackable, train_together
@@ -183,7 +184,7 @@ class _Students:
         about |= {"compiled": execution.compiled, "stacked": stacked}
         try:
             labeller, kept = _labeller(recipe, self.synset, dataset, reference, device)
-            streams = [kept or Stream(seed, draw=drawn(self.synset)) for seed in seeds]
+            streams = [kept or BatchSchedule(seed, draw=drawn(self.synset)) for seed in seeds]
             how: dict[str, Any] = {"labeller": labeller, "execution": execution, "progress": self.progress}
             if stacked:
                 done = train_together(students, images, classes, recipe, streams=streams, **how)
@@ -252,7 +253,7 @@ def _scored(
 
 def _labeller(
     recipe: StudentRecipe, synset: SynSet, dataset: Dataset, reference: Teacher | None, device: torch.device
-) -> tuple[Labeller | None, Stream | None]:
+) -> tuple[Labeller | None, BatchSchedule | None]:
     """What labels a batch, and whose batches the labels are of, where they are of no others."""
     if recipe.labels == "classes":
         return None, None

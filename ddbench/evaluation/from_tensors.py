@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.data.spaces import make_space
 from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol

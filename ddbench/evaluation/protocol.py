@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ddbench import networks, plugins
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.errors import UsageError
 from ddbench.hashing import digest
 from ddbench.training.recipe import StudentRecipe

@@ -5,7 +5,7 @@ import io
 import torch
 from PIL import Image
 
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.data.spaces import transform_for
 from ddbench.evaluation.protocol import Protocol
 from ddbench.synset.synset import SynSet, stored_parts

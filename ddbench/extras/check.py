@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import Method
 from ddbench.distillation.recipes import published, read_hyper, resolve
 from ddbench.errors import DDBenchError

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddbench.budget import Budget
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.distillation.method import Method, find_method, method_names
 from ddbench.distillation.recipes import published, resolve
 from ddbench.errors import UsageError

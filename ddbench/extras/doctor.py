@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ddbench import plugins
-from ddbench.data import dataset_names, describe
+from ddbench.data.registry import dataset_names, describe
 from ddbench.errors import DDBenchError, UsageError
 from ddbench.settings import cache_dir, data_dir, default_device, default_threads, results_dir
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from ddbench import networks
-from ddbench.data import dataset_names
+from ddbench.data.registry import dataset_names
 from ddbench.errors import DDBenchError, UsageError, first_problem, unknown
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.records.addresses import parse_address

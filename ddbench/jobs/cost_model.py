@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from ddbench import networks, plugins
 from ddbench.augment import build_augmentation, build_mixing
 from ddbench.budget import Budget
-from ddbench.data import Dataset, DatasetCard, Split
+from ddbench.data.dataset import Dataset, DatasetCard, Split
 from ddbench.distillation.recipes import Resolved
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError

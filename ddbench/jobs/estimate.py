@@ -13,7 +13,7 @@ import torch
 
 from ddbench import networks
 from ddbench.augment import Augmentation
-from ddbench.data import Dataset, Split
+from ddbench.data.dataset import Dataset, Split
 from ddbench.distillation.recipes import Resolved
 from ddbench.errors import NotDefined, UsageError
 from ddbench.evaluation.evaluate import Setting
@@ -24,7 +24,8 @@ from ddbench.jobs.probe import PROBE_STEPS, Enough, Probe, brief
 from ddbench.randomness import rng
 from ddbench.synset.synset import SynSet
 from ddbench.system.rank import as_one_of
-from ddbench.training.loop import Batch, Labeller, Stream, predict, train
+from ddbench.training.batches import Batch, BatchSchedule, Labeller
+from ddbench.training.loop import predict, train
 from ddbench.training.losses import Answer
 from ddbench.training.meter import Meter
 from ddbench.training.recipe import StudentRecipe
@@ -263,7 +264,7 @@ class _StudentProbe:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         started = time.perf_counter()
-        stream = Stream(0, draw=self.draw)
+        stream = BatchSchedule(0, draw=self.draw)
         train(network, images, classes, recipe, seed=0, labeller=self.labeller, stream=stream)  # reads the last loss
         return time.perf_counter() - started
 

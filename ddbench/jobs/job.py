@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ddbench.data import Dataset, load_dataset
+from ddbench.data.dataset import Dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import Method
 from ddbench.distillation.recipes import Resolved, restore
 from ddbench.distillation.snapshots import Snapshots, kept_at

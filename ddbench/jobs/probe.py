@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ddbench.budget import Budget
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.distillation.task import Task
 from ddbench.hashing import tensors_digest
 from ddbench.synset.teachers import Teacher

@@ -91,7 +91,7 @@ def _recipe_words(record: Record) -> list[str]:
 
 def _published(record: Record, name: str) -> tuple[dict[str, Any], str] | None:
     """Hyper-parameters and canonical network of a published recipe, defaults filled in; None if it is not here."""
-    from ddbench.data import describe
+    from ddbench.data.registry import describe
     from ddbench.distillation.method import find_method
     from ddbench.distillation.recipes import GENERIC, entries_for, published
     from ddbench.networks import canonical

@@ -16,7 +16,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from ddbench.budget import Budget
-from ddbench.data import DatasetCard
+from ddbench.data.dataset import DatasetCard
 from ddbench.errors import UsageError, first_problem, unknown
 from ddbench.records.record import Fraction, Name, Strict
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ddbench.budget import Budget
-from ddbench.data import Dataset, dataset_names, describe
+from ddbench.data.dataset import Dataset
+from ddbench.data.registry import dataset_names, describe
 from ddbench.distillation.method import Method, find_method, method_names
 from ddbench.distillation.recipes import Resolved, published, resolve
 from ddbench.errors import UsageError, unknown

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.errors import UsageError, unknown
 from ddbench.hashing import digest
 from ddbench.randomness import rng

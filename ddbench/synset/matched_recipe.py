@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets import targets_of

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.data.spaces import Space, transform_for
 from ddbench.errors import UsageError, first_problem
 from ddbench.hashing import canonical_json, tensors_digest

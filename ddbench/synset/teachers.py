@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ddbench import networks
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.data.spaces import Space, make_space, transform_for
 from ddbench.data.streamed import ReadImages
 from ddbench.errors import UsageError
@@ -23,8 +23,9 @@ from ddbench.randomness import forked
 from ddbench.settings import cache_dir
 from ddbench.synset.synset import MAX_CLASSES, MAX_SIDE, ODD
 from ddbench.system.files import write_atomic
+from ddbench.training.batches import Images
 from ddbench.training.cache import Stage
-from ddbench.training.loop import CODE_VERSION, Images, accuracy, train
+from ddbench.training.loop import CODE_VERSION, accuracy, train
 from ddbench.training.recipe import StudentRecipe
 from ddbench.training.sealed import Artifact, look_sealed, read_sealed, write_sealed
 

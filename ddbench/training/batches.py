@@ -43,7 +43,7 @@ Labeller = Callable[[Batch], torch.Tensor | Answer]
 
 
 @dataclass(frozen=True)
-class Stream:
+class BatchSchedule:
     """Whose draws a training sees: permutations, views, augmentation, mix. The network's own draws are not of it.
 
     Attributes:
@@ -115,7 +115,7 @@ class Images(Protocol):
 class Batches:
     """The batches of a training, by step."""
 
-    def __init__(self, images: Images, recipe: StudentRecipe, stream: Stream) -> None:
+    def __init__(self, images: Images, recipe: StudentRecipe, stream: BatchSchedule) -> None:
         """Bind a recipe's batch size, augmentations and mix to images [n, C, H, W]; UsageError if a part is unknown."""
         self._images, self._stream = images, stream
         self._augmentations = [build_augmentation(spec) for spec in recipe.augmentations]
@@ -138,7 +138,7 @@ class Batches:
 
 
 def views_of(
-    images: Images, recipe: StudentRecipe, stream: Stream, steps: Iterable[int] | None = None
+    images: Images, recipe: StudentRecipe, stream: BatchSchedule, steps: Iterable[int] | None = None
 ) -> Iterator[Batch]:
     """The batches that `train` sees, for those who label ahead: of all steps of the recipe, or of those given.
 

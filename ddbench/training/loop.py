@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ddbench.data import Split
+from ddbench.data.dataset import Split
 from ddbench.data.spaces import Transform
 from ddbench.data.streamed import ReadImages
 from ddbench.errors import JobFailed
@@ -20,12 +20,7 @@ from ddbench.hashing import digest
 from ddbench.networks.ghost_batch_norm import group_batch_norms
 from ddbench.randomness import forked
 from ddbench.training import distributed
-from ddbench.training.batches import Batch as Batch
-from ddbench.training.batches import Batches
-from ddbench.training.batches import Images as Images
-from ddbench.training.batches import Labeller as Labeller
-from ddbench.training.batches import Stream as Stream
-from ddbench.training.batches import views_of as views_of
+from ddbench.training.batches import Batch, Batches, BatchSchedule, Images, Labeller
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.losses import LOSSES, Labels
 from ddbench.training.optimizers import OPTIMIZERS, SCHEDULES
@@ -67,7 +62,7 @@ def train(
     seed: int,
     labeller: Labeller | None = None,
     progress: Callable[[int, int], None] | None = None,
-    stream: Stream | None = None,
+    stream: BatchSchedule | None = None,
     loop: Loop | None = None,
     checkpoint: Checkpoint | None = None,
     observe: Callable[[Batch, torch.Tensor], None] | None = None,
@@ -95,7 +90,7 @@ def train(
         UsageError: the recipe names unknown parts or wrong parameters.
     """
     started, ranks = time.perf_counter(), distributed.current()
-    stream = stream or Stream(seed)
+    stream = stream or BatchSchedule(seed)
     batches = Batches(ranks.shared(images) if ranks else images, recipe, stream)
     loss_of = LOSSES.build(recipe.loss)
     factor = SCHEDULES.build(recipe.schedule)
@@ -178,7 +173,7 @@ class _State:
             self.checkpoint.save_when_due(state)
 
 
-def _identity(recipe: StudentRecipe, seed: int, stream: Stream, images: int) -> str:
+def _identity(recipe: StudentRecipe, seed: int, stream: BatchSchedule, images: int) -> str:
     """Which training a saved state is of."""
     drawn = ["uniform"] if stream.uniform else []
     return digest([recipe.model_dump(mode="json"), seed, stream.seed, stream.steps, images, *drawn])

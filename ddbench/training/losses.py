@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch.nn import functional as F
 
-from ddbench.components import Components
 from ddbench.errors import UsageError
+from ddbench.plugins import Components
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

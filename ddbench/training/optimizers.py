@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from ddbench.components import Components
+from ddbench.plugins import Components
 
 Schedule = Callable[[int, int, float], float]
 Rate = Annotated[float, Field(gt=0)]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddbench import networks
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.errors import UsageError
 from ddbench.networks.build import build
 from ddbench.training.recipe import StudentRecipe

@@ -19,7 +19,7 @@ from torch.func import functional_call, vmap
 from ddbench import networks
 from ddbench.errors import JobFailed
 from ddbench.networks.ghost_batch_norm import group_batch_norms
-from ddbench.training.batches import Batches, Images, Labeller, Stream
+from ddbench.training.batches import Batches, BatchSchedule, Images, Labeller
 from ddbench.training.loop import CHECKED, Training, diverged
 from ddbench.training.losses import LOSSES, Labels
 from ddbench.training.optimizers import OPTIMIZERS, SCHEDULES
@@ -70,7 +70,7 @@ def train_together(
     classes: Tensor,
     recipe: StudentRecipe,
     *,
-    streams: Sequence[Stream],
+    streams: Sequence[BatchSchedule],
     labeller: Labeller | None = None,
     execution: Execution | None = None,
     progress: Callable[[int, int], None] | None = None,

@@ -10,9 +10,9 @@ from ddbench.leaderboard.entries import STANDINGS
 from ddbench import networks, plugins
 from ddbench.augment.registry import AUGMENTATIONS, MIXES
 from ddbench.cli.viewing import KINDS
-from ddbench.components import Components
-from ddbench.data import dataset_names, describe
+from ddbench.data.registry import dataset_names, describe
 from ddbench.errors import UsageError
+from ddbench.plugins import Components
 from ddbench.report import columns
 from ddbench.training.losses import LOSSES
 from ddbench.training.optimizers import OPTIMIZERS, SCHEDULES

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.recipes import LARGEST as LARGEST_RECIPE
 from ddbench.distillation.recipes import parse, resolve
 from ddbench.errors import UsageError

@@ -14,8 +14,9 @@ import torch
 from command import ddbench
 from PIL import Image
 
-from ddbench.data import dataset_names, describe, imagenet, load_dataset, memory_split, small
-from ddbench.data.dataset import channel_statistics
+from ddbench.data import imagenet, small
+from ddbench.data.dataset import channel_statistics, memory_split
+from ddbench.data.registry import dataset_names, describe, load_dataset
 from ddbench.errors import UsageError
 
 

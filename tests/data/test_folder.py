@@ -9,10 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ddbench.data import describe, load_dataset
 from ddbench.data.images import decode_image, file_split, streamed_split
 from ddbench.data.listing import class_folders, list_split
-from ddbench.data.registry import _load
+from ddbench.data.registry import _load, describe, load_dataset
 from ddbench.errors import UsageError
 
 SHAPE = (6, 6, 3)

@@ -12,8 +12,9 @@ from ddbench.evaluators.soft import LARGE, PAD_CROP, SOFT_V1, TEACHER
 from PIL import Image
 
 from ddbench.budget import Budget
-from ddbench.data import load_dataset, memory_split
+from ddbench.data.dataset import memory_split
 from ddbench.data.images import FromFiles
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space
 from ddbench.data.streamed import ReadImages
 from ddbench.distillation.method import find_method

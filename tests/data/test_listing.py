@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from ddbench import hashing
-from ddbench.data import describe, images, listing, load_dataset
+from ddbench.data import images, listing
 from ddbench.data.listing import File, Listing, Names, class_folders, indexed_split, list_split
-from ddbench.data.registry import _load
+from ddbench.data.registry import _load, describe, load_dataset
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.hashing import digest, digest_of_parts, list_json
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddbench.data import Dataset, memory_split
 from ddbench.data import spaces as spaces
+from ddbench.data.dataset import Dataset, memory_split
 from ddbench.data.spaces import SPACE_KINDS, Space, fit_zca, make_space, pixel_covariance, transform_for
 from ddbench.errors import UsageError
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import family, parse, parse_overrides, published, resolve, restore
 from ddbench.errors import UsageError

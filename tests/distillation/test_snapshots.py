@@ -13,7 +13,7 @@ from ddbench.budget import Budget
 from ddbench.cli import options
 from ddbench.cli.app import app
 from ddbench.cli.planning import missing_work, plan
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method, method_names
 from ddbench.distillation.recipes import published, resolve
 from ddbench.distillation.snapshots import checked_shares, even_shares, kept, steps_at

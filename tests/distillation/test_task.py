@@ -7,7 +7,8 @@ import torch
 
 from ddbench import networks
 from ddbench.budget import Budget
-from ddbench.data import load_dataset, memory_split
+from ddbench.data.dataset import memory_split
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import transform_for
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve

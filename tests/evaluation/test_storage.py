@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space, transform_for
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.evaluation.sizes import LINES, bytes_of, png_bytes

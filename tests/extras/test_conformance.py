@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from ddbench import plugins
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import GROUP, Hyper, Method, find_method, method_names
 from ddbench.extras.check import CHECKS, check_method, own_cache
 from ddbench.settings import cache_dir, data_dir

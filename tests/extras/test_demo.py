@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from ddbench.cli.app import app
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space
 from ddbench.distillation.method import method_names
 from ddbench.errors import UsageError

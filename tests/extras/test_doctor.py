@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ddbench import plugins
-from ddbench.data import dataset_names
+from ddbench.data.registry import dataset_names
 from ddbench.extras import doctor
 from ddbench.extras.doctor import Check, checks, folder_size, group_check, healthy, processor_flags, unmet_requirement
 

@@ -15,7 +15,7 @@ import trustme
 from typer.testing import CliRunner
 
 from ddbench.cli.app import app
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space
 from ddbench.errors import UsageError
 from ddbench.extras.download import pull

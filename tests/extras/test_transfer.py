@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ddbench.data import Dataset, load_dataset
-from ddbench.data.dataset import memory_split
+from ddbench.data.dataset import Dataset, memory_split
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space, transform_for
 from ddbench.errors import UsageError
 from ddbench.evaluation.from_tensors import from_tensors

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from ddbench import plugins
 from ddbench.budget import Budget
-from ddbench.data import Dataset, load_dataset
-from ddbench.data.dataset import Split
+from ddbench.data.dataset import Dataset, Split
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.recipes import family, resolve
 from ddbench.distillation.task import Task

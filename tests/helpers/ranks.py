@@ -67,7 +67,7 @@ def refusal():
 
 def teacher_of_digits():
     """The hash of a teacher with batch norms, as this rank has it, from every rank."""
-    from ddbench.data import load_dataset
+    from ddbench.data.registry import load_dataset
     from ddbench.synset import teachers
     from ddbench.training.distributed import current
 

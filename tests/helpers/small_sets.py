@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddbench import networks
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space
 from ddbench.errors import UsageError
 from ddbench.synset import teachers

@@ -7,7 +7,7 @@ from ddbench.methods.engines.trajectory import experts
 
 from ddbench import plugins
 from ddbench.budget import Budget
-from ddbench.data import describe, load_dataset
+from ddbench.data.registry import describe, load_dataset
 from ddbench.distillation.method import find_method, method_names
 from ddbench.distillation.recipes import resolve
 from ddbench.distillation.task import Task

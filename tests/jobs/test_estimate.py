@@ -10,7 +10,7 @@ import torch
 
 from ddbench import plugins
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.recipes import resolve
 from ddbench.distillation.task import Task

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve
 from ddbench.errors import CannotWrite, JobFailed, NotScored, UsageError

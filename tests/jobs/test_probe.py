@@ -10,7 +10,7 @@ import torch
 
 from ddbench import networks
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space
 from ddbench.distillation.task import Task
 from ddbench.jobs.probe import OVER, SHORTER, Enough, Probe, brief

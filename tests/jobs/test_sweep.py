@@ -11,7 +11,7 @@ import torch
 
 import ddbench
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.evaluation.evaluate import Setting
 from ddbench.jobs.job import DataName

@@ -11,7 +11,7 @@ from torch import nn
 
 from ddbench import networks
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
 from ddbench.randomness import rng

@@ -22,8 +22,8 @@ from torch import nn
 from watching import Stopped, Watch
 
 from ddbench.budget import Budget
-from ddbench.data import load_dataset, memory_split
-from ddbench.data.dataset import Split
+from ddbench.data.dataset import Split, memory_split
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import transform_for
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve
@@ -37,7 +37,7 @@ from ddbench.randomness import rng
 from ddbench.settings import cache_dir
 from ddbench.synset.targets import recording
 from ddbench.synset.teachers import recall
-from ddbench.training.batches import Stream, views_of
+from ddbench.training.batches import BatchSchedule, views_of
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import predict, train
 from ddbench.training.precision import Execution
@@ -541,7 +541,7 @@ def test_static_labels_are_the_mean_of_logits_of_whole_images_and_mixed_as_logit
     wanted = sum(module(images) for module in modules) / 2
     assert synset.targets.kind == "soft" and synset.targets.params == {"form": "logits", "mixed": "logits"}
     torch.testing.assert_close(synset.targets.tensors["labels"], wanted, rtol=1e-4, atol=1e-5)
-    batch = next(views_of(images, synset.student_recipe, Stream(0)))
+    batch = next(views_of(images, synset.student_recipe, BatchSchedule(0)))
     own = wanted[batch.index]
     blended = batch.weight * own + (1 - batch.weight) * own[batch.permutation]
     torch.testing.assert_close(task.labeller(synset)(batch), blended, rtol=1e-4, atol=1e-5)
@@ -554,7 +554,7 @@ def test_dynamic_labels_are_the_committees_for_every_view():
     synset = distil("infer", task, label_kind="dynamic")
     teachers = teachers_of(a_task(), (ONE, TWO))
     assert synset.targets.params == {"teachers": [{"hash": t.hash, "weight": 0.5} for t in teachers.values()]}
-    batch = next(views_of(task.training_images(synset)[0], synset.student_recipe, Stream(0)))
+    batch = next(views_of(task.training_images(synset)[0], synset.student_recipe, BatchSchedule(0)))
     wanted = sum(teacher.module(task.device)(batch.images) for teacher in teachers.values()) / 2
     torch.testing.assert_close(task.labeller(synset)(batch), wanted)
     assert distil("infer", a_task(ipc=3), label_kind="dynamic", labels="replay").targets.kind == "replay"

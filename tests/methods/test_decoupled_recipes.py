@@ -9,7 +9,7 @@ import pytest
 
 from ddbench import networks
 from ddbench.budget import Budget
-from ddbench.data import describe, load_dataset
+from ddbench.data.registry import describe, load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import RecipeEntry, published, resolve
 

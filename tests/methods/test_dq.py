@@ -21,7 +21,7 @@ from ddbench.methods.engines.selection.patch_drop import (  # fmt: skip
 from pydantic import ValidationError
 
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import published, resolve
 from ddbench.distillation.task import Task

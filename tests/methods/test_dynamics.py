@@ -11,12 +11,13 @@ from watching import Stopped
 
 from ddbench import networks
 from ddbench.budget import Budget
-from ddbench.data import load_dataset, memory_split
+from ddbench.data.dataset import memory_split
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
 from ddbench.progress import Reporter
 from ddbench.randomness import seed_of
-from ddbench.training.batches import Stream, views_of
+from ddbench.training.batches import BatchSchedule, views_of
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import train
 
@@ -123,7 +124,7 @@ def test_outputs_of_the_training_are_those_of_its_own_batches():
     seed, network, seen = seed_of(0, "dynamics", 0), task.create_stage_network("dynamics", 0, name=NETWORK), set()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, fused=True)
     steps = recipe.steps(150)
-    for step, batch in enumerate(views_of(images, recipe, Stream(seed))):
+    for step, batch in enumerate(views_of(images, recipe, BatchSchedule(seed))):
         for group in optimizer.param_groups:
             group["lr"] = 0.05 * (1 + torch.cos(torch.tensor(torch.pi * step / steps, dtype=torch.float64)).item()) / 2
         logits = network(batch.images)

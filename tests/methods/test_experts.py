@@ -18,7 +18,8 @@ from ddbench import networks, plugins
 from ddbench.augment import DSA, OPS
 from ddbench.budget import Budget
 from ddbench.cli.showing import _set_lines
-from ddbench.data import load_dataset, memory_split
+from ddbench.data.dataset import memory_split
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.recipes import resolve
 from ddbench.distillation.task import Task

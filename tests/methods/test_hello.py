@@ -19,7 +19,8 @@ from watching import Stopped, Watch
 
 from ddbench import networks
 from ddbench.budget import Budget
-from ddbench.data import load_dataset, memory_split
+from ddbench.data.dataset import memory_split
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import Space
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import published, resolve

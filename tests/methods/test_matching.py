@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from watching import Stopped
 
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError

@@ -17,8 +17,8 @@ from watching import StopAt, Stopped
 from ddbench import networks
 from ddbench.augment.crops import draw_crops
 from ddbench.budget import Budget
-from ddbench.data import load_dataset, memory_split
-from ddbench.data.dataset import Dataset
+from ddbench.data.dataset import Dataset, memory_split
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import published, resolve
 from ddbench.distillation.task import Task

@@ -10,7 +10,8 @@ from ddbench.methods.engines.decoupled.patches import PatchFields, choose, patch
 from ddbench import networks
 from ddbench.augment.crops import draw_crops
 from ddbench.budget import Budget
-from ddbench.data import load_dataset, memory_split
+from ddbench.data.dataset import memory_split
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
 from ddbench.randomness import rng

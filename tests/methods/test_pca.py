@@ -12,7 +12,8 @@ from ddbench.methods.pca import PCAHyper, canvases, combine, prune
 from pydantic import ValidationError
 
 from ddbench.budget import Budget
-from ddbench.data import load_dataset, memory_split
+from ddbench.data.dataset import memory_split
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import published, resolve
 from ddbench.distillation.task import Task
@@ -23,7 +24,7 @@ from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.settings import cache_dir
 from ddbench.synset.matched_recipe import borrow
 from ddbench.synset.views import drawn, expand
-from ddbench.training.batches import Stream, views_of
+from ddbench.training.batches import BatchSchedule, views_of
 
 SEED = 5
 QUICK = {"score_epochs": 2, "student_epochs": 2}
@@ -147,7 +148,7 @@ def test_a_student_is_shown_one_tile_of_each_canvas_an_epoch():
     synset = distilled(codec="float")
     plain = synset.student_recipe.model_copy(update={"augmentations": [], "batch": 20})
     images, _ = expand(synset, load_dataset("digits"))
-    for batch in views_of(images, plain, Stream(0, draw=drawn(synset))):
+    for batch in views_of(images, plain, BatchSchedule(0, draw=drawn(synset))):
         assert batch.index.sort().values.tolist() == list(range(20))
         for view, canvas in zip(batch.images, images[batch.index], strict=True):
             tiles = canvas.unfold(1, 4, 4).unfold(2, 4, 4).flatten(1, 2).transpose(0, 1)

@@ -12,7 +12,7 @@ from ddbench.methods.engines.students import RealStudentFields
 from pydantic import ValidationError
 
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError

@@ -14,8 +14,7 @@ from watching import StopAt, Stopped
 
 from ddbench import networks
 from ddbench.budget import Budget
-from ddbench.data import memory_split
-from ddbench.data.dataset import Dataset
+from ddbench.data.dataset import Dataset, memory_split
 from ddbench.distillation.snapshots import Snapshots
 from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from ddbench import networks
 from ddbench.budget import Budget
-from ddbench.data import load_dataset, memory_split
+from ddbench.data.dataset import memory_split
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import Space, transform_for
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
@@ -23,7 +24,7 @@ from ddbench.evaluation.protocol import find_protocol
 from ddbench.synset import teachers
 from ddbench.synset.synset import Targets, load, save
 from ddbench.synset.targets import targets_of
-from ddbench.training.batches import Stream, views_of
+from ddbench.training.batches import BatchSchedule, views_of
 from ddbench.training.optimizers import SCHEDULES
 
 NETWORK = "convnet-d1-w4-bn"
@@ -130,7 +131,7 @@ def test_every_field_is_the_students(fields, wanted):
     assert recipe.model_dump(mode="json") == {**plain, **wanted}
     without = changed.student_of(a_task())  # digits: a flip changes the class
     assert [part for part in recipe.augmentations if part["name"] != "flip"] == without.augmentations
-    batch = next(views_of(torch.zeros(20, 1, 8, 8), recipe, Stream(0)))  # a training takes it
+    batch = next(views_of(torch.zeros(20, 1, 8, 8), recipe, BatchSchedule(0)))  # a training takes it
     assert batch.images.shape == (min(recipe.batch, 20), 1, 8, 8)
 
 
@@ -241,7 +242,7 @@ def test_teachers_label_online_by_their_weights(fields, more):
     assert synset.targets.params == {"teachers": named, **more}
     assert task.teachers == {teacher.hash: {"label_weight": weight} for teacher, weight in labellers}
     assert synset.student_recipe == fields_of(**fields).student_of(task)
-    batch = next(views_of(task.training_images(synset)[0], synset.student_recipe, Stream(0)))
+    batch = next(views_of(task.training_images(synset)[0], synset.student_recipe, BatchSchedule(0)))
     wanted = 0
     for teacher, weight in labellers:
         module = teacher.module(torch.device("cpu"))

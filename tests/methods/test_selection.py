@@ -3,7 +3,7 @@ import torch
 from ddbench.methods.engines.selection.selection import herding, k_centre, proportional_shares
 
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError

@@ -13,14 +13,15 @@ from watching import Stopped, Watch
 
 from ddbench import networks
 from ddbench.budget import Budget
-from ddbench.data import load_dataset, memory_split
+from ddbench.data.dataset import memory_split
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import Space
 from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
 from ddbench.randomness import rng
 from ddbench.settings import cache_dir
 from ddbench.synset import teachers
-from ddbench.training.batches import Stream, views_of
+from ddbench.training.batches import BatchSchedule, views_of
 from ddbench.training.cache import Stage
 from ddbench.training.loop import CODE_VERSION
 from ddbench.training.optimizers import SCHEDULES
@@ -134,7 +135,7 @@ def test_a_teacher_is_trained_as_written_out(optimizer, flip):
     images, labels = task.tensors(task.space("normalised"))
     recipe = fields.teacher_recipe(ONE)
     assert recipe.steps(150) == 7  # 2 epochs of 150 images in batches of 40
-    batches = [*views_of(images, recipe if flip else recipe.without_flip(), Stream(3))]
+    batches = [*views_of(images, recipe if flip else recipe.without_flip(), BatchSchedule(3))]
     for step, batch in enumerate(batches):
         optimiser.param_groups[0]["lr"] = 0.02 * (1 + math.cos(math.pi * step / 7)) / 2
         optimiser.zero_grad()

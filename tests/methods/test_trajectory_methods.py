@@ -15,7 +15,8 @@ from watching import Kept
 from ddbench import networks
 from ddbench.augment import DSA
 from ddbench.budget import Budget
-from ddbench.data import load_dataset, memory_split
+from ddbench.data.dataset import memory_split
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.task import Task
 from ddbench.randomness import rng

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ddbench.data import describe
+from ddbench.data.registry import describe
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import RecipeEntry, published
 

@@ -12,7 +12,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from ddbench.augment.crops import draw_crops
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.distillation.task import Task
 from ddbench.randomness import rng
 

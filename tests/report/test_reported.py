@@ -5,7 +5,7 @@ import re
 import pytest
 
 from ddbench.budget import Budget
-from ddbench.data import dataset_names, describe
+from ddbench.data.registry import dataset_names, describe
 from ddbench.distillation.method import find_method, method_names
 from ddbench.distillation.recipes import published
 from ddbench.errors import UsageError

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import Space, make_space
 from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol

@@ -10,7 +10,7 @@ import torch
 from small_sets import a_teacher, labeller_of, refused_when_spoilt, with_param, with_tensor
 
 from ddbench import networks
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.errors import JobFailed, UsageError
 from ddbench.evaluation.evaluate import Setting, evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
@@ -24,7 +24,7 @@ from ddbench.synset.targets import committee, targets_of
 from ddbench.synset.targets import recording as module
 from ddbench.synset.targets.distances import record_distances
 from ddbench.synset.targets.replay import record_replay
-from ddbench.training.batches import Stream, views_of
+from ddbench.training.batches import BatchSchedule, views_of
 from ddbench.training.loop import train
 from ddbench.training.losses import LOSSES, Answer, Labels, distances
 from ddbench.training.recipe import StudentRecipe
@@ -81,7 +81,7 @@ def test_what_is_stored_is_of_the_online_logits_of_the_same_view(mix):
     synset = recorded(online)
     ask = labeller_of(online)[0]
     label, stream = labeller_of(synset)
-    views = list(views_of(online.images, recipe, Stream(11)))
+    views = list(views_of(online.images, recipe, BatchSchedule(11)))
     assert len(views) == STEPS and (stream.seed, stream.steps) == (11, tuple(range(STEPS)))
     for view in views:
         found, classes = label(view), online.classes[view.index]
@@ -163,7 +163,7 @@ def test_a_student_trains_by_the_stored_distances_as_written_out():
     images = synset.images.double()
     train(one, images, synset.classes, RECIPE, seed=3, labeller=label, stream=stream)
     sgd = torch.optim.SGD(two.parameters(), lr=0.05)
-    for step, view in enumerate(views_of(images, RECIPE, Stream(11))):
+    for step, view in enumerate(views_of(images, RECIPE, BatchSchedule(11))):
         logits, classes = two(view.images), synset.classes[view.index]
         chances = logits.log_softmax(1)
         own, other = -chances[range(8), classes], -chances[range(8), classes[view.permutation]]
@@ -218,7 +218,7 @@ def test_a_set_goes_to_a_file_and_back(tmp_path):
 def test_another_streams_batches_are_refused():
     synset = recorded(a_set(), keep=[0, 2])
     label, _ = labeller_of(synset)
-    views = list(views_of(synset.images, RECIPE, Stream(11)))
+    views = list(views_of(synset.images, RECIPE, BatchSchedule(11)))
     label(views[2])
     with pytest.raises(UsageError, match="step 1 of seed 11"):
         label(views[1])

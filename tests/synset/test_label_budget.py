@@ -19,7 +19,7 @@ from small_sets import a_teacher, refused_when_spoilt, with_param, with_tensor
 from ddbench import networks
 from ddbench.budget import Budget
 from ddbench.cli.options import byte_count
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve
@@ -40,7 +40,7 @@ from ddbench.synset.synset import Provenance, SynSet, Targets, load, save
 from ddbench.synset.targets import Binding, recording, targets_of
 from ddbench.synset.targets.replay import record_replay
 from ddbench.synset.targets.soft import labels_of
-from ddbench.training.batches import Stream
+from ddbench.training.batches import BatchSchedule
 from ddbench.training.loop import train
 from ddbench.training.recipe import StudentRecipe
 
@@ -306,16 +306,16 @@ def test_a_training_draws_kept_label_batches_by_key():
 
 def test_draws_are_uniform_and_of_the_step_alone():
     steps = (2, 3, 5, 7, 11, 13, 17, 19)
-    stream = Stream(4, steps, uniform=True)
+    stream = BatchSchedule(4, steps, uniform=True)
     drawn = torch.tensor([stream.view(step) for step in range(16000)])
     counts = torch.stack([(drawn == step).sum() for step in steps]).double()
     assert float(((counts - 2000) ** 2 / 2000).sum()) < 24.3  # chi squared, 7 degrees of freedom, p = 0.001
     pairs = torch.bincount((drawn[:-1] == drawn[1:]).long()).double()
     assert float(pairs[1] / pairs.sum()) == pytest.approx(1 / 8, abs=0.012)  # the next does not know the last
     assert [stream.view(step) for step in (15999, 3, 0)] == [int(drawn[step]) for step in (15999, 3, 0)]
-    assert [Stream(5, steps, uniform=True).view(step) for step in range(50)] != drawn[:50].tolist()
+    assert [BatchSchedule(5, steps, uniform=True).view(step) for step in range(50)] != drawn[:50].tolist()
     with pytest.raises(UsageError, match="list"):
-        Stream(0, uniform=True)
+        BatchSchedule(0, uniform=True)
 
 
 def test_students_of_all_seeds_see_the_same_draws_and_the_epochs_do_not_matter():

@@ -9,7 +9,7 @@ import torch
 from small_sets import a_teacher, labeller_of, refused_when_spoilt, with_param, with_tensor
 
 from ddbench import networks
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.errors import JobFailed, UsageError
 from ddbench.evaluation.evaluate import Setting, evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
@@ -20,7 +20,7 @@ from ddbench.synset.targets import committee, targets_of
 from ddbench.synset.targets import recording as module
 from ddbench.synset.targets.encodings import LEVELS, TopK, encoding_of
 from ddbench.synset.targets.replay import record_replay
-from ddbench.training.batches import Stream, views_of
+from ddbench.training.batches import BatchSchedule, views_of
 from ddbench.training.loop import train
 from ddbench.training.recipe import StudentRecipe
 
@@ -67,7 +67,7 @@ def test_labels_are_the_online_ones_rounded(name, bn, sub_batch):
     synset = recorded(online)
     ask, _ = labeller_of(online)
     shown = shown_to_student(synset)
-    views = list(views_of(online.images, RECIPE, Stream(11)))
+    views = list(views_of(online.images, RECIPE, BatchSchedule(11)))
     assert len(shown) == len(views) == STEPS
     for step, ((batch, labels), view) in enumerate(zip(shown, views, strict=True)):
         assert (batch.step, batch.seed) == (step, 11) and torch.equal(batch.images, view.images)
@@ -195,7 +195,7 @@ def test_views_count():
 def test_another_streams_batches_are_refused():
     synset = recorded(a_set(), keep=[0, 2])
     label, _ = labeller_of(synset)
-    views = list(views_of(synset.images, RECIPE, Stream(11)))
+    views = list(views_of(synset.images, RECIPE, BatchSchedule(11)))
     label(views[2])
     with pytest.raises(UsageError, match="step 1 of seed 11"):
         label(views[1])

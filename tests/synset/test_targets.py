@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddbench import networks, plugins
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space, transform_for
 from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
@@ -15,7 +15,7 @@ from ddbench.synset import teachers
 from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets import Binding, committee, find_target_kind, online_teacher, targets_of
 from ddbench.synset.targets.teachers import _only_norms_care
-from ddbench.training.loop import Batch
+from ddbench.training.batches import Batch
 from ddbench.training.losses import LOSSES, Labels
 
 CPU = torch.device("cpu")

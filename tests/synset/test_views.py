@@ -9,7 +9,7 @@ from scipy import stats
 
 from ddbench import networks, plugins
 from ddbench.augment import build_augmentation
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import Space, make_space, transform_for
 from ddbench.errors import UsageError
 from ddbench.evaluation.evaluate import Setting, evaluate_seeds
@@ -27,7 +27,7 @@ from ddbench.synset.targets import Binding, online_teacher, targets_of
 from ddbench.synset.targets.replay import record_replay
 from ddbench.synset.views import drawn, expand, find_view_kind, training_count, training_images
 from ddbench.synset.views.tiles import one_tile
-from ddbench.training.batches import Batches, Order, Stream, views_of
+from ddbench.training.batches import Batches, BatchSchedule, Order, views_of
 from ddbench.training.loop import train
 from ddbench.training.recipe import StudentRecipe
 
@@ -260,7 +260,7 @@ def test_canvases_are_the_training_images():
 
 
 def test_views_and_augmentations_have_draws_of_their_own():
-    stream = Stream(5, (2, 3, 11), drawn(canvases()))
+    stream = BatchSchedule(5, (2, 3, 11), drawn(canvases()))
     batches = Batches(CANVASES, TILED, stream)
     for step, view in ((0, 2), (1, 3), (2, 11), (4, 3)):
         wanted = one_tile(CANVASES[Order(N, 6, 5).at(view)], rng(5, "view", view), factor=2)
@@ -269,7 +269,7 @@ def test_views_and_augmentations_have_draws_of_their_own():
             wanted = build_augmentation(spec)(wanted, generator)
         assert torch.equal(batches.at(step).images, wanted)
     plain = TILED.model_copy(update={"augmentations": []})
-    for batch in views_of(CANVASES, plain, Stream(1, draw=drawn(canvases()))):
+    for batch in views_of(CANVASES, plain, BatchSchedule(1, draw=drawn(canvases()))):
         for view, place in zip(batch.images, batch.index, strict=True):
             which(view, CANVASES[place], 2)
 
@@ -287,7 +287,7 @@ def final_loss(synset, protocol="shipped-v1"):
 
 def test_a_student_is_shown_tiles():
     synset = canvases()
-    assert final_loss(synset) == trained(*expanded(synset), stream=Stream(3, draw=drawn(synset)))
+    assert final_loss(synset) == trained(*expanded(synset), stream=BatchSchedule(3, draw=drawn(synset)))
     assert final_loss(synset) != final_loss(replace(synset, views=None))
 
 
@@ -322,7 +322,7 @@ def test_a_replay_holds_the_labels_of_the_tiles(toys):
     online = canvases(student_recipe=recipe, targets=online_teacher(teacher))
     stored = replace(online, targets=record_replay(online, digits, cpu, seed=11))
     kind, targets = targets_of(stored)
-    batches = [*views_of(CANVASES, recipe, Stream(11, draw=drawn(online)))]
+    batches = [*views_of(CANVASES, recipe, BatchSchedule(11, draw=drawn(online)))]
     again = [*views_of(CANVASES, recipe, kind.stream(stored))]
     for place, (batch, same) in enumerate(zip(batches, again, strict=True)):
         assert torch.equal(batch.images, same.images)
@@ -330,7 +330,7 @@ def test_a_replay_holds_the_labels_of_the_tiles(toys):
     by_hand = trained(
         *expanded(online),
         recipe,
-        stream=Stream(11, draw=drawn(online)),
+        stream=BatchSchedule(11, draw=drawn(online)),
         labeller=kind.bind(Binding(stored, digits, cpu)),
     )
     assert final_loss(stored) == by_hand

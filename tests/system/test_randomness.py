@@ -71,7 +71,7 @@ def test_task_draws_do_not_meet_a_students():
     """The same number may be a synthesis and an evaluation seed: a network `student` of a method is not the student."""
     from ddbench import networks
     from ddbench.budget import Budget
-    from ddbench.data import load_dataset
+    from ddbench.data.registry import load_dataset
     from ddbench.distillation.task import Task
 
     task = Task(load_dataset("digits"), Budget(ipc=1), "convnet-d1-w8", 0, torch.device("cpu"))

@@ -10,7 +10,7 @@ import ddbench
 from ddbench import networks
 from ddbench.api import setting
 from ddbench.budget import Budget
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.errors import UsageError
 from ddbench.evaluation.evaluate import Setting
 from ddbench.evaluation.protocol import find_protocol

@@ -9,7 +9,7 @@ import ddbench
 from ddbench import networks
 from ddbench.budget import Budget
 from ddbench.cli.planning import missing_work
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.errors import JobFailed
 from ddbench.evaluation import evaluate
 from ddbench.evaluation.evaluate import Setting, evaluate_seeds
@@ -17,7 +17,8 @@ from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName
 from ddbench.jobs.sweep import Grid
 from ddbench.records.store import RecordStore
-from ddbench.training.loop import Stream, train
+from ddbench.training.batches import BatchSchedule
+from ddbench.training.loop import train
 from ddbench.training.precision import Execution
 from ddbench.training.recipe import StudentRecipe
 from ddbench.training.stacked import Stack, stackable, train_together
@@ -64,7 +65,7 @@ def test_each_training_is_the_one_that_it_is_alone(name, changes, labeller):
     chosen, (images, classes) = recipe(name, **changes), data()
     together, alone = members(name), members(name)
     found = train_together(
-        together, images, classes, chosen, streams=[Stream(seed) for seed in SEEDS], labeller=labeller
+        together, images, classes, chosen, streams=[BatchSchedule(seed) for seed in SEEDS], labeller=labeller
     )
     for seed, one, two, got in zip(SEEDS, together, alone, found, strict=True):
         wanted = train(two, images, classes, chosen, seed=seed, labeller=labeller)
@@ -91,7 +92,7 @@ def test_one_that_diverges_leaves_the_others_alone():
     together, alone = members("convnet-d2-w8"), members("convnet-d2-w8")
     with torch.no_grad():
         next(together[1].parameters()).fill_(float("inf"))
-    streams = [Stream(seed) for seed in SEEDS]
+    streams = [BatchSchedule(seed) for seed in SEEDS]
     first, failed, last = train_together(together, images, classes, chosen, streams=streams)
     assert isinstance(failed, JobFailed) and "not finite (nan) at step 0" in str(failed)
     for seed, two, got in ((SEEDS[0], alone[0], first), (SEEDS[2], alone[2], last)):
@@ -147,7 +148,7 @@ def test_bf16_stacks_as_well():
         images.float(),
         classes,
         chosen,
-        streams=[Stream(seed) for seed in SEEDS],
+        streams=[BatchSchedule(seed) for seed in SEEDS],
         execution=Execution("bf16"),
     )
     assert all(weights.dtype == torch.float32 for member in together for weights in member.parameters())

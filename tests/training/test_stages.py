@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ddbench import networks
-from ddbench.data import load_dataset
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space, transform_for
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.evaluation.protocol import find_protocol

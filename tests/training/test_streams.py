@@ -8,7 +8,7 @@ import torch
 from ddbench.augment import build_augmentation, build_mixing
 from ddbench.errors import UsageError
 from ddbench.randomness import rng
-from ddbench.training.batches import Batches, Order, Stream, views_of
+from ddbench.training.batches import Batches, BatchSchedule, Order, views_of
 from ddbench.training.recipe import StudentRecipe
 
 SHAPES = [(30, 12), (24, 12), (7, 3), (5, 12), (12, 12), (1, 4), (100, 7), (7, 5)]
@@ -76,7 +76,7 @@ def test_a_late_step_costs_what_an_early_one_does(monkeypatch):
 @pytest.mark.parametrize("mix", [None, {"name": "cutmix"}, {"name": "mixup"}])
 def test_a_batch_is_made_by_the_draws_of_its_view(mix):
     images, plan = pictures(), recipe(augmentations=AUGMENTATIONS, mix=mix)
-    batches = Batches(images, plan, Stream(5, (2, 3, 11)))
+    batches = Batches(images, plan, BatchSchedule(5, (2, 3, 11)))
     for step, view in ((0, 2), (1, 3), (2, 11), (3, 2), (7, 3)):
         found, generator = batches.at(step), rng(5, "augment", view)
         wanted = images[one_after_another(30, 12, 12, 5)[view]]
@@ -92,15 +92,15 @@ def test_a_batch_is_made_by_the_draws_of_its_view(mix):
 
 def test_views_are_those_of_all_steps_or_of_some():
     images, plan = pictures(), recipe(augmentations=AUGMENTATIONS)
-    every = list(views_of(images, plan, Stream(1)))
+    every = list(views_of(images, plan, BatchSchedule(1)))
     assert [batch.step for batch in every] == list(range(10))
-    some = list(views_of(images, plan, Stream(1), [7, 2]))
+    some = list(views_of(images, plan, BatchSchedule(1), [7, 2]))
     assert [batch.step for batch in some] == [7, 2]
     assert torch.equal(some[0].images, every[7].images) and torch.equal(some[1].index, every[2].index)
-    assert [batch.step for batch in views_of(images, plan, Stream(1, (4, 6)))] == [4, 6] * 5
+    assert [batch.step for batch in views_of(images, plan, BatchSchedule(1, (4, 6)))] == [4, 6] * 5
 
 
 @pytest.mark.parametrize("steps", [(), (3, -1)])
 def test_steps_of_a_stream_are_checked(steps):
     with pytest.raises(UsageError, match="at least one step"):
-        Stream(0, steps)
+        BatchSchedule(0, steps)

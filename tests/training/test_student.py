@@ -8,15 +8,15 @@ from torch.nn import functional as F
 
 from ddbench import networks
 from ddbench.augment import build_augmentation, build_mixing
-from ddbench.data import load_dataset
 from ddbench.data.dataset import Split
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space, transform_for
 from ddbench.data.streamed import ReadImages
 from ddbench.errors import JobFailed, UsageError
 from ddbench.randomness import forked, rng
-from ddbench.training.batches import Order
+from ddbench.training.batches import BatchSchedule, Order, views_of
 from ddbench.training.checkpoints import Checkpoint
-from ddbench.training.loop import Stream, accuracy, predict, score, train, views_of
+from ddbench.training.loop import accuracy, predict, score, train
 from ddbench.training.losses import LOSSES, Labels
 from ddbench.training.optimizers import OPTIMIZERS, SCHEDULES
 from ddbench.training.recipe import StudentRecipe
@@ -480,12 +480,12 @@ def test_a_stream_of_another_seed_shows_its_batches_and_leaves_the_networks_draw
         train(student, images, classes, soft, seed=seed, labeller=spy, stream=stream)
         return weights(student)
 
-    own, lent = run(1, None), run(1, Stream(8))
+    own, lent = run(1, None), run(1, BatchSchedule(8))
     assert [batch.seed for batch in shown] == [1] * 10 + [8] * 10
-    for ours, theirs in zip(shown[10:], views_of(images, plan, Stream(8)), strict=True):
+    for ours, theirs in zip(shown[10:], views_of(images, plan, BatchSchedule(8)), strict=True):
         assert torch.equal(ours.images, theirs.images) and torch.equal(ours.index, theirs.index)
-    assert not same(own, lent) and not same(lent, run(2, Stream(8)))  # the dropout is seed 2's
-    assert same(lent, run(1, Stream(8))) and same(own, run(1, Stream(1)))
+    assert not same(own, lent) and not same(lent, run(2, BatchSchedule(8)))  # the dropout is seed 2's
+    assert same(lent, run(1, BatchSchedule(8))) and same(own, run(1, BatchSchedule(1)))
 
 
 def test_pruned_steps_are_seen_again_and_again():
@@ -497,7 +497,7 @@ def test_pruned_steps_are_seen_again_and_again():
         return torch.zeros(len(batch.images), 10)
 
     plan = recipe(loss={"name": "soft-ce"})
-    train(network(), images, classes, plan, seed=0, labeller=spy, stream=Stream(0, (1, 4, 9)))
+    train(network(), images, classes, plan, seed=0, labeller=spy, stream=BatchSchedule(0, (1, 4, 9)))
     assert steps == [1, 4, 9, 1, 4, 9, 1, 4, 9, 1]
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from ddbench.data import Dataset, load_dataset
+from ddbench.data.dataset import Dataset
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import transform_for
 from ddbench.errors import CannotWrite, UsageError, unknown
 from ddbench.extras.import_export.importing import plain_recipe

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from ddbench.data import Dataset, load_dataset
+from ddbench.data.dataset import Dataset
+from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import SPACE_KINDS
 from ddbench.errors import UsageError, first_problem, unknown
 from ddbench.evaluation.from_tensors import SoftForm, are_probabilities, as_classes, from_tensors

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.data.images import COLOUR_MODES, GREY_MODES
 from ddbench.data.listing import Listing, class_folders, list_split
 from ddbench.errors import UsageError

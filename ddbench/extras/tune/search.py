@@ -23,8 +23,7 @@ import torch
 from pydantic import TypeAdapter
 
 from ddbench.budget import Budget
-from ddbench.data import Dataset
-from ddbench.data.dataset import Split, memory_split
+from ddbench.data.dataset import Dataset, Split, memory_split
 from ddbench.distillation.method import Method, find_method
 from ddbench.distillation.recipes import Resolved, resolve
 from ddbench.distillation.task import Task, stratified

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from ddbench import plugins
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet, Targets
-from ddbench.training.batches import Labeller, Stream
+from ddbench.training.batches import BatchSchedule, Labeller
 
 if TYPE_CHECKING:
     from ddbench.synset.teachers import Teacher
@@ -61,7 +61,7 @@ class TargetKind(ABC):
         """The teachers that these targets ask; none for stored labels."""
         return []
 
-    def stream(self, synset: SynSet) -> Stream | None:
+    def stream(self, synset: SynSet) -> BatchSchedule | None:
         """The batches that a student must see, where the labels are of no others; None: any."""
         return None
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets import Binding, TargetKind, own_targets
@@ -26,7 +26,7 @@ from ddbench.synset.targets.recording import (
     stream_of,
 )
 from ddbench.synset.teachers import Teacher
-from ddbench.training.batches import Batch, Labeller, Stream
+from ddbench.training.batches import Batch, BatchSchedule, Labeller
 from ddbench.training.losses import Answer, distances
 from ddbench.training.recipe import StudentRecipe
 
@@ -67,7 +67,7 @@ class Distances(TargetKind):
         """See the base class."""
         return stored_bytes(synset)
 
-    def stream(self, synset: SynSet) -> Stream:
+    def stream(self, synset: SynSet) -> BatchSchedule:
         """The batches that the distances are of."""
         return stream_of(synset)
 

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.errors import JobFailed, UsageError
 from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets import Binding, own_targets
@@ -21,7 +21,7 @@ from ddbench.synset.targets.encodings import Shapes, Tensors, check_shapes, shap
 from ddbench.synset.targets.teachers import TEACHERS, check_params
 from ddbench.synset.teachers import Teacher
 from ddbench.synset.views import drawn, training_count, training_images
-from ddbench.training.batches import Batch, Batches, Stream
+from ddbench.training.batches import Batch, Batches, BatchSchedule
 
 MAX_BYTES = 8 * 2**30
 PARAMS = {"seed", "images", "batch", "made_by"}
@@ -102,7 +102,7 @@ def record(
     TEACHERS.check(synset)
     label = TEACHERS.bind(Binding(synset, dataset, device, recall))
     images, classes = training_images(synset, dataset, device)
-    batches = Batches(images, recipe, Stream(seed, tuple(steps), drawn(synset)))
+    batches = Batches(images, recipe, BatchSchedule(seed, tuple(steps), drawn(synset)))
 
     def entry(place: int) -> Tensors:
         seen = batches.at(place)
@@ -204,11 +204,11 @@ def entries_of(targets: Targets, device: torch.device) -> Callable[[Batch], Tens
     return entry
 
 
-def stream_of(synset: SynSet) -> Stream:
+def stream_of(synset: SynSet) -> BatchSchedule:
     """The batches that the entries are of."""
     targets = own_targets(synset)
     uniform = targets.params.get("draw") == "uniform"
-    return Stream(targets.params["seed"], tuple(targets.tensors["steps"].tolist()), drawn(synset), uniform)
+    return BatchSchedule(targets.params["seed"], tuple(targets.tensors["steps"].tolist()), drawn(synset), uniform)
 
 
 def stored_bytes(synset: SynSet) -> dict[str, int]:

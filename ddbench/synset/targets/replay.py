@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets import Binding, TargetKind, own_targets
 from ddbench.synset.targets.encodings import encoding_of, stored_encoding
@@ -31,7 +31,7 @@ from ddbench.synset.targets.recording import (
     stream_of,
 )
 from ddbench.synset.teachers import Teacher
-from ddbench.training.batches import Batch, Labeller, Stream
+from ddbench.training.batches import Batch, BatchSchedule, Labeller
 from ddbench.training.recipe import StudentRecipe
 
 
@@ -63,7 +63,7 @@ class Replay(TargetKind):
         """See the base class."""
         return stored_bytes(synset)
 
-    def stream(self, synset: SynSet) -> Stream:
+    def stream(self, synset: SynSet) -> BatchSchedule:
         """The batches that the labels are of."""
         return stream_of(synset)
 

@@ -11,7 +11,7 @@ import torch
 
 from ddbench import plugins
 from ddbench.augment import Augmentation
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.data.spaces import Space, transform_for
 from ddbench.data.streamed import ReadImages
 from ddbench.errors import UsageError
@@ -79,7 +79,7 @@ def training_count(synset: SynSet) -> int:
 
 
 def drawn(synset: SynSet) -> Augmentation | None:
-    """What a training shows of its images, for `Stream.draw`; None: the images themselves. UsageError as `expand`."""
+    """What a training shows of its images, for `BatchSchedule.draw`; None: the images themselves. UsageError as `expand`."""
     if synset.views is None:
         return None
     kind = find_view_kind(synset.views.kind)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.data.spaces import transform_for
 from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet, Views

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ddbench.augment import Augmentation, resized_crop
-from ddbench.data import Dataset
+from ddbench.data.dataset import Dataset
 from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet
 from ddbench.synset.views import ViewKind

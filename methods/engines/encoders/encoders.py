@@ -25,8 +25,9 @@ from ddbench.networks.parts import Network
 from ddbench.randomness import rng, seed_of
 from ddbench.synset.projection import Encoder, clip_encoder, teacher_encoder, text_columns
 from ddbench.synset.teachers import Teacher
+from ddbench.training.batches import Images
 from ddbench.training.loop import CODE_VERSION as STUDENT_CODE
-from ddbench.training.loop import Images, train
+from ddbench.training.loop import train
 
 CODE_VERSION = (
     1  # raise when a change here, in clip.py or projection.py changes encoders or columns; a test pins the source

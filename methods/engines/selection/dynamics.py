@@ -23,9 +23,10 @@ from ddbench.hashing import digest
 from ddbench.networks.parts import Network
 from ddbench.randomness import seed_of
 from ddbench.synset.teachers import Teacher
+from ddbench.training.batches import Batch, Images
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import CODE_VERSION as STUDENT_CODE
-from ddbench.training.loop import Batch, Images, train
+from ddbench.training.loop import train
 from ddbench.training.recipe import Component, StudentRecipe
 
 CODE_VERSION = 1  # raise when a change here changes what is recorded; a test pins the source
