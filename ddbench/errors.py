@@ -46,11 +46,16 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}")
 
 
-def first_problem(error: "ValidationError") -> str:
-    """One line for a pydantic error: the first bad field, what is wrong with it, and how many more there are."""
+def first_problem(error: "ValidationError", within: str = "") -> str:
+    """One line for a pydantic error: the first bad field, what is wrong with it, and how many more there are.
+
+    Args:
+        error: of pydantic.
+        within: the field that the checked value is of, if it is not everything.
+    """
     problems = error.errors(include_url=False)
     first = problems[0]
-    field = ".".join(str(part) for part in first["loc"])
+    field = ".".join(str(part) for part in ((within, *first["loc"]) if within else first["loc"]))
     message = {"extra_forbidden": "unknown key", "missing": "is missing"}.get(first["type"], first["msg"])
     shown = isinstance(first["input"], str | int | float | None) and message == first["msg"]
     given = f" (given {first['input']!r:.60})" if shown else ""

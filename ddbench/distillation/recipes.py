@@ -1,4 +1,35 @@
-"""Recipes: the settings of a run as strict TOML, resolved to plain data whose hash names caches and records."""
+"""Recipes: the settings of a run as strict TOML, resolved to plain data whose hash names caches and records.
+
+A file has the `method`, the fields that its `[generic]` recipe begins with, and a `[[recipe]]` for one or several cells:
+name, dataset, one of ipc, fraction (each a number or a list) and `all = true`, network, default, source, and a table
+`hyper`. What recipes share stands once:
+
+- `[base.NAME]` has any of these fields, and `like = "NAME"` or `like = ["NAME", "OTHER"]` takes them. What a recipe says
+  itself goes before its bases, of which a later one goes before an earlier; tables `hyper` are joined field by field.
+  A base may be like those that stand above it.
+- `dataset` may be a list too: a recipe for each.
+- `note` is added to the source that the recipe has so far.
+- `each` is a table of columns: for a hyper-parameter a list of values, one for each number of the list of ipc or fraction,
+  "-" where it is not given. `note` may be such a list.
+
+This reads as the table of a paper, and stands for three recipes of `cifar10`:
+
+    [base.table]
+    name = "paper"
+    default = true
+    source = "arXiv 0000.00000, table 5"
+    hyper = {iterations = 5000}
+
+    [[recipe]]
+    like = "table"
+    dataset = "cifar10"
+    network = "convnet-d3"
+    ipc             = [    1,    10,     50]
+    each.syn_steps  = [   50,    30,     30]
+    each.lr_img     = [100.0, 100.0, 1000.0]
+    each.batch_syn  = [  "-",   "-",    256]
+    note            = [  "-",   "-", "the batch is of issue 7"]
+"""
 
 import json
 import sys
@@ -9,13 +40,14 @@ from difflib import get_close_matches
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ddbench.budget import Budget
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.method import Hyper, Method, find_method
+from ddbench.distillation.recipe_sharing import Ipcs, Name, Shares, Written, spelt_out
 from ddbench.errors import UsageError, first_problem, unknown
 from ddbench.hashing import digest
 from ddbench.networks import canonical
@@ -24,18 +56,16 @@ from ddbench.system.files import read_text
 GENERIC = "generic"
 LARGEST = 2**20
 """Bytes of a recipe file."""
-Ipc = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class RecipeEntry(BaseModel):
-    """One `[[recipe]]` of a file: the settings of one or several cells."""
+    """A recipe with all that it shares with others: the settings of one or several cells."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: Name
     dataset: str
-    ipc: Ipc | Annotated[list[Ipc], Field(min_length=1)] | None = None
-    fraction: Share | Annotated[list[Share], Field(min_length=1)] | None = None
+    ipc: Ipcs | None = None
+    fraction: Shares | None = None
     all: bool = False
     network: str = "convnet"
     default: bool = False
@@ -58,7 +88,7 @@ class RecipeEntry(BaseModel):
 
 
 class RecipeFile(BaseModel):
-    """A recipe file of one method."""
+    """A recipe file of one method, its recipes spelt out."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
     method: str
@@ -121,14 +151,27 @@ def parse(text: str, where: str) -> RecipeFile:
     """Read a recipe file strictly.
 
     Raises:
-        UsageError: broken TOML, unknown or missing keys, wrong types; one line that names file and key.
+        UsageError: broken TOML, unknown or missing keys, wrong types, an unknown base; one line that names file and key.
     """
     try:
-        return RecipeFile.model_validate(tomllib.loads(text))
+        written = Written.model_validate(tomllib.loads(text))
+        recipes = [_entry(key, fields) for key, fields in spelt_out(written)]
     except ValidationError as error:
         raise UsageError(f"{where}: {first_problem(error)}") from error
-    except (ValueError, RecursionError) as error:  # a TOMLDecodeError, a number of 5,000 digits, 1,000 brackets
+    except (
+        UsageError,
+        ValueError,
+        RecursionError,
+    ) as error:  # a TOMLDecodeError, a number of 5,000 digits, 1,000 brackets
         raise UsageError(f"{where}: {error}") from error
+    return RecipeFile(method=written.method, generic=written.generic, recipe=recipes)
+
+
+def _entry(key: str, fields: Mapping[str, Any]) -> RecipeEntry:
+    try:
+        return RecipeEntry.model_validate(fields)
+    except ValidationError as error:
+        raise UsageError(first_problem(error, within=key)) from error
 
 
 def published(method: Method) -> RecipeFile:

@@ -1,12 +1,16 @@
 """Recipes: strict files, how a cell finds its recipe, `--set`, hashes."""
 
+import inspect
 import json
 from dataclasses import replace
+from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
 from ddbench.budget import Budget
 from ddbench.data.registry import load_dataset
+from ddbench.distillation import recipes
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import family, parse, parse_overrides, published, resolve, restore
 from ddbench.errors import UsageError
@@ -242,3 +246,151 @@ def test_a_resolved_recipe_reads_back_as_it_was_written(toy):
 def test_the_toys_file_is_what_is_published(toy):
     names = ["paper", "cheap-reduced", "code", "other", "pets", "shipping", "shipping-reduced", "broken"]
     assert [entry.name for entry in published(toy).recipe] == names
+
+
+# --- what recipes of a file share
+
+TABLE = """
+method = "toy"
+
+[base.all]
+source = "arXiv 0000.00000"
+network = "mlp"
+hyper = {steps = 4, lr = 0.1}
+
+[base.paper]
+like = "all"
+name = "paper"
+default = true
+note = "table 1"
+hyper = {lr = 0.2}
+
+[[recipe]]
+like = "paper"
+dataset = ["digits", "mnist"]
+ipc        = [  1,     10]
+each.steps = [  8,    "-"]
+each.lr    = ["-",    0.3]
+note       = ["-", "typo"]
+hyper = {flag = true}
+"""
+
+
+def shared(*recipe, table=TABLE):
+    """The recipes of a file with one more, of these lines."""
+    return parse("\n".join([table, "[[recipe]]", 'dataset = "svhn"', *recipe]), "toy.toml").recipe[4:]
+
+
+def test_a_table_stands_for_its_cells():
+    entries = parse(TABLE, "toy.toml").recipe
+    assert [(e.dataset, e.ipc, e.hyper) for e in entries] == [
+        ("digits", 1, {"flag": True, "steps": 8}),
+        ("digits", 10, {"flag": True, "lr": 0.3}),
+        ("mnist", 1, {"flag": True, "steps": 8}),
+        ("mnist", 10, {"flag": True, "lr": 0.3}),
+    ]
+    assert {(e.name, e.network, e.default) for e in entries} == {("paper", "mlp", True)}
+    sources = ["arXiv 0000.00000; table 1", "arXiv 0000.00000; table 1; typo"]
+    assert [e.source for e in entries] == sources * 2
+
+
+def test_the_tables_of_docs_and_docstring_are_read():
+    page = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text().partition("### Recipe files")[2]
+    docstring = inspect.cleandoc(recipes.__doc__).partition("recipes of `cifar10`:")[2]
+    for table in (page.partition("```toml\n")[2].partition("```")[0], 'method = "mtt"\n' + dedent(docstring)):
+        columns = [(e.ipc, e.hyper["syn_steps"], e.hyper.get("batch_syn")) for e in parse(table, "docs").recipe]
+        assert [ipc for ipc, *_ in columns] == [1, 10, 50] and columns[0][2] is None and columns[2][2]
+
+
+def test_a_recipe_goes_before_its_bases_and_a_later_base_before_an_earlier():
+    (entry,) = shared('like = ["paper", "all"]', "all = true", "hyper = {steps = 9}")
+    assert (entry.name, entry.default, entry.hyper) == ("paper", True, {"steps": 9, "lr": 0.1})
+    (entry,) = shared('like = ["all", "paper"]', "all = true", "default = false", 'network = "convnet"')
+    assert (entry.hyper, entry.default, entry.network) == ({"steps": 4, "lr": 0.2}, False, "convnet")
+    (entry,) = shared('like = "paper"', "ipc = 3", 'source = "another one"', 'note = "page 2"')
+    assert entry.source == "another one; page 2"
+
+
+def test_budgets_and_columns_are_taken_over_or_replaced_as_a_whole():
+    base = TABLE + '\n[base.cells]\nlike = "paper"\nipc = [1, 10]\neach.steps = [5, 6]\n'
+    assert [(e.ipc, e.hyper["steps"]) for e in shared('like = "cells"', table=base)] == [(1, 5), (10, 6)]
+    (entry,) = shared('like = "cells"', "fraction = 0.1", "hyper.steps = 7", table=base)
+    assert (entry.ipc, entry.fraction, entry.hyper["steps"]) == (None, 0.1, 7)
+    (entry,) = shared('like = "cells"', "hyper.steps = 7", table=base)
+    assert entry.ipc == [1, 10] and entry.hyper["steps"] == 7
+    columns = shared('like = "paper"', "fraction = [0.1, 0.5]", "each.sizes = [[1], [2, 3]]")
+    assert [(e.fraction, e.hyper["sizes"]) for e in columns] == [(0.1, [1]), (0.5, [2, 3])]
+
+
+BAD_SHARING = {
+    "unknown base": (('like = "papper"', "ipc = 1"), ("recipe.1.like", "papper", "paper")),
+    "base of a wrong type": (("like = 3", "ipc = 1"), ("recipe.1.like",)),
+    "many bases": ((f"like = {['all'] * 17}", "ipc = 1"), ("recipe.1.like",)),
+    "unknown key of a base": (("ipc = 1", "[base.x]", "hypper = {}"), ("base.x.hypper", "unknown key")),
+    "wrong type in a base": (("ipc = 1", "[base.x]", 'ipc = "1"'), ("base.x.ipc",)),
+    "base no table": (("ipc = 1", "[base]", "x = 1"), ("base.x",)),
+    "name of a base": (("ipc = 1", "[base.'a\tb']"), ("base.",)),
+    "still no name": (('like = "all"', "ipc = 1"), ("recipe.1.name", "missing")),
+    "still no source": (('name = "paper"', "ipc = 1", 'note = "a note"'), ("recipe.1.source", "missing")),
+    "still no budget": (('like = "paper"',), ("recipe.1", "one of ipc")),
+    "column too short": (('like = "paper"', "ipc = [1, 3]", "each.lr = [0.1]"), ("recipe.1.each.lr", "1 values for 2")),
+    "column without cells": (('like = "paper"', "ipc = 1", "each.lr = [0.1]"), ("recipe.1.each.lr", "list")),
+    "column no list": (('like = "paper"', "ipc = [1, 3]", "each.lr = 0.1"), ("recipe.1.each.lr",)),
+    "notes too few": (('like = "paper"', "ipc = [1, 3]", 'note = ["a"]'), ("recipe.1.note", "1 values for 2")),
+    "notes of a base too few": (
+        (
+            "like = 'two'",
+            "ipc = [1, 3, 5]",
+            'note = ["a", "b", "c"]',
+            "[base.two]",
+            "like = 'paper'",
+            'note = ["a", "b"]',
+        ),
+        ("recipe.1.note", "2 values for 3"),
+    ),
+    "note no text": (('like = "paper"', "ipc = [1, 3]", "note = [1, 2]"), ("recipe.1.note",)),
+    "said twice": (('like = "paper"', "ipc = [1]", "each.lr = [1]", "hyper.lr = 1"), ("recipe.1", "'lr'")),
+    "no data set": (('like = "paper"', "ipc = 1", "[[recipe]]", "dataset = []"), ("recipe.2.dataset",)),
+}
+
+
+@pytest.mark.parametrize(("lines", "words"), BAD_SHARING.values(), ids=BAD_SHARING.keys())
+def test_wrong_sharing_is_one_line_with_file_and_key(lines, words):
+    found = refused(lambda: shared(*lines))
+    assert found.startswith("toy.toml: ") and all(word in found for word in words), found
+
+
+def test_bases_in_a_circle_are_refused():
+    for circle in ("[base.a]\nlike = 'a'\n", "[base.a]\nlike = 'b'\n[base.b]\nlike = 'a'\n"):
+        found = refused(lambda text=GOOD + circle: parse(text, "toy.toml"))
+        assert "toy.toml: base.a.like" in found and "above" in found
+
+
+LAST = "[[recipe]]\nlike = 'b999'\nname = 'deep'\ndataset = 'digits'\nall = true\nsource = 'table 1'\n"
+
+
+def levels(count, *lines):
+    """A file whose bases are each like the one before."""
+    bases = [f"[base.b{i}]\nlike = {[f'b{i - 1}'] * 2 if i else []}\n" + "\n".join(lines) for i in range(count)]
+    return "\n".join(['method = "toy"', *bases, LAST])
+
+
+def test_a_thousand_levels_of_bases_are_read():
+    (entry,) = parse(levels(1000, "hyper = {steps = 3}"), "toy.toml").recipe
+    assert (entry.name, entry.hyper) == ("deep", {"steps": 3})
+
+
+MANY = [str(i) for i in range(3000)]
+TOO_MUCH = {
+    "notes that double": levels(1000, 'note = "n"'),
+    "bases": levels(3000),
+    "recipes": TABLE.replace('["digits", "mnist"]', str(MANY)),
+    "hyper-parameters": GOOD + "".join(f"hyper.a{i} = 1\n" for i in MANY),
+    "columns": GOOD.replace("ipc = 1", "ipc = [1]") + "".join(f"each.a{i} = [1]\n" for i in MANY),
+    "letters": GOOD + f'note = "{"n" * 20_000}"\n',
+}
+
+
+@pytest.mark.parametrize("text", TOO_MUCH.values(), ids=TOO_MUCH.keys())
+def test_a_file_that_would_fill_the_memory_is_refused(text):
+    assert refused(lambda: parse(text, "toy.toml")).startswith("toy.toml: ")
