@@ -340,6 +340,7 @@ def sweep(
     workers: int = 1,
     engine: Engine | None = None,
     retry_failed: bool = False,
+    again: bool = False,
     reporter: Reporter | None = None,
     observe: Callable[[Record], Record] | None = None,
 ) -> Report:
@@ -352,6 +353,7 @@ def sweep(
         workers=workers,
         engine=engine,
         retry_failed=retry_failed,
+        again=again,
         reporter=reporter,
         observe=observe,
     )

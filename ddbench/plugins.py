@@ -20,8 +20,8 @@ KINDS = {
     "ddbench.evaluators": "protocol",
     "ddbench.targets": "target kind",
     "ddbench.commands": "command",
-    "ddbench.training.losses": "loss",
-    "ddbench.training.optimizers": "schedule",
+    "ddbench.losses": "loss",
+    "ddbench.schedules": "schedule",
     "ddbench.optimizers": "optimizer",
     "ddbench.augmentations": "augmentation",
     "ddbench.mixes": "mix",
@@ -44,6 +44,11 @@ def _declared(group: str) -> dict[str, EntryPoint]:
 def names(group: str) -> tuple[str, ...]:
     """Every name registered in an entry-point group, sorted; imports nothing."""
     return tuple(sorted(_declared(group)))
+
+
+def declared(group: str, name: str) -> EntryPoint | None:
+    """The entry point of a name, or None; imports nothing."""
+    return _declared(group).get(name)
 
 
 @cache

@@ -4,6 +4,7 @@ Numbers are those of `ddbench.report.frame` and `ddbench.report.significance`, f
 Cells of one data set, protocol, version, student and budget share a place and are ranked there; versions never mix.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,11 +21,12 @@ from ddbench.networks import canonical
 from ddbench.records.record import Record
 from ddbench.records.store import budget_label, budget_size
 from ddbench.report.baselines import FULL
-from ddbench.report.frame import COMPARED, pooled, protocol_label
+from ddbench.report.frame import COMPARED, left_out, pooled, protocol_label
 from ddbench.report.papers import OWN, Figure, Paper, figures_of
 from ddbench.report.significance import compared
 from ddbench.report.tables import row_labels
 
+log = logging.getLogger("ddbench")
 _TEXTS = ("method", "dataset", "budget", "protocol", "student", "status")
 _NUMBERS = ("top1", "bytes", "distill_seconds", "train_seconds")
 PAPERS = "paper: "  # before a reported row's protocol, so that none is taken for a protocol of the suite
@@ -115,6 +117,8 @@ def _frame(entries: Sequence[Entry]) -> tuple[pd.DataFrame, dict[str, tuple[str,
     ids: dict[str, tuple[str, ...]] = {}
     for (standing, _), records in sorted(parts.items()):
         found, behind = pooled(records)
+        if line := left_out(found):
+            log.warning("%s records: %s", standing, line.partition(";")[0])
         own = {group: f"{group}-{standing}" for group in found["group"]}
         frames.append(found.assign(standing=standing, group=found["group"].map(own)))
         for group, members in behind.items():

@@ -40,10 +40,12 @@ def slept(monkeypatch):
 def toys(tmp_path, monkeypatch):
     """Install the package `toybox` (tests/toys) for one test; gives the file that its calls are logged in."""
     from ddbench import plugins
+    from ddbench.system import code
 
     def forget():
         plugins._declared.cache_clear()
         plugins.find.cache_clear()
+        code.forget()
 
     monkeypatch.syspath_prepend(TOYS)
     monkeypatch.setenv("PYTHONPATH", str(TOYS))  # for processes that a test starts

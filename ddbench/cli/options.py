@@ -139,6 +139,13 @@ ResultsToRead = Annotated[
 Borrow = Annotated[
     Path | None, O("--borrow", metavar="FILE", help="Train by the student recipe that this set ships (shipped-v1).")
 ]
+Again = Annotated[
+    bool,
+    O(
+        "--again",
+        help="Distil and train again, whatever is cached or recorded, and replace the runs; experts and teachers stay.",
+    ),
+]
 RetryFailed = Annotated[bool, O("--retry-failed", help="Run failed runs again and replace them.")]
 Snapshots = Annotated[
     str | None,

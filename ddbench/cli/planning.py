@@ -28,6 +28,7 @@ class Planned:
         student: student network; None if only the set can tell (`shipped-v1` before the set is made).
         missing: evaluation seeds without a run.
         snapshots: students on snapshots that are left, as far as can be told before the set is made.
+        again: whether the set is made again though it is cached.
         excluded: why the protocol does not apply or the method is not defined, if so.
     """
 
@@ -36,20 +37,22 @@ class Planned:
     missing: tuple[int, ...]
     excluded: str | None = None
     snapshots: int = 0
+    again: bool = False
 
     def sets(self) -> "list[DistillJob]":
         """The sets that have to be made for this cell: none if nothing is missing."""
         from ddbench.jobs.job import DistillJob, finished
 
         jobs = (self.cell.made, self.cell.lender) if self.missing or self.snapshots else ()
-        return [job for job in jobs if isinstance(job, DistillJob) and finished(job) is None]
+        made = [job for job in jobs if isinstance(job, DistillJob)]
+        return [job for job in made if finished(job) is None or (self.again and job == self.cell.made)]
 
     def jobs(self) -> int:
         """In how many jobs the missing students are trained: one each, or one for all in a stack."""
         return bool(self.missing) if self.cell.setting.stack else len(self.missing)
 
 
-def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False) -> Planned:
+def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False, again: bool = False) -> Planned:
     """What a cell needs, as the store and the cache are now; writes nothing."""
     from ddbench.errors import NotScored
     from ddbench.jobs.sweep import excluded, missing_seeds, missing_snapshots, planned, record_of, without_set
@@ -65,15 +68,17 @@ def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False) -> P
     record = record or without_set(cell)
     each = len(cell.made.snapshots) if cell.made else 0
     if record is None:
-        return Planned(cell, student, cell.seeds, snapshots=each * len(cell.seeds))
-    missing = missing_seeds(cell, record, store, retry_failed)
-    left = each * len(missing) + missing_snapshots(cell, record, store)
-    return Planned(cell, student, missing, None if missing else excluded(cell, record, store), left)
+        return Planned(cell, student, cell.seeds, snapshots=each * len(cell.seeds), again=again)
+    missing = missing_seeds(cell, record, store, retry_failed, again)
+    left = each * len(missing) + (0 if again else missing_snapshots(cell, record, store))
+    return Planned(cell, student, missing, None if missing else excluded(cell, record, store), left, again)
 
 
-def missing_work(cells: "Iterable[Cell]", store: "RecordStore", *, retry_failed: bool = False) -> int:
+def missing_work(
+    cells: "Iterable[Cell]", store: "RecordStore", *, retry_failed: bool = False, again: bool = False
+) -> int:
     """How many jobs a grid still has: sets to make and students to train."""
-    left = [plan(cell, store, retry_failed=retry_failed) for cell in cells]
+    left = [plan(cell, store, retry_failed=retry_failed, again=again) for cell in cells]
     return len({job.path for each in left for job in each.sets()}) + sum(each.jobs() + each.snapshots for each in left)
 
 
@@ -166,19 +171,30 @@ def print_distillation(job: "DistillJob", *, quiet: bool = False) -> None:
 
 
 def print_plan(
-    cells: "Sequence[Cell]", store: "RecordStore", *, retry_failed: bool, workers: int, quiet: bool = False
+    cells: "Sequence[Cell]",
+    store: "RecordStore",
+    *,
+    retry_failed: bool,
+    again: bool = False,
+    workers: int,
+    quiet: bool = False,
 ) -> None:
     """The dry run of a grid on stdout: recipes once each, then every set with its trainings, then the sums."""
-    plans, estimator = [plan(cell, store, retry_failed=retry_failed) for cell in cells], Estimator(quiet)
+    from ddbench.jobs.sweep import changes
+
+    plans = [plan(cell, store, retry_failed=retry_failed, again=again) for cell in cells]
+    estimator = Estimator(quiet)
     jobs = list(dict.fromkeys(each.cell.made for each in plans if each.cell.made))
     _print_recipes(jobs)
     needed = {job for each in plans for job in (each.sets() if not each.excluded else [each.cell.made])}
     for job in jobs:
-        _print_job(job, estimator, needed=job in needed)
+        _print_job(job, estimator, needed=job in needed, again=again)
         for place, each in enumerate(plans):
             if each.cell.made == job:
                 plans[place] = defined = _defined(each, estimator)
                 print(f"  {_training(defined, estimator)}")
+    for line in changes(cells, store):
+        print(line)
     _print_sums(plans, workers, estimator)
 
 
@@ -199,17 +215,18 @@ def _print_recipes(jobs: "Iterable[DistillJob]") -> None:
         print()
 
 
-def _print_job(job: "DistillJob", estimator: Estimator, *, needed: bool = True) -> None:
+def _print_job(job: "DistillJob", estimator: Estimator, *, needed: bool = True, again: bool = False) -> None:
     from ddbench.jobs.job import cached_set, finished
 
-    if finished(job) is not None:
+    if finished(job) is not None and not again:
         print(f"{job.label()}: set is cached{' with its snapshots' if job.snapshots else ''}")
         return
     if not needed:
         print(f"{job.label()}: set is not cached, and not needed")
         return
-    cost, again = estimator.distilling(job), "again for its snapshots, " if cached_set(job) is not None else ""
-    print(f"{job.label()}: {f'n/a, {cost.basis}' if cost.excluded else f'set is to be made, {again}{_cost(cost)}'}")
+    cost, why = estimator.distilling(job), "again, " if again else "again for its snapshots, "
+    made = "" if cached_set(job) is None else why
+    print(f"{job.label()}: {f'n/a, {cost.basis}' if cost.excluded else f'set is to be made, {made}{_cost(cost)}'}")
 
 
 def _training(each: Planned, estimator: Estimator) -> str:

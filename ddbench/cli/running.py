@@ -201,6 +201,7 @@ def run(
     snapshots: o.Snapshots = None,
     results: o.Results = None,
     retry_failed: o.RetryFailed = False,
+    again: o.Again = False,
     wandb: o.Wandb = False,
     workers: o.Workers = None,
     devices: o.Devices = 1,
@@ -243,6 +244,7 @@ def run(
         workers,
         runner,
         retry_failed=retry_failed,
+        again=again,
         wandb=wandb,
         dry_run=dry_run,
         quiet=quiet,
@@ -268,6 +270,7 @@ def sweep(
     snapshots: o.Snapshots = None,
     results: o.Results = None,
     retry_failed: o.RetryFailed = False,
+    again: o.Again = False,
     wandb: o.Wandb = False,
     workers: o.Workers = None,
     engine: o.Engine = "local",
@@ -316,6 +319,7 @@ def sweep(
         workers,
         runner,
         retry_failed=retry_failed,
+        again=again,
         wandb=wandb,
         dry_run=dry_run,
         quiet=quiet,
@@ -334,6 +338,7 @@ def _go(
     engine: "Engine | None" = None,
     *,
     retry_failed: bool,
+    again: bool,
     wandb: bool,
     dry_run: bool,
     quiet: bool,
@@ -351,16 +356,23 @@ def _go(
     with refused(dry_run):
         cells = with_lender(grid.cells(), borrow)
         if dry_run:
-            print_plan(cells, store, retry_failed=retry_failed, workers=count, quiet=quiet)
+            print_plan(cells, store, retry_failed=retry_failed, again=again, workers=count, quiet=quiet)
             for line in grid.without_snapshots():
                 print(line)
             return
     check_writable(store.root / "record")
     group = f"{now()} {store.root.name}" if len(cells) > 1 else None
     with progress(quiet) as shown, logged(wandb and not follows(), shown, group) as (reporter, observe):
-        steady = Steady(reporter, missing_work(cells, store, retry_failed=retry_failed))
+        steady = Steady(reporter, missing_work(cells, store, retry_failed=retry_failed, again=again))
         report = run_cells(
-            cells, store, workers=count, engine=engine, retry_failed=retry_failed, reporter=steady, observe=observe
+            cells,
+            store,
+            workers=count,
+            engine=engine,
+            retry_failed=retry_failed,
+            again=again,
+            reporter=steady,
+            observe=observe,
         )
     report.skipped += grid.without_snapshots()
     tell(report, quiet=quiet)

@@ -10,6 +10,7 @@ from ddbench.cli.output import print_grids
 from ddbench.cli.viewing import (
     Explain,
     Form,
+    Former,
     Out,
     Shown,
     ShownMethods,
@@ -20,6 +21,7 @@ from ddbench.cli.viewing import (
     deliver,
     explain_columns,
     read_cells,
+    say_left_out,
 )
 from ddbench.errors import UsageError
 
@@ -53,6 +55,7 @@ def scores(
         float, typer.Option("--ars-weight", metavar="W", help="Weight of the augmented protocol in ARS.")
     ] = 0.5,
     form: Form = "terminal",
+    former: Former = False,
     out: Out = None,
     explain: Explain = False,
     as_json: o.Json = False,
@@ -69,7 +72,8 @@ def scores(
     if explain:
         explain_columns(columns.SCORES, as_json=form == "json")
         return
-    frame = read_cells(results, dataset, protocol, None, network)
+    frame = read_cells(results, dataset, protocol, None, network, former=former)
+    say_left_out(frame)
     chosen = o.words(methods, "--methods") if methods is not None else None
     table = score_table.score_table(frame, methods=chosen, weight=weight, ars_weight=ars_weight)
     if table.empty:
@@ -104,6 +108,7 @@ def compare(
     alpha: Annotated[float, typer.Option("--alpha", metavar="A", help="Level of the verdicts.")] = 0.05,
     form: Form = "terminal",
     superseded: Superseded = False,
+    former: Former = False,
     out: Out = None,
     explain: Explain = False,
     as_json: o.Json = False,
@@ -122,7 +127,8 @@ def compare(
     if explain:
         explain_columns(columns.RANKS if view == "ranks" else columns.PAIRS, as_json=form == "json")
         return
-    frame = read_cells(results, dataset, protocol, methods, network, superseded=superseded)
+    frame = read_cells(results, dataset, protocol, methods, network, superseded=superseded, former=former)
+    say_left_out(frame)
     table = significance.compared(frame, first, against=against, alpha=alpha)
     if data:
         deliver(data_text(table, form), out)

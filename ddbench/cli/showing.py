@@ -89,9 +89,11 @@ def show_record(path: Path, *, as_json: bool) -> None:
         return
     print_facts(_record_lines(record))
     for setting, runs in record.by_setting().items():
-        device, precision, compiled, stacked, threads, build, devices = setting
+        device, precision, compiled, stacked, threads, build, devices, made_by, synthesis, training = setting
         more = "".join(f", {name}" for name, on in (("compiled", compiled), ("stacked", stacked)) if on)
         more += f", {devices} processes together" if devices > 1 else ""
+        more += f", code {made_by[:8]}" if made_by else ""
+        more += "" if synthesis == training == 1 else f", synthesis {synthesis}, training {training}"
         print(f"\nRuns on {device}, {precision}, {threads} thread(s), torch {build}{more}")
         columns = ("seed", "top-1 %", "status", "seconds", "set", "teacher", "date")
         print_table(columns, [_run_row(run) for run in runs], right=("seed", "top-1 %", "seconds"))

@@ -70,6 +70,9 @@ ShownNetworks = Annotated[
     str | None, typer.Option("--network", "--networks", metavar="NAMES", help="Only these student networks.")
 ]
 Superseded = Annotated[bool, typer.Option("--superseded", help="Also records that a newer one supersedes.")]
+Former = Annotated[
+    bool, typer.Option("--former", help="Also rows of code that is no longer there: the method's, or the core's.")
+]
 Form = Annotated[str, typer.Option("--format", metavar="NAME", help="terminal, markdown, csv, latex or json.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file, not to stdout.")]
 Explain = Annotated[
@@ -93,6 +96,7 @@ def table(
         ),
     ] = None,
     superseded: Superseded = False,
+    former: Former = False,
     out: Out = None,
     explain: Explain = False,
     as_json: o.Json = False,
@@ -111,7 +115,8 @@ def table(
         more = {"variance": columns.VARIANCE, "networks": columns.NETWORKS}
         explain_columns(columns.CELL | more.get(view, {}), as_json=form == "json")
         return
-    frame = read_cells(results, dataset, protocol, methods, network, superseded=superseded)
+    frame = read_cells(results, dataset, protocol, methods, network, superseded=superseded, former=former)
+    say_left_out(frame, noted=form not in ("csv", "json"))
     if out is None and form == "terminal":
         print_cells(frame, view)
     else:
@@ -155,10 +160,11 @@ def read_cells(
     network: str | None,
     *,
     superseded: bool = False,
+    former: bool = False,
 ) -> "pd.DataFrame":
     """The cells of the chosen records; UsageError if there are none, or a name that no record has."""
     from ddbench.records.store import read_records
-    from ddbench.report.frame import cells
+    from ddbench.report.frame import cells, left_out
 
     records = read_records(results)
     for flag, text, field in (
@@ -170,10 +176,21 @@ def read_cells(
     protocols = o.words(protocol, "--protocol") if protocol is not None else None
     if protocols is not None:
         _check_protocols(records, protocols)
-    frame = cells(records, protocols=protocols, superseded=superseded)
+    frame = cells(records, protocols=protocols, superseded=superseded, former=former)
     if frame.empty:
-        raise UsageError("no record is left by what --dataset, --protocol, --methods and --network choose together")
+        raise UsageError(
+            left_out(frame)
+            or "no record is left by what --dataset, --protocol, --methods and --network choose together"
+        )
     return frame
+
+
+def say_left_out(frame: "pd.DataFrame", *, noted: bool = False) -> None:
+    """Tell on stderr what cells leave out, unless a footnote does."""
+    from ddbench.report.frame import left_out
+
+    if not noted and (line := left_out(frame)):
+        say(line)
 
 
 def _only(records: "list[Record]", kind: str, text: str | None, field: str) -> "list[Record]":
@@ -221,6 +238,7 @@ def plot(
             "--sets", metavar="FILES|DIR", help="Sets of --kind images, comma-separated, or a folder of them."
         ),
     ] = None,
+    former: Former = False,
     out: Annotated[
         Path,
         typer.Option("--out", metavar="FILE|DIR", help="FILE.png, .svg or .pdf; or a folder for all plots, as PNG."),
@@ -248,7 +266,8 @@ def plot(
         check_writable(out)
         print(plots.save(figure, out))
         return
-    frame = read_cells(results, dataset, protocol, methods, network)
+    frame = read_cells(results, dataset, protocol, methods, network, former=former)
+    say_left_out(frame)
     check_writable(out if single else out / "plot")
     if single:
         written = [plots.save(_one_plot(frame, kind, ipc, fraction), out)]

@@ -22,6 +22,7 @@ from ddbench.synset.label_compression import Packing, packed_targets
 from ddbench.synset.synset import SynSet
 from ddbench.synset.targets.distances import record_distances
 from ddbench.synset.teachers import Teacher
+from ddbench.system import code
 from ddbench.training.batches import Images, Labeller
 from ddbench.training.cache import Stage
 from ddbench.training.checkpoints import Checkpoint
@@ -231,6 +232,9 @@ class Task:
             "holdout": self._reserved,
             "precision": "float32",
             "seed": self.stage_seed,
+            **(
+                {"synthesis": code.SYNTHESIS} if code.SYNTHESIS > 1 else {}
+            ),  # what the first version made has no such field
         }
         return Stage(name, full)
 

@@ -23,7 +23,7 @@ from ddbench.synset.synset import SynSet, check_dataset
 from ddbench.synset.targets import Binding, online_teacher, targets_of
 from ddbench.synset.teachers import Teacher, measured_accuracy, reference_teacher
 from ddbench.synset.views import drawn, training_images
-from ddbench.system import rank
+from ddbench.system import code, rank
 from ddbench.system.environment import commit, find_device, versions
 from ddbench.training.allocator import keep_freed_memory
 from ddbench.training.batches import BatchSchedule, Labeller
@@ -180,7 +180,7 @@ class _Students:
         students = [_new_student(recipe, dataset, seed).to(device) for seed in seeds]
         stacked = self.setting.stack and stackable(students[0], recipe.network, dataset.side)
         execution = self.setting.execution(recipe, dataset, len(images))
-        about = {"synset": self.synset.hash, **self.setting.identity(), **_checkout()}
+        about = {"synset": self.synset.hash, **self.setting.identity(), **_checkout(), **code_behind(self.synset)}
         about |= {"compiled": execution.compiled, "stacked": stacked}
         try:
             labeller, kept = _labeller(recipe, self.synset, dataset, reference, device)
@@ -209,6 +209,13 @@ def check_devices(setting: Setting) -> None:
             f"devices {setting.devices}, but this process trains with {rank.count()}: "
             "ddbench.jobs.ddp.DDPExecutor is what runs a grid in several"
         )
+
+
+def code_behind(synset: SynSet) -> dict[str, Any]:
+    """The fields of a run that say by which code a set was made, where that is known, and by which it is scored here."""
+    made = synset.provenance
+    known = {} if made.recipe_hash is None or made.seed is None else {"code": made.code, "synthesis": made.synthesis}
+    return {**known, "training": code.TRAINING}
 
 
 def _checkout() -> dict[str, Any]:

@@ -30,7 +30,7 @@ from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName, borrowed_set
 from ddbench.progress import Reporter
-from ddbench.records.record import Record, Run
+from ddbench.records.record import Identity, Record, Run
 from ddbench.records.statistics import std, t_quantile
 from ddbench.records.store import RecordStore, merge
 from ddbench.settings import cache_dir
@@ -125,13 +125,19 @@ def claim_holds(claimed: Record, measured: Sequence[Record]) -> bool:
 
 def _judge_setting(runs: list[Run], ours: list[Run], found: Record) -> Verification:
     base = judge([run.top1 or 0.0 for run in runs], [run.top1 or 0.0 for run in ours])
-    pairs = [(run.top1, again.top1) for run in runs if (again := found.run(run.identity())) is not None]
+    own = {_trained(run): run.top1 for run in found.runs}
+    pairs = [(run.top1, own[_trained(run)]) for run in runs if _trained(run) in own]
     words = f"{runs[0].device}, {runs[0].precision}, {runs[0].threads} thread(s), torch {runs[0].build}"
     equal = sum(one == other for one, other in pairs)
     none_chosen = len(runs) >= FEWEST and sorted(run.seed for run in runs) == list(range(len(runs)))
     if none_chosen and equal == len(runs):
         base = replace(base, verdict="holds")
     return replace(base, repeated=(len(pairs), equal), setting=words)
+
+
+def _trained(run: Run) -> Identity:
+    """The identity of a training on a set that is at hand, whatever code the set is said to be made by."""
+    return run.identity()._replace(code=None, synthesis=1)
 
 
 def _settings(record: Record, synset: str) -> dict[tuple[Any, ...], list[Run]]:

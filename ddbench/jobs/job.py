@@ -3,17 +3,15 @@
 What a job needs is named, not held (data set by name, set by file), so that it can run in another process.
 """
 
-import inspect
 import json
 import logging
+import shutil
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.registry import load_dataset
-from ddbench.distillation.method import Method
 from ddbench.distillation.recipes import Resolved, restore
 from ddbench.distillation.snapshots import Snapshots, kept_at
 from ddbench.distillation.task import Task
@@ -27,10 +25,10 @@ from ddbench.settings import cache_dir
 from ddbench.synset.matched_recipe import Lender, borrow, lender_of
 from ddbench.synset.synset import SynSet, load, save
 from ddbench.synset.teachers import measured_accuracy, roles
-from ddbench.system.environment import environment
+from ddbench.system import code
+from ddbench.system.environment import environment, plugin
 from ddbench.system.files import locked
 from ddbench.training.checkpoints import Checkpoint
-from ddbench.training.loop import CODE_VERSION
 from ddbench.training.meter import Meter
 
 log = logging.getLogger("ddbench")
@@ -83,12 +81,13 @@ class DistillJob:
 
     @property
     def key(self) -> str:
-        """Digest of recipe, seed, setting, the core's code version and the method's source: the set's name in the cache."""
+        """Digest of recipe, seed, setting, and the code of core and method: the set's name in the cache."""
         resolved = self.resolved()
         setting = {"device": self.setting.device, "threads": self.setting.threads, "precision": PRECISION}
         if self.setting.devices > 1:
             setting["devices"] = self.setting.devices
-        return digest([resolved.hash, self.seed, setting, CODE_VERSION, source_digest(resolved.method)])[:32]
+        made_by = [code.SYNTHESIS, code.of_method(resolved.method.name)]
+        return digest([resolved.hash, self.seed, setting, *made_by])[:32]
 
     @property
     def path(self) -> Path:
@@ -108,21 +107,6 @@ class DistillJob:
         """For people: "dm on digits, IPC 1, seed 0"."""
         recipe = self.resolved()
         return f"{recipe.method.name} on {recipe.dataset}, {recipe.budget}, seed {self.seed}"
-
-
-@cache
-def _file_digest(path: str) -> str:
-    return digest(Path(path).read_text(encoding="utf-8"))
-
-
-def source_digest(method: Method) -> str:
-    """Digest of the method's module and of the engines beside it, so that an edited method never meets an old set."""
-    try:
-        module = Path(inspect.getfile(method.distill))
-    except TypeError:
-        return ""
-    engines = sorted((module.parent / "engines").glob("*.py"))
-    return digest([_file_digest(str(path)) for path in (module, *engines)])
 
 
 def finished(job: DistillJob) -> SynSet | None:
@@ -166,6 +150,14 @@ def distill_job(job: DistillJob, reporter: Reporter | None = None) -> SynSet:
     return found
 
 
+def forget(job: DistillJob) -> None:
+    """Take a job's set, snapshots and checkpoint out of the cache, so that it is made again; stages stay."""
+    with locked(job.path):
+        job.path.unlink(missing_ok=True)
+        shutil.rmtree(job.snapshot_folder, ignore_errors=True)
+        _checkpoint(job).clear()
+
+
 def make_set(job: DistillJob, reporter: Reporter | None = None) -> None:
     """`distill_job` for the file alone: a set may be large, and stays where it is when a worker is done with it."""
     distill_job(job, reporter)
@@ -199,7 +191,14 @@ def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
         "recipe": recipe.to_json(),
         "recipe_hash": recipe.hash,
         "seed": job.seed,
-        "environment": {**environment(), "device": job.setting.device, "precision": precision},
+        "environment": {
+            **environment(),
+            **plugin(code.METHODS, recipe.method.name),
+            "device": job.setting.device,
+            "precision": precision,
+        },
+        "code": code.of_method(recipe.method.name),
+        "synthesis": code.SYNTHESIS,
     }
 
     def on_the_way(synset: SynSet, step: int, total: int) -> SynSet:

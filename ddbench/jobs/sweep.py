@@ -6,17 +6,19 @@ not run again.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from ddbench.budget import Budget
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import parse_overrides, resolve
 from ddbench.distillation.snapshots import checked_shares, kept, steps_at
 from ddbench.errors import CannotWrite, NotScored, UsageError
-from ddbench.evaluation.evaluate import Setting, base_record, planned_record, student_recipe
+from ddbench.evaluation.evaluate import Setting, base_record, code_behind, planned_record, student_recipe
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import (
     DataName,
@@ -26,15 +28,17 @@ from ddbench.jobs.job import (
     check_budget,
     evaluate_job,
     finished,
+    forget,
     make_set,
 )
 from ddbench.jobs.pool import Engine, Outcome, Work, run_all
 from ddbench.networks import canonical
 from ddbench.progress import Reporter
-from ddbench.records.record import Record, Run, Snapshot, now
+from ddbench.records.record import Identity, Record, Run, Snapshot, identified, now
 from ddbench.records.store import RecordStore
 from ddbench.synset.matched_recipe import lender_of
 from ddbench.synset.synset import SynSet, load
+from ddbench.system import code
 from ddbench.system.environment import commit, versions
 
 log = logging.getLogger("ddbench")
@@ -72,6 +76,14 @@ class Cell:
             raise UsageError(f"evaluation seeds must be one or more whole numbers of at least 0, not {self.seeds}")
         object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))
 
+    @cached_property
+    def code(self) -> dict[str, Any]:
+        """The fields of a run that say what code makes and scores the set, as it is now; of a file, what it says."""
+        if self.made is None:
+            return {"code": None, "synthesis": 1, **code_behind(load(self.set_path()))}
+        name = self.made.resolved().method.name
+        return {"code": code.of_method(name), "synthesis": code.SYNTHESIS, "training": code.TRAINING}
+
     def set_path(self) -> Path:
         """The file of the set, there or to come."""
         return self.made.path if self.made else self.file or Path()
@@ -97,6 +109,7 @@ class Report:
     """What a sweep did.
 
     Attributes:
+        changed: lines on runs of code that is no longer there, which are made again.
         reused: runs that were in the store already.
         done: runs made now, the failed among them.
         snapshots: students on snapshots, trained now.
@@ -106,6 +119,7 @@ class Report:
         records: the files touched or found complete.
     """
 
+    changed: list[str] = field(default_factory=list)
     reused: int = 0
     done: int = 0
     snapshots: int = 0
@@ -214,6 +228,7 @@ def run_cells(
     workers: int = 1,
     engine: Engine | None = None,
     retry_failed: bool = False,
+    again: bool = False,
     reporter: Reporter | None = None,
     observe: Callable[[Record], Record] | None = None,
 ) -> Report:
@@ -225,6 +240,7 @@ def run_cells(
         workers: processes; results do not depend on how many.
         engine: runs the work elsewhere, `ddbench.jobs.ray_engine.RayEngine` say; None: so many processes here.
         retry_failed: run failed runs again, and replace them.
+        again: distil again and train again, whatever is there, and replace the runs; stages (experts, teachers) stay.
         reporter: shows progress.
         observe: sees each record with its new run before it is stored, and may add to it (a link, say).
 
@@ -232,7 +248,7 @@ def run_cells(
         CannotWrite: the store or the cache cannot be written; what was stored stays.
     """
     run = partial(run_all, workers=workers) if engine is None else engine.run_all
-    return _Driver(store, retry_failed, reporter or Reporter(), observe).run(cells, run)
+    return _Driver(store, retry_failed, again, reporter or Reporter(), observe).run(cells, run)
 
 
 class _Driver:
@@ -242,14 +258,17 @@ class _Driver:
         self,
         store: RecordStore,
         retry_failed: bool,
+        again: bool,
         reporter: Reporter,
         observe: Callable[[Record], Record] | None,
     ) -> None:
-        self.store, self.retry_failed, self.reporter, self.observe = store, retry_failed, reporter, observe
+        self.store, self.retry_failed, self.again = store, retry_failed, again
+        self.reporter, self.observe = reporter, observe
         self.report = Report()
         self._waiting: dict[Path, list[Cell]] = {}
 
     def run(self, cells: Sequence[Cell], run_all: Callable[..., None]) -> Report:
+        self._tell(changes(cells, self.store))
         first: list[Work] = []
         for cell in cells:
             first.extend(self._begin(cell))
@@ -259,6 +278,8 @@ class _Driver:
 
     def _begin(self, cell: Cell) -> list[Work]:
         """The work that a cell needs now: its missing sets, or, where they are there, its missing students."""
+        if self.again and cell.made and cell.made.path not in self._waiting:
+            forget(cell.made)
         record = planned(cell) or without_set(cell)
         if record is not None and self._complete(cell, record):
             self._reuse(record, len(cell.seeds))
@@ -276,8 +297,16 @@ class _Driver:
         return work
 
     def _complete(self, cell: Cell, record: Record) -> bool:
-        seeds = missing_seeds(cell, record, self.store, self.retry_failed)
+        seeds = self._missing(cell, record)
         return not seeds and not missing_snapshots(cell, record, self.store)
+
+    def _tell(self, changed: list[str]) -> None:
+        self.report.changed += changed
+        for line in changed:
+            self.reporter.line(line)
+
+    def _missing(self, cell: Cell, record: Record) -> tuple[int, ...]:
+        return missing_seeds(cell, record, self.store, self.retry_failed, self.again)
 
     def _reuse(self, record: Record, runs: int) -> None:
         if runs:
@@ -299,7 +328,9 @@ class _Driver:
         except UsageError as error:
             self.report.problems.append(f"{cell.what()}: {error}")
             return []
-        seeds = missing_seeds(cell, record, self.store, self.retry_failed)
+        if planned(cell) is None:  # its record was not known before
+            self._tell(_changes(_outdated(cell, record, self.store).values()))
+        seeds = self._missing(cell, record)
         self._reuse(record, len(cell.seeds) - len(seeds))
         alike = replace(cell, setting=_as_before(cell, record, self.store))
         at_once = [seeds] if seeds and cell.setting.stack else [(seed,) for seed in seeds]
@@ -382,7 +413,7 @@ class _Driver:
         if outcome.skipped is not None:
             self.report.skipped.append(f"{cell.what()}: {outcome.skipped}")
         record = planned(cell) or _record_before(cell)
-        seeds = missing_seeds(cell, record, self.store, self.retry_failed)
+        seeds = self._missing(cell, record)
         if not seeds and outcome.failure is not None:  # only the snapshots of what is recorded were missing
             self.report.failed.append((f"{cell.what()}, its snapshots", outcome.failure))
         for seed in seeds:
@@ -396,7 +427,7 @@ class _Driver:
             if run.status == "failed":
                 what = f"{record.method} on {record.dataset}, {record.protocol}, seed {run.seed}"
                 self.report.failed.append((what, run.reason or ""))
-        self.report.records.append(self.store.add(record, retry_failed=self.retry_failed))
+        self.report.records.append(self.store.add(record, retry_failed=self.retry_failed, again=self.again))
 
 
 def record_of(cell: Cell, synset: SynSet) -> Record:
@@ -420,8 +451,12 @@ def _students(cell: Cell, synset: Path, seeds: tuple[int, ...]) -> EvaluateJob:
     )
 
 
-def missing_seeds(cell: Cell, record: Record, store: RecordStore, retry_failed: bool = False) -> tuple[int, ...]:
-    """Evaluation seeds of a cell without a run of its setting in the store; failed runs count unless retried."""
+def missing_seeds(
+    cell: Cell, record: Record, store: RecordStore, retry_failed: bool = False, again: bool = False
+) -> tuple[int, ...]:
+    """Evaluation seeds of a cell without a run of its setting and code in the store; failed runs count unless retried."""
+    if again:
+        return cell.seeds
     stored = _stored(cell, record, store)
     have = {run.seed for run in stored if not (retry_failed and run.status == "failed")}
     return tuple(seed for seed in cell.seeds if seed not in have)
@@ -452,10 +487,45 @@ def _stored(cell: Cell, record: Record, store: RecordStore) -> list[Run]:
 
 
 def _alike(cell: Cell, record: Record, store: RecordStore) -> list[Run]:
-    """The runs of a cell's setting in the store, of any seed."""
+    """The runs of a cell's setting and code in the store, of any seed."""
+    return [run for identity, run in _of_setting(cell, record, store) if _changed(cell, identity) is None]
+
+
+def _of_setting(cell: Cell, record: Record, store: RecordStore) -> list[tuple[Identity, Run]]:
+    """The runs of a cell's setting in the store, of any seed and code."""
     stored, wanted = store.find(record.key()), cell.setting.identity()
-    runs = stored.runs if stored else []
-    return [run for run in runs if all(getattr(run, name) == value for name, value in wanted.items())]
+    runs = identified(stored.runs if stored else [])
+    return [(own, run) for own, run in runs if all(getattr(run, name) == value for name, value in wanted.items())]
+
+
+def _changed(cell: Cell, run: Identity) -> str | None:
+    """Whose code is another one than that of a stored run, in words; None: nobody's. Unknown code is no other."""
+    now = cell.code
+    if None not in (run.code, now["code"]) and run.code != now["code"]:
+        return f"the code of {cell.made.resolved().method.name}" if cell.made else "the set's code"
+    return next((f"the suite's {name}" for name in ("synthesis", "training") if getattr(run, name) != now[name]), None)
+
+
+def changes(cells: Iterable[Cell], store: RecordStore) -> list[str]:
+    """Lines on the runs that other code made, as far as is known before sets are made; they do not count as there."""
+    known = ((cell, planned(cell) or without_set(cell)) for cell in cells)
+    found = [_outdated(cell, record, store) for cell, record in known if record is not None]
+    return _changes(what for each in found for what in each.values())
+
+
+def _changes(what: Iterable[str]) -> list[str]:
+    return [f"{each} changed since {_those(count)} again" for each, count in Counter(what).items()]
+
+
+def _outdated(cell: Cell, record: Record, store: RecordStore) -> dict[int, str]:
+    """What changed since a seed was run, by the seeds that have runs of other code only."""
+    there = {run.seed for run in _stored(cell, record, store)}
+    runs = [(run, _changed(cell, identity)) for identity, run in _of_setting(cell, record, store)]
+    return {run.seed: what for run, what in runs if what and run.seed in cell.seeds and run.seed not in there}
+
+
+def _those(count: int) -> str:
+    return "this run; running it" if count == 1 else f"these {count} runs; running them"
 
 
 def _as_before(cell: Cell, record: Record, store: RecordStore) -> Setting:
@@ -491,6 +561,7 @@ def _without_result(record: Record, cell: Cell, seed: int, outcome: Outcome) -> 
         seed=seed,
         synset=None,
         **cell.setting.identity(),
+        **cell.code,
         status="failed" if outcome.skipped is None else "n/a",
         reason=outcome.failure or outcome.skipped,
         versions=versions(),

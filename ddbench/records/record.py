@@ -6,7 +6,7 @@ are fractions in [0, 1], times are seconds, sizes are bytes, hashes are 64 hex d
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -18,6 +18,8 @@ from ddbench.records.submission import Submission
 from ddbench.schema import LARGEST, Count, Fraction, Hash, Name, Number, Plain, Seconds, Strict
 
 BUDGETS = ("ipc", "fraction", "all")
+LATER: dict[str, Any] = {"devices": 1, "code": None, "synthesis": 1, "training": 1}
+"""Fields of a run that came later: records of runs that have these values keep their text."""
 
 
 class SynSetFacts(Strict):
@@ -81,10 +83,13 @@ class Identity(NamedTuple):
     threads: int
     build: str
     devices: int
+    code: str | None
+    synthesis: int
+    training: int
 
     @property
-    def setting(self) -> tuple[str, str, bool, bool, int, str, int]:
-        """Device, precision, compiled, stacked, threads, build and devices."""
+    def setting(self) -> tuple[str, str, bool, bool, int, str, int, str | None, int, int]:
+        """Device, precision, compiled, stacked, threads, build, devices, and the code of method and core."""
         return self[3:]
 
     @property
@@ -110,6 +115,10 @@ class Run(Strict):
         threads: of the job, on a CPU.
         build: torch's version with its local part, such as 2.9.0+cpu.
         devices: how many processes, each with a device or threads of its own, trained the student together.
+        code: digest of what the method's own modules do (`ddbench.system.code`), of the method that made the set; none: unknown,
+            or an imported set.
+        synthesis: version of the core's part in the making of the set (`ddbench.system.code.SYNTHESIS`).
+        training: version of the core's part in training and test (`ddbench.system.code.TRAINING`).
         status: see above.
         reason: why there is no accuracy.
         top1: accuracy on the test images, of the last step's network.
@@ -136,6 +145,9 @@ class Run(Strict):
     threads: Number
     build: Name
     devices: Number = 1
+    code: Hash | None = None
+    synthesis: Number = 1
+    training: Number = 1
     status: Literal["ok", "failed", "n/a"]
     reason: str | None = None
     top1: Fraction | None = None
@@ -259,7 +271,7 @@ class Record(Strict):
                 raise ValueError(f"runs.{index}.synset is not among synsets")
             if run.teacher is not None and run.teacher not in self.teachers:
                 raise ValueError(f"runs.{index}.teacher is not among teachers")
-        if len({run.identity() for run in self.runs}) < len(self.runs):
+        if len({identity for identity, _ in identified(self.runs)}) < len(self.runs):
             raise ValueError("two runs have the same identity")
         if self.submission is not None:
             self._claim_agrees(self.submission)
@@ -311,10 +323,10 @@ class Record(Strict):
         return self.group_key() | own | ({} if self.imported else {"synthesis_seed": self.synthesis_seed})
 
     def by_setting(self) -> dict[tuple[Any, ...], list[Run]]:
-        """Its runs by how they were computed, see `Run.identity`."""
+        """Its runs by how they were computed, see `identified`."""
         found: dict[tuple[Any, ...], list[Run]] = {}
-        for run in self.runs:
-            found.setdefault(run.identity().setting, []).append(run)
+        for identity, run in identified(self.runs):
+            found.setdefault(identity.setting, []).append(run)
         return found
 
     def key_hash(self) -> str:
@@ -322,8 +334,8 @@ class Record(Strict):
         return digest(self.key())
 
     def run(self, identity: Identity) -> Run | None:
-        """The stored run of that identity, if there is one."""
-        return next((run for run in self.runs if run.identity() == identity), None)
+        """The stored run of that identity (see `identified`), if there is one."""
+        return next((run for own, run in identified(self.runs) if own == identity), None)
 
     def to_json(self) -> str:
         """The file's text: sorted keys, two-space indent, a newline at the end."""
@@ -331,8 +343,9 @@ class Record(Strict):
         if value["submission"] is None:  # fields that came later: records without them keep their text
             del value["submission"]
         for run in value["runs"]:
-            if run["devices"] == 1:
-                del run["devices"]
+            for name, usual in LATER.items():
+                if run[name] == usual:
+                    del run[name]
         return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -345,6 +358,22 @@ class Record(Strict):
             raise UsageError(f"{where}: {first_problem(error)}") from error
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{where}: not a JSON record: {error}") from error
+
+
+def identified(runs: Iterable[Run], codes: Mapping[str, str] | None = None) -> list[tuple[Identity, Run]]:
+    """Runs with their identities; one that does not say which code made its set has the code that `codes` knows of it.
+
+    `codes` are those of the runs themselves (`codes_of`) if none are given.
+    """
+    given = list(runs)
+    known = codes_of(given) if codes is None else codes
+    return [(run.identity()._replace(code=run.code or known.get(run.synset or "")), run) for run in given]
+
+
+def codes_of(runs: Iterable[Run]) -> dict[str, str]:
+    """The code behind sets, by their hash, as runs tell it: equal hashes are equal bits. Of two codes the newest run's."""
+    telling = [run for run in runs if run.synset and run.code]
+    return {str(run.synset): str(run.code) for run in sorted(telling, key=lambda run: run.date)}
 
 
 def now() -> str:

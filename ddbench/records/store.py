@@ -11,7 +11,7 @@ from typing import Any
 
 from ddbench.errors import UsageError
 from ddbench.hashing import digest
-from ddbench.records.record import Record, Run, Snapshot
+from ddbench.records.record import Identity, Record, Run, Snapshot, identified
 from ddbench.records.submission import Submission
 from ddbench.settings import results_dir
 from ddbench.system.files import locked, read_text, write_atomic
@@ -34,11 +34,11 @@ class RecordStore:
         folder = self.root / safe_name(key["dataset"]) / safe_name(key["protocol"])
         return folder / f"{name}_{digest(dict(key))[:12]}.json"
 
-    def add(self, record: Record, *, retry_failed: bool = False) -> Path:
+    def add(self, record: Record, *, retry_failed: bool = False, again: bool = False) -> Path:
         """Store a record, or merge its runs into the stored one; returns its file.
 
         Two processes may add at once: neither loses a run. A run whose identity is stored already is dropped,
-        unless `retry_failed` and the stored one failed. UsageError where the folder cannot be written, where the
+        unless `retry_failed` and the stored one failed, or `again`. UsageError where the folder cannot be written, where the
         stored file is no record, or where it is another record's. A process that follows another adds nothing.
         """
         path = self.path(record.key())
@@ -46,7 +46,8 @@ class RecordStore:
             return path
         with locked(path):
             stored = read_record(path) if path.exists() else None
-            merged = merge(stored, record, retry_failed=retry_failed, where=str(path)) if stored else _sorted(record)
+            how = {"retry_failed": retry_failed, "again": again}
+            merged = merge(stored, record, where=str(path), **how) if stored else _sorted(record)
             if merged != stored:
                 write_atomic(path, merged.to_json())
         return path
@@ -89,12 +90,15 @@ def read_record(path: Path) -> Record:
     return Record.from_json(read_text(path, LARGEST, "record"), str(path))
 
 
-def merge(stored: Record, new: Record, *, retry_failed: bool = False, where: str = "record") -> Record:
+def merge(
+    stored: Record, new: Record, *, retry_failed: bool = False, again: bool = False, where: str = "record"
+) -> Record:
     """The stored record with the new one's runs added.
 
     Equal identity: the stored run stays, with the snapshots of both, unless it failed and `retry_failed`; then a run that
-    failed before it had a set also gives way to any new run of its seed and setting. Facts on sets and teachers are
-    united, the stored ones first. UsageError where keys or protocol digests differ, or where two people claim the runs.
+    failed before it had a set also gives way to any new run of its seed and setting. With `again` every run gives way to
+    a new one of its seed, setting and code, whatever set either has. Facts on sets and teachers are united, the stored
+    ones first, but for sets that were made again. UsageError where keys or protocol digests differ, or where two people claim the runs.
     """
     _check_key(stored, new.key(), where)
     if stored.protocol_digest != new.protocol_digest:
@@ -102,17 +106,17 @@ def merge(stored: Record, new: Record, *, retry_failed: bool = False, where: str
         raise UsageError(f"{where}: protocol_digest differs: {protocol} was changed without a new version")
     if stored.submission and new.submission and not stored.submission.same_claim(new.submission):
         raise UsageError(f"{where}: holds a submission of {stored.submission.name!r}, which only its authors add to")
-    again = {_place(run) for run in new.runs} if retry_failed else set()
-    runs = {run.identity(): run for run in stored.runs if not (_never_began(run) and _place(run) in again)}
-    for run in new.runs:
-        old = runs.get(run.identity())
+    kept = [old for old in stored.runs if not any(_gives_way(old, run, retry_failed, again) for run in new.runs)]
+    runs: dict[Identity, Run] = {}
+    for identity, run in identified([*kept, *new.runs]):
+        old = runs.get(identity)
         if old is None or (retry_failed and old.status == "failed"):
-            runs[run.identity()] = run
+            runs[identity] = run
         elif old.status == run.status == "ok" and run.snapshots:
-            runs[run.identity()] = _with_snapshots(old, run.snapshots)
+            runs[identity] = _with_snapshots(old, run.snapshots)
     changes = {
         "runs": list(runs.values()),
-        "synsets": new.synsets | stored.synsets,
+        "synsets": stored.synsets | new.synsets if again else new.synsets | stored.synsets,
         "teachers": new.teachers | stored.teachers,
         "supersedes": stored.supersedes or new.supersedes,
         "note": stored.note or new.note,
@@ -147,6 +151,16 @@ def _with_snapshots(run: Run, more: Sequence[Snapshot]) -> Run:
     return run.model_copy(update={"snapshots": [found[step] for step in sorted(found)]})
 
 
+def _gives_way(old: Run, new: Run, retry_failed: bool, again: bool) -> bool:
+    """Whether a new run takes a stored one's place though their identities may differ; unknown code is any code."""
+    if old.code not in (None, new.code):
+        return False
+    if again and (new.synset is not None or old.synset is None):  # no set came of it: what was scored before stays
+        one, other = (run.identity()._replace(synset=None, teacher=None, code=None) for run in (old, new))
+        return one == other
+    return retry_failed and _never_began(old) and _place(old) == _place(new)
+
+
 def _never_began(run: Run) -> bool:
     """A run that failed before its set was there: a retry that has a set replaces it, though identities differ."""
     return run.status == "failed" and run.synset is None
@@ -154,7 +168,7 @@ def _never_began(run: Run) -> bool:
 
 def _place(run: Run) -> tuple[Any, ...]:
     """A run's seed and setting, but for what is decided when its set is there."""
-    return run.seed, run.device, run.precision, run.threads, run.build, run.devices
+    return run.seed, run.device, run.precision, run.threads, run.build, run.devices, run.synthesis, run.training
 
 
 def _sorted(record: Record) -> Record:

@@ -14,7 +14,18 @@ from ddbench.report.commands import borrow_words, data_words, folder_words, scor
 from ddbench.report.frame import SETTING, UNPACKED, protocol_family
 
 Cell = Mapping[str, Any]  # a row of `ddbench.report.frame.cells`
-KEY = ("method", "recipe_hash", "imported", "distill_network", "dataset", "budget", "student", *SETTING)
+KEY = (
+    "method",
+    "recipe_hash",
+    "code",
+    "synthesis",
+    "imported",
+    "distill_network",
+    "dataset",
+    "budget",
+    "student",
+    *SETTING,
+)
 DEFAULT_SPACE = "normalised"  # of the baselines
 
 

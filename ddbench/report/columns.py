@@ -23,6 +23,7 @@ SETTING = {
     "threads": "threads per job",
     "build": "build of torch",
     "devices": "processes that trained a student together",
+    "training": "version of the core's part in training and test",
 }
 CELL = {
     **SET,
@@ -63,9 +64,12 @@ CELL = {
     "teacher_accuracy": "its test accuracy",
     "teacher_flag": "whether it is more than a point off the reference accuracy of the data set",
     **SETTING,
+    "code": "digest of the code of the method that made the set; empty: unknown",
+    "synthesis": "version of the core's part in the making of the set",
     "synset": "hash of the set, where all runs share one",
     "recipe_hash": "hash of the resolved recipe",
     "superseded": "whether a newer record supersedes it",
+    "former": "whether it is of code that is no longer there: of the method that is installed, or of the core",
     "group": "hash that names the cell",
     "samples": "json only: [synthesis seed, evaluation seed, top-1] of every run",
     "snapshots": "json only: [synthesis seed, evaluation seed, step, top-1] on the way of the distillation",

@@ -2,7 +2,7 @@
 
 Records that are equal in all but the synthesis seed are draws of one cell; those whose sets are the same are one draw.
 Two settings (device, precision, compiled, stacked, threads, build, devices, teacher) are never pooled, nor two sets that claim the
-same synthesis seed, nor two versions of a protocol. Accuracies are fractions, sizes bytes, times seconds.
+same synthesis seed, nor two versions of a protocol, nor two codes of a method or versions of the core. Accuracies are fractions, sizes bytes, times seconds.
 """
 
 import re
@@ -14,10 +14,12 @@ import pandas as pd
 
 from ddbench.errors import UsageError
 from ddbench.hashing import digest
-from ddbench.records.record import Record, Run
+from ddbench.records.record import Identity, Record, Run, codes_of, identified
 from ddbench.records.statistics import Samples, summarize, ties_with_best
 from ddbench.records.store import budget_label, merge
 from ddbench.report import columns
+from ddbench.report.format import counted
+from ddbench.system import code
 
 Entry = tuple[Record, Run]
 SETTING = tuple(columns.SETTING)
@@ -34,6 +36,7 @@ def cells(
     *,
     protocols: Collection[str] | None = None,
     superseded: bool = False,
+    former: bool = False,
     reference: Mapping[tuple[str, str], float] | None = None,
 ) -> pd.DataFrame:
     """One row per cell, columns `COLUMNS` (see `ddbench.report.columns`), sorted by data set, protocol, student, budget, method.
@@ -42,13 +45,14 @@ def cells(
         records: from one store or several; of two runs with one identity the first counts.
         protocols: labels ("hard-v1") or families ("hard") to keep; None keeps all.
         superseded: keep records that a newer one supersedes.
+        former: keep runs of code that is no longer there; else `left_out` says what is missing.
         reference: accuracy kept for the reference teacher by (data set, protocol label), fractions; a teacher more
             than a point off it has `teacher_flag`.
 
     `samples` holds the accuracies by (synthesis seed, evaluation seed), `snapshots` those on the way of the distillation
     by the same, each {step: accuracy}; the other columns are plain values, None or NaN where there is none. UsageError where two versions or two digests of a protocol would stand side by side.
     """
-    return pooled(records, protocols=protocols, superseded=superseded, reference=reference)[0]
+    return pooled(records, protocols=protocols, superseded=superseded, former=former, reference=reference)[0]
 
 
 def pooled(
@@ -56,19 +60,34 @@ def pooled(
     *,
     protocols: Collection[str] | None = None,
     superseded: bool = False,
+    former: bool = False,
     reference: Mapping[tuple[str, str], float] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, list[Record]]]:
     """The table of `cells`, and by a cell's `group` the records whose runs it pools, each once."""
     kept, replaced = _chosen(records, protocols, superseded)
     groups = dict(_groups(kept))
-    rows = [_row(group, entries, replaced) for group, entries in groups.items()]
+    rows = [_row(group, identity, entries, replaced) for group, (identity, entries) in groups.items()]
+    left = [] if former else [row for row in rows if row["former"]]
+    rows = [row for row in rows if former or not row["former"]]
     for row in rows:
         _flag_teacher(row, reference or {})
     _mark_best(rows)
     rows.sort(key=_order)
     frame = pd.DataFrame([[row.get(name) for name in COLUMNS] for row in rows], columns=COLUMNS, dtype=object)
-    behind = {group: list({id(record): record for record, _ in entries}.values()) for group, entries in groups.items()}
+    frame.attrs["left_out"] = [row["method"] for row in left]
+    behind = {
+        row["group"]: list({id(record): record for record, _ in groups[row["group"]][1]}.values()) for row in rows
+    }
     return frame.astype(dict.fromkeys(NUMBERS, float)), behind
+
+
+def left_out(frame: pd.DataFrame) -> str | None:
+    """A line on the rows of former code that cells leave out, if there are any."""
+    methods = frame.attrs.get("left_out", [])
+    if not methods:
+        return None
+    names = ", ".join(sorted(set(methods)))
+    return f"Left out: {counted(len(methods), 'row')} of code that is no longer there ({names}); --former shows them."
 
 
 def protocol_label(record: Record) -> str:
@@ -143,17 +162,35 @@ def _refuse_mixed(records: Iterable[Record]) -> None:
             )
 
 
-def _groups(records: Iterable[Record]) -> Iterable[tuple[str, list[Entry]]]:
+def _groups(records: Sequence[Record]) -> Iterable[tuple[str, tuple[Identity, list[Entry]]]]:
     buckets: dict[tuple[Any, ...], list[Entry]] = {}
+    first: dict[tuple[Any, ...], Identity] = {}
+    codes = codes_of(run for record in records for run in record.runs)
     for record in records:
         group = digest(record.group_key())
-        for run in record.runs:
-            buckets.setdefault((group, run.identity().setting), []).append((record, run))
+        for identity, run in identified(record.runs, codes):
+            place = (group, _told(identity))
+            first.setdefault(place, identity)
+            buckets.setdefault(place, []).append((record, run))
     for (group, setting), bucket in buckets.items():
+        identity = first[group, setting]
         for teacher, entries in _split(bucket, "teacher").items():
             parts = _split(entries, "synset") if _sets_differ(entries) else {None: entries}
             for synset, part in parts.items():
-                yield digest([group, list(setting), teacher, synset]), part
+                yield digest([group, list(setting), teacher, synset]), (identity, part)
+
+
+def _told(identity: Identity) -> tuple[Any, ...]:
+    """A setting without the code where that is unknown, as it was before runs told: such groups keep their names."""
+    known = (identity.code, identity.synthesis, identity.training) != (None, 1, 1)
+    return identity.setting if known else identity.setting[:-3]
+
+
+def _former(record: Record, run: Identity) -> bool:
+    """Whether runs are of code that is no longer there; unknown code, and what is not installed, might be."""
+    if run.training < code.TRAINING or (run.synthesis < code.SYNTHESIS and not record.imported):
+        return True
+    return run.code is not None and code.of_method(record.method) not in (None, run.code)
 
 
 def _split(entries: list[Entry], field: str) -> dict[str | None, list[Entry]]:
@@ -176,11 +213,12 @@ def _sets_differ(entries: list[Entry]) -> bool:
     return any(len(hashes) > 1 for hashes in sets.values())
 
 
-def _row(group: str, entries: list[Entry], replaced: Collection[str | None]) -> dict[str, Any]:
-    record, run = entries[0]
+def _row(group: str, identity: Identity, entries: list[Entry], replaced: Collection[str | None]) -> dict[str, Any]:
+    record, _ = entries[0]
     good = [(record, run) for record, run in entries if run.status == "ok"]
-    row = _identity_columns(record) | {name: getattr(run, name) for name in SETTING}
-    row |= {"group": group, "superseded": record.key_hash() in replaced}
+    row = _identity_columns(record) | {name: getattr(identity, name) for name in SETTING}
+    row |= {"group": group, "superseded": record.key_hash() in replaced, "former": _former(record, identity)}
+    row |= {"code": identity.code and identity.code[:12], "synthesis": identity.synthesis}
     if len({record.student_recipe_hash for record, _ in entries}) > 1:
         row["student_recipe"] = None  # learned in part: every draw has its own
     row |= _status_columns(entries) | _set_columns(entries) | _teacher_columns(entries)

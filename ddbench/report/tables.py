@@ -18,14 +18,14 @@ from ddbench.records.statistics import variance_parts
 from ddbench.report.cross_architecture import PLACE as NETWORK_PLACE
 from ddbench.report.cross_architecture import network_grids, network_notes, network_table
 from ddbench.report.format import budget_words, half, percent
-from ddbench.report.frame import COMPARED
+from ddbench.report.frame import COMPARED, left_out
 from ddbench.report.renderers import DAGGER, DASH, MARK, Grid, Shown, data_text, grids_text
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 VIEWS = ("pivot", "long", "variance", "networks")
 _TELLING = (
-    "recipe lender distill_network imported student_recipe space device precision threads build compiled stacked devices teacher "
-    "synset recipe_hash group"
+    "recipe lender distill_network imported student_recipe space device precision threads build compiled stacked devices code "
+    "synthesis training teacher synset recipe_hash group"
 )
 TELLING = (
     _TELLING.split()
@@ -201,6 +201,7 @@ def notes(frame: pd.DataFrame) -> list[str]:
         lines.append(f"{DAGGER}: a reduced recipe, cheaper than the published one.")
     if (frame["status"] == "n/a").any():
         lines.append("n/a: the method's definition excludes the cell.")
+    lines += [line for line in [left_out(frame)] if line]
     shared = [f"{name} {frame[name].iloc[0]}" for name in SHARED if len(frame) and frame[name].nunique() == 1]
     return lines + ([f"All cells: {', '.join(shared)}."] if shared else []) + _teacher_notes(good)
 
@@ -227,7 +228,7 @@ def _word(name: str, value: Any) -> str:
         return f"as {value}"
     shown = (
         str(value)[:8]
-        if name in ("lender", "teacher", "synset", "recipe_hash", "student_recipe", "imported", "group")
+        if name in ("lender", "teacher", "synset", "recipe_hash", "student_recipe", "imported", "group", "code")
         else value
     )
     return f"{shown}" if name in ("recipe", "device", "precision") else f"{name.replace('_', ' ')} {shown}"

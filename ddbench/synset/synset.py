@@ -49,6 +49,8 @@ class Provenance(BaseModel):
         environment: device, threads, precision, versions, CPU model.
         teachers: hash -> facts of the teachers and experts used.
         note: free text, e.g. the source of an imported set.
+        code: digest of the method's own modules (`ddbench.system.code`); None: unknown.
+        synthesis: version of the core's part in it (`ddbench.system.code.SYNTHESIS`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -61,6 +63,8 @@ class Provenance(BaseModel):
     environment: dict[str, Any] = {}
     teachers: dict[str, dict[str, Any]] = {}
     note: str | None = None
+    code: str | None = None
+    synthesis: int = 1
 
 
 @dataclass(frozen=True, eq=False)

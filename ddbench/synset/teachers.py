@@ -22,10 +22,11 @@ from ddbench.networks.build import build
 from ddbench.randomness import forked
 from ddbench.settings import cache_dir
 from ddbench.synset.synset import MAX_CLASSES, MAX_SIDE, ODD
+from ddbench.system import code
 from ddbench.system.files import write_atomic
 from ddbench.training.batches import Images
 from ddbench.training.cache import Stage
-from ddbench.training.loop import CODE_VERSION, accuracy, train
+from ddbench.training.loop import accuracy, train
 from ddbench.training.recipe import StudentRecipe
 from ddbench.training.sealed import Artifact, look_sealed, read_sealed, write_sealed
 
@@ -214,7 +215,7 @@ def reference_teacher(
         "split_hash": dataset.train.hash,
         "space": space.to_json(),
         "precision": "float32",
-        "code": CODE_VERSION,
+        "code": code.TRAINING,
         "seed": seed,
     }
     stage = Stage("reference-teacher", key)

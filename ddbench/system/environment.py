@@ -6,11 +6,13 @@ import subprocess
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ddbench import plugins
 from ddbench.errors import UsageError
 from ddbench.hashing import digest
 from ddbench.settings import default_device
@@ -43,6 +45,30 @@ def commit() -> tuple[str | None, bool | None]:
     except (OSError, subprocess.SubprocessError):
         return None, None
     return head.strip(), bool(changed.strip())
+
+
+def plugin(group: str, name: str) -> dict[str, str | bool]:
+    """Package, version and, of a git checkout, commit and whether it was changed, of who declares an entry point.
+
+    Nothing of what ddbench itself declares, whose version and commit stand beside it.
+    """
+    point = plugins.declared(group, name)
+    if point is None or point.dist is None or point.module.split(".")[0] == "ddbench":
+        return {}
+    spec = find_spec(point.module.split(".")[0])
+    checkout = _checkout(Path(spec.origin)) if spec is not None and spec.origin else {}
+    return {"plugin": point.dist.name, "plugin_version": point.dist.version, **checkout}
+
+
+def _checkout(file: Path) -> dict[str, str | bool]:
+    """Commit and state of the checkout that tracks a file; nothing where none does: installed below one, say."""
+    try:
+        _git(file.parent, "ls-files", "--error-unmatch", file.name)
+        head = _git(file.parent, "rev-parse", "HEAD")
+        changed = _git(file.parent, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"plugin_commit": head.strip(), "plugin_dirty": bool(changed.strip())}
 
 
 @cache

@@ -27,7 +27,6 @@ from ddbench.training.optimizers import OPTIMIZERS, SCHEDULES
 from ddbench.training.precision import Execution
 from ddbench.training.recipe import StudentRecipe
 
-CODE_VERSION = 1  # raise when a change here or in what it calls changes what a training gives; a test pins the source
 TESTED, TESTED_LARGE = 1000, 200  # images in a forward of the test, of splits in memory and of others (above 128 px)
 CHECKED = 50  # steps between two looks at the loss: on a GPU each look waits for it
 

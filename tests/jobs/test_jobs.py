@@ -16,11 +16,11 @@ from ddbench.distillation.recipes import resolve
 from ddbench.errors import CannotWrite, JobFailed, NotScored, UsageError
 from ddbench.evaluation.evaluate import Setting
 from ddbench.evaluation.protocol import find_protocol
-from ddbench.jobs import job as jobs
 from ddbench.jobs.job import DataName, DistillJob, EvaluateJob, check_balance, check_budget, distill_job, evaluate_job
 from ddbench.jobs.pool import Outcome, Work, attempt, run_all
 from ddbench.synset.synset import load
 from ddbench.synset.teachers import reference_teacher
+from ddbench.system import code
 
 
 def job(seed=0, ipc=1, setting=None, **overrides):
@@ -32,29 +32,13 @@ def test_the_key_separates_what_makes_a_difference(toys, monkeypatch):
     base = job().key
     others = [job(1), job(ipc=2), job(steps=7), job(setting=Setting(threads=2)), job(setting=Setting(device="cuda"))]
     keys = {base, *(other.key for other in others)}
-    monkeypatch.setattr(jobs, "source_digest", lambda method: "edited")
+    monkeypatch.setattr(code, "of_method", lambda name: "edited")
     keys.add(job().key)
-    monkeypatch.setattr(jobs, "CODE_VERSION", 0)
+    monkeypatch.setattr(code, "SYNTHESIS", 2)
     keys.add(job().key)
     assert len(keys) == 8
     monkeypatch.undo()
     assert replace(job(), source="another table").key == base
-
-
-def test_an_edited_method_is_another_source(toys, tmp_path):
-    import shutil
-
-    import toybox
-
-    method = find_method("toy")
-    before = jobs.source_digest(method)
-    copy = tmp_path / "copy.py"
-    shutil.copy(toybox.__file__, copy)
-    assert jobs._file_digest(str(copy)) == jobs._file_digest(toybox.__file__)
-    copy.write_text(copy.read_text() + "# edited\n")
-    jobs._file_digest.cache_clear()
-    assert jobs._file_digest(str(copy)) != jobs._file_digest(toybox.__file__)
-    assert jobs.source_digest(method) == before
 
 
 def test_a_set_is_made_once_with_its_provenance(toys):

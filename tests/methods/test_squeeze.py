@@ -21,9 +21,9 @@ from ddbench.errors import JobFailed, UsageError
 from ddbench.randomness import rng
 from ddbench.settings import cache_dir
 from ddbench.synset import teachers
+from ddbench.system.code import SYNTHESIS
 from ddbench.training.batches import BatchSchedule, views_of
 from ddbench.training.cache import Stage
-from ddbench.training.loop import CODE_VERSION
 from ddbench.training.optimizers import SCHEDULES
 
 ONE, TWO, THREE = "convnet-d1-w4-bn", "convnet-d1-w6-bn", "convnet-d2-w4-bn"
@@ -255,7 +255,7 @@ def test_teachers_of_different_spaces_are_refused():
     own, _ = squeezed(fields_of(weights="random"), [ONE])
     theirs = replace(own[ONE], network=TWO, space=Space("normalised", mean=(0.5,), std=(0.5,)))
     task = a_task()
-    key = {"network": TWO, "weights": "pretrained", "code": CODE_VERSION}
+    key = {"network": TWO, "weights": "pretrained", "code": SYNTHESIS}
     stage: Stage = task.open_stage("squeeze", key)
     stage.save("teacher", {}, {"teacher": teachers.keep(theirs)})
     same = task.open_stage("squeeze", {**key, "network": ONE})

@@ -1,114 +1,118 @@
-"""Numbers raised by hand, and the source that they stand for."""
+"""Numbers raised by hand, and the code that they stand for: changed code is either pinned anew or a new version."""
 
-import hashlib
-from pathlib import Path
+from importlib import import_module
 
 import pytest
-from ddbench.methods.engines.decoupled import priors
-from ddbench.methods.engines.encoders import encoders, projector, weak_teachers
-from ddbench.methods.engines.selection import bins, dynamics
-from ddbench.methods.engines.trajectory import experts
 
-import ddbench
-from ddbench.training import loop
+from ddbench import plugins
+from ddbench.distillation.method import method_names
+from ddbench.system import code
 
-CORE = Path(ddbench.__file__).parent
-ENGINES = Path(experts.__file__).parent
-STUDENT_FILES = (
-    "augment/*.py",
-    "execution.py",
-    "grouped.py",
-    "label_budget.py",
-    "losses.py",
-    "networks/build.py",
-    "networks/convnet.py",
-    "networks/mobile.py",
-    "networks/parts.py",
-    "networks/resnet.py",
-    "networks/small.py",
-    "randomness.py",
-    "schedules.py",
-    "streams.py",
-    "student.py",
-    "targets/distances.py",
-    "targets/encodings.py",
-    "targets/recording.py",
-    "targets/replay.py",
-)
-STUDENT = {1: "4f4369493b406b935b7767d6f875a55b6d6de32ea7cd6dca77c6b319a3c5e623"}
-"""By `ddbench.training.loop.CODE_VERSION`: SHA-256 of the files above, whose change may change what a training gives."""
-EXPERT_FILES = (
-    "augment/crops.py",
-    "augment/dsa.py",
-    "networks/build.py",
-    "networks/convnet.py",
-    "networks/mobile.py",
-    "networks/parts.py",
-    "networks/resnet.py",
-    "networks/small.py",
-    "randomness.py",
-)
-EXPERT_ENGINES = ("expert_step.py", "experts.py", "flat.py")
-EXPERTS = {1: "e5d1fe22d4ff7982b48d0920bcb776372f88a0e04aa61c68629d21e692f8cabc"}
-"""By `experts.CODE_VERSION`: SHA-256 of the files above, whose change may change what an expert becomes."""
-PRIOR_ENGINES = (
-    "codecs.py",
-    "decoupled.py",
-    "measured_norm.py",
-    "patches.py",
-    "priors.py",
-    "recover.py",
-    "relabel.py",
-    "squeeze.py",
-    "students.py",
-    "windows.py",
-)
-PRIORS = {1: "ad404877198fe7baa06ff826dbcbfdbb13b7cac526a572c1ce616d7cce6702e9"}
-"""By `priors.CODE_VERSION`: SHA-256 of the files above, whose change may change a committee's priors."""
-DYNAMICS = {1: "6009a2fa0ba971d96d8648e2acbb659f6072996b39d3c8d49a682c5df68ae538"}
-"""By `dynamics.CODE_VERSION`: SHA-256 of methods/engines/selection/dynamics.py, whose change may change what is recorded."""
-BINS = {1: "9315b1ddf9d6e5d38962d6960f45ea5cfe37f5b72fe78a1a7f6431c4d408ebe8"}
-"""By `bins.CODE_VERSION`: SHA-256 of bins.py, graph_cut.py and the core's resizing.py, whose change may change what is in a bin of DQ."""
-ENCODER_FILES = ("clip.py", "projection.py")
-ENCODERS = {1: "3640ab608034dfb4553be58aa65cfe97297a0fca2dfcf7f51bc9051ad9d752a3"}
-"""By `encoders.CODE_VERSION`: SHA-256 of encoders.py and the files above: what an encoder and its columns become."""
-WEAK_TEACHERS = {1: "5a60057d5032e83edab60e8bfb9acec24cdb6fe18d4b36751f14d054f191341f"}
-"""By `weak_teachers.CODE_VERSION`: SHA-256 of weak_teachers.py, whose change may change what a snapshot is."""
-PROJECTORS = {1: "f4c718fc461b3faf81be48dbe1e95d0044d9fe99b18c5e208eea53a9af3fb278"}
-"""By `projector.CODE_VERSION`: SHA-256 of projector.py and ddbench/synset/projection.py, whose change may change factors."""
-SOURCES = {
-    loop: (STUDENT, STUDENT_FILES, ()),
-    experts: (EXPERTS, EXPERT_FILES, EXPERT_ENGINES),
-    priors: (PRIORS, ("kept.py",), PRIOR_ENGINES),
-    dynamics: (DYNAMICS, (), ("dynamics.py",)),
-    bins: (BINS, ("resizing.py",), ("bins.py", "graph_cut.py")),
-    encoders: (ENCODERS, ENCODER_FILES, ("encoders.py",)),
-    weak_teachers: (WEAK_TEACHERS, (), ("weak_teachers.py",)),
-    projector: (PROJECTORS, ("projection.py", "resizing.py"), ("projector.py",)),
+CANNOT_CHANGE_A_NUMBER = {
+    "ddbench": "names to import from elsewhere",
+    "ddbench.records.addresses": "where files of submissions are",
+    "ddbench.training.allocator": "how freed memory is kept",
+    "ddbench.system.code": "the versions themselves",
+    "ddbench.system.downloads": "files, checked by their hashes",
+    "ddbench.system.environment": "what is recorded beside a number",
+    "ddbench.errors": "words",
+    "ddbench.system.files": "writes and locks",
+    "ddbench.system.rank": "who writes",
+    "ddbench.distillation.method": "how a method is declared",
+    "ddbench.plugins": "what is installed",
+    "ddbench.jobs.pool": "where jobs run",
+    "ddbench.progress": "words",
+    "ddbench.records.record": "how numbers are written",
+    "ddbench.settings": "folders and defaults of flags, all in a run's identity",
+    "ddbench.records.submission": "claims",
+    "ddbench.schema": "how records are read",
 }
-"""Module with a CODE_VERSION -> pins, files of the core and of the engines that the number stands for."""
+"""Modules of the core that no pin covers, and why."""
+USED_BY_METHODS = (
+    "ddbench.data.registry",
+    "ddbench.distillation.task",
+    "ddbench.networks.clip",
+    "ddbench.training.saved_bytes",
+    "ddbench.synset.projection",
+    "ddbench.data.resizing",
+)
+SCORING = ("ddbench.data.registry", "ddbench.evaluation.evaluate")
+PARTS = (
+    "ddbench.targets",
+    "ddbench.views",
+    "ddbench.losses",
+    "ddbench.schedules",
+    "ddbench.optimizers",
+)
+PARTS += ("ddbench.augmentations", "ddbench.mixes")
+KERNEL = {
+    "SYNTHESIS": (USED_BY_METHODS, {1: "6740818ee33a49d19f1fa075df6ea29f9db7f57053489561623428db62aad2eb"}),
+    "TRAINING": (SCORING, {1: "b36d89b4c658dd1269cb6151859327e7ae6aa6f92f11f657f5ea565262a9c90e"}),
+}
+"""Version of `ddbench.system.code` -> modules that it begins with, besides our entry points of `PARTS`; and pins."""
+ENGINES = {
+    "selection.bins": {1: "2fc384924ad92073333e17285738a407cb8ae28878487d09d0089af044ff4c0a"},
+    "selection.dynamics": {1: "68bc9b991c3917585a2ceb6556cbdccf1f8c493d1acb7c0f1ce15e1447ca4430"},
+    "encoders.encoders": {1: "b09e22e9cac70e92b684baea69cac36181088da1d34d046e21d7f214a3fe0ee9"},
+    "trajectory.experts": {1: "b1aea2bec35d452f5c71938f499c2a2c52250603c1f8f834eae21b2ed0be2c69"},
+    "decoupled.priors": {1: "8879db4cd193b64342127853c9706147aa793b0619742a72b66ff1dbeea1142a"},
+    "encoders.projector": {1: "8c3d15d0ad931c9d8ba10d68af30be128205390b0767f767a9b6ddb80821d8d4"},
+    "encoders.weak_teachers": {1: "7fad05bb57ca1899f7d40dfd94be5e79ca79633424475d00a8e34bd2a88c7da3"},
+}
+"""Engine with a CODE_VERSION, of a stage's products -> pins of the engine and what it imports of our methods."""
 
 
-def digest_of(core, engines):
-    total = hashlib.sha256()
-    for root, patterns in ((CORE, core), (ENGINES, engines)):
-        for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
-            total.update(f"{path.relative_to(root).as_posix()}\n".encode())
-            total.update(path.read_bytes())
-    return total.hexdigest()
+def own_parts():
+    points = (plugins.declared(group, name) for group in PARTS for name in plugins.names(group))
+    return [point.module for point in points if point.module.startswith("ddbench.")]
 
 
-@pytest.mark.parametrize("module", SOURCES, ids=lambda module: module.__name__.rpartition(".")[2])
-def test_a_code_version_stands_for_this_source(module):
-    pins, core, engines = SOURCES[module]
-    found, version = digest_of(core, engines), module.CODE_VERSION
+def kernel(name):
+    return code.closure((*KERNEL[name][0], *own_parts()), "ddbench", without=CANNOT_CHANGE_A_NUMBER)
+
+
+def check(pins, version, modules, what):
+    found = code.digest_of(modules)
     assert pins.get(version) == found, (
-        f"source that {module.__name__}.CODE_VERSION stands for has changed. If that may change any number: raise it, so "
-        f"that what is cached is made again, and pin {{{version + 1}: {found!r}}} here. If it cannot (a comment, a name): "
+        f"code that {what} stands for has changed: it covers {', '.join(sorted(modules))}. If any number may change: raise "
+        f"the version, so that what older code made is made again, and pin {{{version + 1}: {found!r}}} here. If none can: "
         f"update the pin to {{{version}: {found!r}}}"
     )
 
 
-def test_every_pattern_names_files():
-    for _, core, engines in SOURCES.values():
-        assert all(list(CORE.glob(pattern)) for pattern in core) and all((ENGINES / name).exists() for name in engines)
+@pytest.mark.parametrize("name", KERNEL)
+def test_a_version_of_the_kernel_stands_for_this_code(name):
+    check(KERNEL[name][1], getattr(code, name), kernel(name), f"ddbench.system.code.{name}")
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_version_of_an_engine_stands_for_this_code(name):
+    module = f"{code.METHODS}.engines.{name}"
+    version = import_module(module).CODE_VERSION
+    check(ENGINES[name], version, code.closure((module,), code.METHODS), f"{module}.CODE_VERSION")
+
+
+def test_what_methods_import_of_the_kernel_is_pinned():
+    methods = [plugins.declared(code.METHODS, name).module for name in method_names()]
+    own = code.closure([name for name in methods if name.startswith(code.METHODS)], code.METHODS)
+    used = {name for module, path in own.items() for name in code._imported(module, path)}
+    reached = code.closure([name for name in used if name != code.METHODS], "ddbench", without=CANNOT_CHANGE_A_NUMBER)
+    assert len(own) > 40 and reached.keys() <= kernel("SYNTHESIS").keys()
+
+
+@pytest.mark.parametrize("name", ["data.spaces", "distillation.task", "synset.teachers", "synset.views", "data.registry"])
+def test_a_kernel_module_that_changes_breaks_the_pin(name, tmp_path):
+    modules = kernel("SYNTHESIS")
+    text = modules[f"ddbench.{name}"].read_text(encoding="utf-8")
+    changed = {}
+    for what, more in (("comment", "\n# nothing\n"), ("number", "\nOFFSET = 1e-3\n")):
+        copy = tmp_path / f"{what}.py"
+        copy.write_text(text + more, encoding="utf-8")
+        changed[what] = {**modules, f"ddbench.{name}": copy}
+    with pytest.raises(AssertionError, match="raise the version"):
+        check({1: code.digest_of(modules)}, 1, changed["number"], "this")
+    check({1: code.digest_of(modules)}, 1, changed["comment"], "this")
+
+
+def test_what_is_left_out_is_there():
+    assert all(code.closure((name,), "ddbench") for name in CANNOT_CHANGE_A_NUMBER)

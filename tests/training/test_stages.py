@@ -140,10 +140,10 @@ def test_entries_are_added_on_demand():
 
 
 def test_the_environment_is_recorded_and_not_hashed(tmp_path, monkeypatch):
-    import ddbench.training.cache
+    import ddbench.training.sealed
 
     one = write_sealed(tmp_path / "a", {"x": torch.zeros(2)}, {"n": 1})
-    monkeypatch.setattr(ddbench.training.cache, "environment", lambda: {"processor": "another"})
+    monkeypatch.setattr(ddbench.training.sealed, "environment", lambda: {"processor": "another"})
     other = write_sealed(tmp_path / "b", {"x": torch.zeros(2)}, {"n": 1})
     assert one.hash == other.hash == read_sealed(tmp_path / "b").hash
     assert (tmp_path / "a").read_bytes() != (tmp_path / "b").read_bytes()

@@ -33,14 +33,14 @@ from ddbench.evaluation.protocol import Protocol, find_protocol
 from ddbench.extras.tune.grid import draw
 from ddbench.extras.tune.recipe_file import recipe_text
 from ddbench.hashing import digest
-from ddbench.jobs.job import DataName, check_balance, check_budget, source_digest
+from ddbench.jobs.job import DataName, check_balance, check_budget
 from ddbench.jobs.pool import attempt
 from ddbench.progress import Reporter
 from ddbench.records.statistics import t_interval
 from ddbench.settings import cache_dir
 from ddbench.synset.synset import SynSet
+from ddbench.system import code
 from ddbench.system.files import check_writable, locked, write_atomic
-from ddbench.training.loop import CODE_VERSION
 
 log = logging.getLogger("ddbench")
 
@@ -111,8 +111,8 @@ class _Study:
     def path(self) -> Path:
         """Where finished candidates are kept."""
         key = {
-            "source": source_digest(self.method),
-            "code": CODE_VERSION,
+            "source": code.of_method(self.method.name),
+            "code": [code.SYNTHESIS, code.TRAINING],
             "protocol": self.protocol.digest(),
             "network": self.network,
             "test": self.dataset.test.hash,

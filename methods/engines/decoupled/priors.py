@@ -9,8 +9,8 @@ from torch import Tensor
 from ddbench.distillation.task import Held, Task
 from ddbench.synset.targets import targets_of
 from ddbench.synset.teachers import Teacher
+from ddbench.system.code import SYNTHESIS
 from ddbench.training.cache import Stage
-from ddbench.training.loop import CODE_VERSION as STUDENT_CODE
 from ddbench.training.loop import predict, train
 
 CODE_VERSION = 1  # raise when a change of the engines that distil changes priors; a test pins their source
@@ -33,7 +33,7 @@ def _accuracy(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, i
         "hyper": DecoupledHyper(**shared).model_dump(mode="json"),
         "network": task.network,
         "ipc": ipc,
-        "code": [CODE_VERSION, STUDENT_CODE],
+        "code": [CODE_VERSION, SYNTHESIS],
     }
 
     stage = task.open_stage("prior", key)

@@ -22,8 +22,9 @@ from ddbench.errors import UsageError
 from ddbench.hashing import digest
 from ddbench.randomness import forked, rng
 from ddbench.synset.teachers import Teacher
+from ddbench.system.code import SYNTHESIS
 from ddbench.training.checkpoints import Checkpoint
-from ddbench.training.loop import CODE_VERSION, train
+from ddbench.training.loop import train
 from ddbench.training.recipe import Component, StudentRecipe
 
 ENTRY = "teacher"
@@ -93,7 +94,7 @@ def squeeze(task: Task, fields: SqueezeFields, names: Sequence[str]) -> dict[str
 def _teacher(task: Task, fields: SqueezeFields, name: str) -> Teacher:
     recipe = fields.teacher_recipe(name)
     recipe = recipe.flipped(task.dataset.flip)
-    key: dict[str, Any] = {"network": name, "weights": fields.weights, "code": CODE_VERSION}
+    key: dict[str, Any] = {"network": name, "weights": fields.weights, "code": SYNTHESIS}
     if fields.weights != "pretrained":
         key["space"] = task.space("normalised").to_json()
     if fields.weights == "trained":

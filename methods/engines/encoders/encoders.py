@@ -25,8 +25,8 @@ from ddbench.networks.parts import Network
 from ddbench.randomness import rng, seed_of
 from ddbench.synset.projection import Encoder, clip_encoder, teacher_encoder, text_columns
 from ddbench.synset.teachers import Teacher
+from ddbench.system.code import SYNTHESIS
 from ddbench.training.batches import Images
-from ddbench.training.loop import CODE_VERSION as STUDENT_CODE
 from ddbench.training.loop import train
 
 CODE_VERSION = (
@@ -210,7 +210,7 @@ def stand_in(task: Task, fields: EncoderFields) -> Teacher:
         "recipe": recipe.model_dump(mode="json"),
         "classes": chosen,
         "space": space.to_json(),
-        "code": [CODE_VERSION, STUDENT_CODE],
+        "code": [CODE_VERSION, SYNTHESIS],
     }
     stage = task.open_stage("stand-in", key)
 

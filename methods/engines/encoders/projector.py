@@ -41,8 +41,8 @@ from ddbench.synset.projection import (
 )
 from ddbench.synset.synset import Targets
 from ddbench.synset.targets.projector import form_of
+from ddbench.system.code import SYNTHESIS
 from ddbench.training.batches import Labeller
-from ddbench.training.loop import CODE_VERSION as STUDENT_CODE
 from ddbench.training.loop import train
 from ddbench.training.recipe import Component, StudentRecipe
 
@@ -189,7 +189,7 @@ def fitted(task: Task, fields: FitFields, start: Start, labels: Labeller, labell
         "ranks": [fields.rank_conv, fields.rank_columns],
         "labels": labelled_by,
         "space": space.to_json(),
-        "code": [CODE_VERSION, ENCODERS_CODE, STUDENT_CODE],
+        "code": [CODE_VERSION, ENCODERS_CODE, SYNTHESIS],
     }
     stage = task.open_stage("projector", key)
 

@@ -20,9 +20,9 @@ from ddbench.hashing import digest
 from ddbench.networks import canonical
 from ddbench.randomness import rng, seed_of
 from ddbench.synset.teachers import Teacher
+from ddbench.system.code import SYNTHESIS
 from ddbench.training.batches import Batch, Labeller
 from ddbench.training.cache import Stage
-from ddbench.training.loop import CODE_VERSION as STUDENT_CODE
 from ddbench.training.loop import train
 
 CODE_VERSION = 1  # raise when a change here changes what a snapshot is; a test pins the source
@@ -69,7 +69,7 @@ def weak_teachers(task: Task, fields: WeakFields) -> list[Teacher]:
     key = {
         "recipe": recipe.model_dump(mode="json"),
         "space": space.to_json(),
-        "code": [CODE_VERSION, STUDENT_CODE],
+        "code": [CODE_VERSION, SYNTHESIS],
     }
     stage = task.open_stage("weak-teachers", key)
     have = {epoch: _snapshot(task, stage, epoch) for epoch in epochs}

@@ -23,9 +23,9 @@ from ddbench.hashing import digest
 from ddbench.networks.parts import Network
 from ddbench.randomness import seed_of
 from ddbench.synset.teachers import Teacher
+from ddbench.system.code import SYNTHESIS
 from ddbench.training.batches import Batch, Images
 from ddbench.training.checkpoints import Checkpoint
-from ddbench.training.loop import CODE_VERSION as STUDENT_CODE
 from ddbench.training.loop import train
 from ddbench.training.recipe import Component, StudentRecipe
 
@@ -143,7 +143,7 @@ def _run(task: Task, fields: DynamicsFields, number: int, labels: Tensor, moveme
         "outputs": fields.score_outputs,
         "movement": movement,
         "run": number,
-        "code": [CODE_VERSION, STUDENT_CODE],
+        "code": [CODE_VERSION, SYNTHESIS],
         **({} if at_once == SHOWN else {"at_once": at_once}),  # left out where it always was so
     }
     stage = task.open_stage("dynamics", key)
