@@ -83,7 +83,7 @@ def show_record(path: Path, *, as_json: bool) -> None:
     from ddbench.report.commands import commands_again, needed
 
     record = read_record(path)
-    commands = list(commands_again(record))
+    commands = list(dict.fromkeys(commands_again(record)))  # runs of two codes are made by one
     if as_json:
         print_json({"record": record.model_dump(mode="json", by_alias=True), "reproduce": commands})
         return

@@ -18,6 +18,7 @@ from ddbench.data.dataset import Dataset
 from ddbench.data.spaces import Space, transform_for
 from ddbench.errors import UsageError, first_problem
 from ddbench.hashing import canonical_json, tensors_digest
+from ddbench.schema import Hash, Number
 from ddbench.system.files import write_tensors
 from ddbench.training.recipe import StudentRecipe
 
@@ -63,8 +64,8 @@ class Provenance(BaseModel):
     environment: dict[str, Any] = {}
     teachers: dict[str, dict[str, Any]] = {}
     note: str | None = None
-    code: str | None = None
-    synthesis: int = 1
+    code: Hash | None = None
+    synthesis: Number = 1
 
 
 @dataclass(frozen=True, eq=False)

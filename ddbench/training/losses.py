@@ -158,7 +158,7 @@ def _logits(labels: Labels) -> torch.Tensor:
 
 LOSSES = Components(
     "loss",
-    "ddbench.losses",
+    "ddbench.training.losses",
     {
         "ce": cross_entropy,
         "kl": kullback_leibler,

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import ddbench
@@ -15,14 +16,16 @@ from ddbench.cli.app import app
 from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method, method_names
 from ddbench.distillation.recipes import resolve
+from ddbench.errors import UsageError
 from ddbench.evaluation.evaluate import Setting
+from ddbench.evaluation.from_tensors import from_tensors
 from ddbench.jobs.job import DataName, DistillJob
 from ddbench.jobs.sweep import Grid
 from ddbench.records.record import Record, codes_of
 from ddbench.records.store import RecordStore, merge, read_record
 from ddbench.report.frame import cells, left_out
 from ddbench.report.tables import render
-from ddbench.synset.synset import load
+from ddbench.synset.synset import load, save
 from ddbench.system import code
 
 ROOT = Path(__file__).parents[2]
@@ -262,8 +265,6 @@ def test_runs_of_two_versions_of_the_core_are_two_means(name, toys, monkeypatch)
 
 
 def test_an_imported_set_outlives_a_version_of_synthesis(toys, monkeypatch):
-    import torch
-
     data = load_dataset("digits")
     images, labels = torch.zeros(10, data.channels, data.side, data.side), torch.arange(10)
     record = ddbench.evaluate(images, labels, dataset="digits", protocol="toy-hard-v1", seeds=1)
@@ -308,6 +309,16 @@ def test_a_set_of_former_code_is_scored_as_such(own, tmp_path):
     record = ddbench.evaluate(tmp_path / "own.safetensors", protocol="toy-hard-v1", seeds=1)
     assert load(tmp_path / "own.safetensors").provenance.code == record.runs[0].code == old != code.of_method("own")
     assert cells([record]).empty and len(cells([record], former=True)) == 1
+
+
+@pytest.mark.parametrize(("field", "value"), [("code", "mine"), ("synthesis", 0)])
+def test_a_stranger_s_word_on_the_code_is_checked(field, value, tmp_path):
+    data = load_dataset("digits")
+    images, labels = torch.zeros(10, data.channels, data.side, data.side), torch.arange(10)
+    made = from_tensors(images, labels, data, name="mine").with_provenance(**{field: value})
+    save(made, tmp_path / "set.safetensors")
+    with pytest.raises(UsageError, match=field):
+        load(tmp_path / "set.safetensors")
 
 
 def key(name):
