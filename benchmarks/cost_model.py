@@ -18,10 +18,10 @@ from pathlib import Path
 from ddbench.budget import Budget
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve
-from ddbench.evaluation.evaluate import Setting
 from ddbench.jobs.estimate import foresee
 from ddbench.jobs.job import DataName, DistillJob, EvaluateJob, distill_job, evaluate_job
 from ddbench.system.environment import processor
+from ddbench.training.compute import Compute
 
 CELLS = (
     "rded:digits:3,prune:digits:3,dm:digits:1,tesla:digits:1,sre2l:digits:1,pca:digits:1,datadam:digits:1,"
@@ -54,7 +54,7 @@ def taken(call: Callable[[], object]) -> float:
 def row(cell: str) -> list[tuple[str, float, float]]:
     """(job, foreseen seconds, measured seconds) of a cell's set and of one student."""
     name, dataset, size = cell.split(":")
-    data, setting = DataName(dataset), Setting()
+    data, setting = DataName(dataset), Compute()
     budget = Budget(fraction=float(size)) if "." in size else Budget(int(size))
     recipe = resolve(find_method(name), data.load(), budget)
     with own_cache():

@@ -29,9 +29,9 @@ from ddbench.augment.crops import draw_crops
 from ddbench.budget import Budget
 from ddbench.data.dataset import Dataset, memory_split
 from ddbench.distillation.task import Task
-from ddbench.evaluation.evaluate import Setting
 from ddbench.networks import create
 from ddbench.randomness import rng
+from ddbench.training.compute import Compute
 from ddbench.training.meter import Meter
 
 CLASSES = 10
@@ -137,7 +137,7 @@ class Timed:
 
 def times(args: argparse.Namespace) -> dict[str, Timed]:
     """Every form's; `REFERENCE` is the first."""
-    Setting(args.device, args.threads).apply()
+    Compute(args.device, args.threads).apply()
     timed: dict[str, list[float]] = {}
     setup: dict[str, float] = {}
     every = list(forms(args))

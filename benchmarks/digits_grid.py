@@ -30,7 +30,6 @@ from ddbench.cli.planning import Estimator, Planned, Steady, missing_work, plan
 from ddbench.cli.running import tell
 from ddbench.distillation.method import find_method, method_names
 from ddbench.errors import NotDefined, UsageError, unknown
-from ddbench.evaluation.evaluate import Setting
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.cost_model import CostModel, Work, plan_of, student_work
 from ddbench.jobs.estimate import Estimate, Foreseen, foresee
@@ -40,6 +39,7 @@ from ddbench.records.record import Record
 from ddbench.records.store import RecordStore
 from ddbench.report.format import duration
 from ddbench.system.files import check_writable
+from ddbench.training.compute import Compute
 
 MEASURED = Path(__file__).parents[1] / "results" / "measured"
 DATA = DataName("digits")
@@ -60,7 +60,7 @@ def methods() -> list[str]:
 def grid(
     names: Sequence[str],
     protocols: Sequence[str],
-    how: Setting,
+    how: Compute,
     *,
     ipcs: Sequence[int] = IPCS,
     seeds: int = 5,
@@ -80,7 +80,7 @@ def grid(
     )
 
 
-def part(name: str, how: Setting) -> list[Cell]:
+def part(name: str, how: Compute) -> list[Cell]:
     """The cells of one part; no two parts share one."""
     every = methods()
     lending = [name for name in every if name not in BASELINES]
@@ -102,7 +102,7 @@ def part(name: str, how: Setting) -> list[Cell]:
     return [cell for each in grids[name] for cell in each.cells()]
 
 
-def _borrowing(lenders: Iterable[Cell], how: Setting) -> Iterator[Cell]:
+def _borrowing(lenders: Iterable[Cell], how: Compute) -> Iterator[Cell]:
     """`random` at each lender's IPC, by its student recipe."""
     own = {job.resolved().budget: job for job in grid(["random"], [], how).distillations()}
     for cell in lenders:
@@ -121,7 +121,7 @@ class Costs:
     estimator: Estimator = field(default_factory=Estimator)
     _paid: set[tuple[str, Work]] = field(default_factory=set)
 
-    def of_set(self, job: DistillJob, how: Setting) -> Estimate:
+    def of_set(self, job: DistillJob, how: Compute) -> Estimate:
         """Of making a set."""
         recipe = job.resolved()
         shared: dict[str, list[int]] = defaultdict(list)
@@ -140,7 +140,7 @@ class Costs:
         return found.student if found else _by_protocol(each.cell)
 
 
-def _stages(job: DistillJob, how: Setting) -> list[Work]:
+def _stages(job: DistillJob, how: Compute) -> list[Work]:
     """The works of a set whose products others share; none where the method says no costs, or excludes the cell."""
     try:
         known = plan_of(job.resolved(), job.data.load(), how)
@@ -150,7 +150,7 @@ def _stages(job: DistillJob, how: Setting) -> list[Work]:
 
 
 @cache
-def _foreseen(job: DistillJob, protocol: str, network: str | None, how: Setting) -> Foreseen | None:
+def _foreseen(job: DistillJob, protocol: str, network: str | None, how: Compute) -> Foreseen | None:
     return foresee(job.resolved(), job.data.load(), protocol, network, how, tell=say)
 
 
@@ -180,7 +180,7 @@ def _left(cell: Cell, store: RecordStore, records: Sequence[Record]) -> Planned:
     return replace(found, missing=tuple(sorted(set(found.missing) - {run.seed for run in runs})))
 
 
-def dry_run(names: Sequence[str], store: RecordStore, how: Setting, workers: int) -> None:
+def dry_run(names: Sequence[str], store: RecordStore, how: Compute, workers: int) -> None:
     """Say what each part still needs, and how long all of it takes; run and write nothing.
 
     A set is counted in the first part that needs it. A cell that a method's definition excludes is no work.
@@ -204,7 +204,7 @@ def dry_run(names: Sequence[str], store: RecordStore, how: Setting, workers: int
     print(f"All: about {duration(total / workers)} with {workers} worker(s). Nothing was run or written.")
 
 
-def run(names: Sequence[str], store: RecordStore, how: Setting, workers: int, *, retry_failed: bool) -> int:
+def run(names: Sequence[str], store: RecordStore, how: Compute, workers: int, *, retry_failed: bool) -> int:
     """Run what is missing, part after part in one go; the exit code."""
     cells = [cell for name in names for cell in part(name, how)]
     check_writable(store.root / "record")

@@ -23,7 +23,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ddbench.errors import UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.hashing import digest
 from ddbench.records.record import Record
@@ -34,6 +33,7 @@ from ddbench.report.plots import bars, save
 from ddbench.report.renderers import DAGGER, DASH, Grid, Shown, markdown
 from ddbench.report.tables import notes, pivot, span
 from ddbench.system.files import write_atomic, write_with
+from ddbench.training.compute import Compute
 
 ROOT = Path(__file__).parents[1]
 README, FIGURE = ROOT / "README.md", ROOT / "benchmarks" / "readme.png"
@@ -53,7 +53,7 @@ def shown(records: Iterable[Record]) -> tuple[pd.DataFrame, int]:
 
 def _of_the_grid(frame: pd.DataFrame) -> list[bool]:
     """Which cells are of default recipes, lenders too, and of the student that the protocol takes by default."""
-    jobs = grid(methods(), [], Setting()).distillations()
+    jobs = grid(methods(), [], Compute()).distillations()
     resolved = [job.resolved() for job in jobs]
     recipes = {(each.method.name, budget_label(each.budget.to_json())): each.hash[:12] for each in resolved}
     students = {name: find_protocol(name).student(DATA.load(), None).network for name in FIXED}

@@ -30,13 +30,13 @@ from ddbench.data.listing import SETTLED
 from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import transform_for
 from ddbench.distillation.task import Task
-from ddbench.evaluation.evaluate import Setting
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.synset.synset import SynSet
 from ddbench.synset.teachers import reference_teacher
 from ddbench.synset.views import training_images
 from ddbench.training.batches import Labeller
 from ddbench.training.checkpoints import Checkpoint
+from ddbench.training.compute import Compute
 from ddbench.training.loop import accuracy, train
 from ddbench.training.meter import Meter
 from ddbench.training.recipe import StudentRecipe
@@ -138,7 +138,7 @@ PARTS: dict[str, Callable[[str, int], None]] = {
 def measure(part: str, root: str, steps: int) -> None:
     """Run a part in this process, and print CPU seconds and bytes as JSON."""
     Image.preinit()
-    Setting().apply()  # one thread, and freed memory kept, as in every job
+    Compute().apply()  # one thread, and freed memory kept, as in every job
     started = time.process_time()
     with Meter(CPU, interval=0.002) as meter:
         PARTS[part](f"folder:{root}", steps)

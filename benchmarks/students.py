@@ -29,12 +29,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from ddbench.augment import build_augmentation
-from ddbench.evaluation.evaluate import Setting
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.networks import create
 from ddbench.randomness import rng
 from ddbench.system.environment import environment, find_device
 from ddbench.training.batches import BatchSchedule
+from ddbench.training.compute import Compute
 from ddbench.training.loop import train
 from ddbench.training.precision import Execution
 from ddbench.training.recipe import StudentRecipe
@@ -115,7 +115,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict[str, float]:
     if execution is None:
         torch.set_num_threads(options.threads)
     else:
-        Setting(device.type, options.threads).apply()
+        Compute(device.type, options.threads).apply()
 
     def work(steps: int) -> None:
         loop(device, steps) if execution is None else ours(execution, device, students, steps)

@@ -45,9 +45,9 @@ from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import parse_overrides, resolve
 from ddbench.distillation.task import Task
-from ddbench.evaluation.evaluate import Setting
 from ddbench.networks import create
 from ddbench.randomness import rng
+from ddbench.training.compute import Compute
 from ddbench.training.meter import Meter
 
 CLASSES, SIDE = 10, 32
@@ -106,7 +106,7 @@ def measure(mode: str, ipc: int, steps: int, repeats: int, threads: int, device:
     if mode == "plain":  # as torch comes
         torch.set_num_threads(threads)
     else:
-        Setting(device, threads).apply()
+        Compute(device, threads).apply()
     where = torch.device(device)
     network, segment, synthetic = problem(ipc, steps, where)
     compiled = mode == "compiled"

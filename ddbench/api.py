@@ -10,7 +10,6 @@ import torch
 
 from ddbench.budget import Budget
 from ddbench.errors import UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.evaluation.from_tensors import from_tensors
 from ddbench.jobs.ddp import ONE_JOB, DDPExecutor
 from ddbench.jobs.job import DataName, DistillJob, distill_job
@@ -25,6 +24,7 @@ from ddbench.synset.label_compression import Packing
 from ddbench.synset.synset import SynSet, load, save
 from ddbench.system.environment import find_device
 from ddbench.system.files import check_writable
+from ddbench.training.compute import Compute
 from ddbench.training.precision import checked_switch, chosen_precision
 
 
@@ -36,7 +36,7 @@ def setting(
     *,
     elsewhere: bool = False,
     devices: int = 1,
-) -> Setting:
+) -> Compute:
     """How to compute.
 
     Args:
@@ -61,7 +61,7 @@ def setting(
     switch = checked_switch(compile or default_compile(), found)
     if devices > 1 and switch == "on":
         raise UsageError("compile on: not where several devices train together")
-    return Setting(
+    return Compute(
         device=found,
         threads=threads or default_threads(),
         precision=chosen_precision(precision or default_precision(), found),
@@ -134,7 +134,7 @@ def distillation(
     recipe: str | None = None,
     network: str | None = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
-    how: Setting,
+    how: Compute,
 ) -> DistillJob:
     """The job that `distill` runs, resolved and checked; see there."""
     words = [f"{k}={_word(v)}" for k, v in overrides.items()] if isinstance(overrides, Mapping) else list(overrides)

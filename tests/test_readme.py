@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 from ddbench.cli.app import app
 from ddbench.distillation.method import find_method
 from ddbench.errors import UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.hashing import digest
 from ddbench.jobs.job import DataName, distill_job
 from ddbench.jobs.sweep import planned, without_set
 from ddbench.records.record import Record
 from ddbench.records.store import RecordStore
+from ddbench.training.compute import Compute
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,7 +36,7 @@ def shown(scripts):
 
 def record(scripts, method, values, *, protocol="hard-v1", ipc=1, build="2.9.0", **changes):
     """A record of a cell of the grid with one run for each value; without values the cell is n/a."""
-    cell = scripts[1].grid([method], [protocol], Setting(), ipcs=[ipc]).cells()[0]
+    cell = scripts[1].grid([method], [protocol], Compute(), ipcs=[ipc]).cells()[0]
     plain = json.loads((planned(cell) or without_set(cell)).to_json()) | changes
     synset = digest([method, ipc, build]) if values else None
     run = {"device": "cpu", "precision": "float32", "threads": 1, "build": build, "synset": synset}
@@ -151,7 +151,7 @@ def test_a_page_without_marks_is_refused(scripts):
 
 def test_the_grid_is_every_method_once(scripts):
     _, grid = scripts
-    parts = {name: grid.part(name, Setting()) for name in (*grid.PARTS, grid.BORROWED)}
+    parts = {name: grid.part(name, Compute()) for name in (*grid.PARTS, grid.BORROWED)}
     cells = [(cell.made, cell.protocol, cell.network, cell.lender) for part in parts.values() for cell in part]
     assert max(Counter(cells).values()) == 1
     draws = Counter((cell.made.resolved().method.name, cell.made.resolved().budget) for cell in parts["hard"])
@@ -160,12 +160,12 @@ def test_the_grid_is_every_method_once(scripts):
     assert {name for name, _ in draws} == set(grid.methods()) and {len(cell.seeds) for cell in parts["hard"]} == {5}
     assert len(parts["networks"]) == len(grid.FAMILIES) * len(grid.NETWORKS)
     with pytest.raises(UsageError, match="unknown part"):
-        grid.part("harder", Setting())
+        grid.part("harder", Compute())
 
 
 def test_the_baselines_ship_no_recipe_and_the_default_network_is_not_run_twice(scripts):
     readme, grid = scripts
-    for job in grid.grid(grid.BASELINES, [], Setting(), ipcs=[1]).distillations():
+    for job in grid.grid(grid.BASELINES, [], Compute(), ipcs=[1]).distillations():
         assert distill_job(job).student_recipe is None
     assert readme.find_protocol("hard-v1").student(DataName("digits").load()).network not in grid.NETWORKS
 
@@ -173,9 +173,9 @@ def test_the_baselines_ship_no_recipe_and_the_default_network_is_not_run_twice(s
 def test_a_dry_run_counts_what_is_recorded(scripts, tmp_path, monkeypatch, capsys):
     _, grid = scripts
     store = RecordStore(tmp_path / "results")
-    store.add(record(scripts, "random", [0.5, 0.5], build=Setting().identity()["build"]))
+    store.add(record(scripts, "random", [0.5, 0.5], build=Compute().identity()["build"]))
     monkeypatch.setattr(grid, "methods", lambda: ["random"])
-    grid.dry_run(["hard"], store, Setting(), workers=2)
+    grid.dry_run(["hard"], store, Compute(), workers=2)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("hard: 43 of 45 trainings missing, 9 sets to make, ")
     assert lines[1].endswith("with 2 worker(s). Nothing was run or written.") and len(store.paths()) == 1
@@ -183,13 +183,13 @@ def test_a_dry_run_counts_what_is_recorded(scripts, tmp_path, monkeypatch, capsy
 
 def test_a_dry_run_knows_shipped_records_without_their_sets(scripts, tmp_path, monkeypatch, capsys):
     _, grid = scripts
-    store, build = RecordStore(tmp_path / "results"), Setting().identity()["build"]
+    store, build = RecordStore(tmp_path / "results"), Compute().identity()["build"]
     own = record(scripts, "dm", [0.8] * 5, protocol="shipped-v1", student_recipe_hash="0" * 64, build=build)
     store.add(own)
     lent = {"borrowed": "dm", "lender": own.recipe_hash, "student_recipe_hash": "0" * 64}
     store.add(record(scripts, "random", [0.7], protocol="shipped-v1", build=build, **lent))
     monkeypatch.setattr(grid, "methods", lambda: ["dm"])
-    grid.dry_run(["shipped", grid.BORROWED], store, Setting(), workers=1)
+    grid.dry_run(["shipped", grid.BORROWED], store, Compute(), workers=1)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("shipped: 10 of 15 trainings missing, 2 sets to make, ")
     assert lines[1].startswith("borrowed: 14 of 15 trainings missing, ")
@@ -201,7 +201,7 @@ def test_a_part_runs_and_goes_on(scripts, tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "FAMILIES", ("random",))
     monkeypatch.setattr(grid, "NETWORKS", ("mlp",))
     for _ in range(2):
-        assert grid.run(["networks"], store, Setting(), 1, retry_failed=False) == 0
+        assert grid.run(["networks"], store, Compute(), 1, retry_failed=False) == 0
         (made,) = store
         assert made.student_network == "mlp" and [run.seed for run in made.runs] == [0, 1, 2]
 

@@ -23,66 +23,16 @@ from ddbench.synset.synset import SynSet, check_dataset
 from ddbench.synset.targets import Binding, online_teacher, targets_of
 from ddbench.synset.teachers import Teacher, measured_accuracy, reference_teacher
 from ddbench.synset.views import drawn, training_images
-from ddbench.system import code, rank
-from ddbench.system.environment import commit, find_device, versions
-from ddbench.training.allocator import keep_freed_memory
+from ddbench.system import code
+from ddbench.system.environment import commit, versions
 from ddbench.training.batches import BatchSchedule, Labeller
+from ddbench.training.compute import Compute, check_devices
 from ddbench.training.loop import Training, accuracy, train
-from ddbench.training.precision import Execution, Switch, refuse_to_compile, repays
 from ddbench.training.recipe import StudentRecipe
 from ddbench.training.stacked import stackable, train_together
 
 log = logging.getLogger("ddbench")
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How a job computes: part of every run's identity, and of the key of a distilled set.
-
-    Attributes:
-        device: "cpu" or "cuda".
-        threads: of the job, on a CPU.
-        precision: of the students' steps, "float32" or "bf16"; teachers are trained in float32, sets made as their recipe says.
-        compile: whether the students' steps are compiled: "on", "off", or "auto", where that repays its set-up.
-        stack: train all students of a cell at once, where their network allows it.
-        devices: processes that train a student, or a teacher, together (`ddbench.training.distributed`).
-    """
-
-    device: str = "cpu"
-    threads: int = 1
-    precision: str = "float32"
-    compile: Switch = "off"
-    stack: bool = False
-    devices: int = 1
-
-    def apply(self) -> torch.device:
-        """Set this process's threads and how it keeps memory, and give the device."""
-        torch.set_num_threads(self.threads)
-        keep_freed_memory()
-        return find_device(self.device)  # in a worker too: it turns TF32 off
-
-    def identity(self) -> dict[str, Any]:
-        """The fields of a run that say how it was computed, but for what is decided for each cell."""
-        decided = {"compiled": self.compile == "on"} if self.compile != "auto" else {}
-        return {
-            "device": self.device,
-            "precision": self.precision,
-            **decided,
-            **({} if self.stack else {"stacked": False}),
-            "threads": self.threads,
-            "build": torch.__version__,
-            "devices": self.devices,
-        }
-
-    def execution(self, recipe: StudentRecipe, dataset: Dataset, images: int) -> Execution:
-        """How the steps of a training on so many images are computed: what "auto" comes to."""
-        auto = (
-            self.compile == "auto" and self.devices == 1 and repays(recipe, dataset, images, self.device, self.threads)
-        )
-        if auto or self.compile == "on":
-            refuse_to_compile(self.device)  # a worker's machine may lack what the driver's has
-        return Execution(self.precision, auto or self.compile == "on")
 
 
 def student_recipe(synset: SynSet, dataset: Dataset, protocol: Protocol, network: str | None) -> StudentRecipe:
@@ -106,7 +56,7 @@ def evaluate_seeds(
     protocol: Protocol,
     *,
     seeds: Sequence[int],
-    setting: Setting,
+    setting: Compute,
     network: str | None = None,
     label: str | None = None,
     lender: Lender | None = None,
@@ -158,7 +108,7 @@ class _Students:
     protocol: Protocol
     recipe: StudentRecipe
     reference: Teacher | None
-    setting: Setting
+    setting: Compute
     progress: Progress | None
 
     def runs(self, seeds: Sequence[int]) -> list[Run]:
@@ -200,15 +150,6 @@ class _Students:
             Run(seed=seed, **about, date=now(), **_scored(student, each, dataset, transform, device))
             for seed, student, each in zip(seeds, students, done, strict=True)
         ]
-
-
-def check_devices(setting: Setting) -> None:
-    """Raise UsageError unless so many processes train together here as a run, or a set's key, would say."""
-    if setting.devices != rank.count():
-        raise UsageError(
-            f"devices {setting.devices}, but this process trains with {rank.count()}: "
-            "ddbench.jobs.ddp.DDPExecutor is what runs a grid in several"
-        )
 
 
 def code_behind(synset: SynSet) -> dict[str, Any]:

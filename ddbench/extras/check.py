@@ -20,13 +20,14 @@ from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import Method
 from ddbench.distillation.recipes import published, read_hyper, resolve
 from ddbench.errors import DDBenchError
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.hashing import canonical_json
 from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.randomness import forked
 from ddbench.settings import data_dir, variables_kept
 from ddbench.synset.synset import SynSet, load
+from ddbench.training.compute import Compute
 
 CHANCE, BETTER = 0.1, 0.3
 """Top-1 of a guess on the ten digits, and what a student must reach on a toy set: far above it, far below a good one."""
@@ -63,7 +64,7 @@ def toy_job(method: Method, seed: int = 0) -> DistillJob:
     """The cheapest cell of a method: digits at its smallest IPC (or a tenth, or all of it), generic recipe, toy settings."""
     fields = {**published(method).generic, **method.toy}
     recipe = resolve(method, load_dataset("digits"), _budget(method), recipe="generic", overrides=fields)
-    return DistillJob.of(DataName("digits"), recipe, seed, Setting())
+    return DistillJob.of(DataName("digits"), recipe, seed, Compute())
 
 
 def _budget(method: Method) -> Budget:
@@ -161,7 +162,7 @@ def better_than_chance(method: Method) -> None:
     """A student of `hard-v1` that is trained on the toy set tells digits apart."""
     synset = distill_job(toy_job(method))
     (run,) = evaluate_seeds(
-        synset, load_dataset("digits"), find_protocol("hard-v1"), seeds=(0,), setting=Setting()
+        synset, load_dataset("digits"), find_protocol("hard-v1"), seeds=(0,), setting=Compute()
     ).runs
     demand(run.status == "ok", f"its student failed: {run.reason}")
     reached = run.top1 or 0.0

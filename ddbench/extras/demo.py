@@ -17,13 +17,13 @@ from ddbench.data.dataset import Dataset
 from ddbench.distillation.method import Method, find_method, method_names
 from ddbench.distillation.recipes import published, resolve
 from ddbench.errors import UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.jobs.job import DataName, DistillJob, finished
 from ddbench.jobs.sweep import Cell, Report, run_cells
 from ddbench.progress import Reporter
 from ddbench.records.store import RecordStore, read_record
 from ddbench.synset.synset import SynSet, save
 from ddbench.system.files import check_writable, write_atomic
+from ddbench.training.compute import Compute
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +91,7 @@ class Outcome:
     left_out: list[str]
 
 
-def choose(plan: Plan, setting: Setting, methods: Sequence[str] | None = None) -> Chosen:
+def choose(plan: Plan, setting: Compute, methods: Sequence[str] | None = None) -> Chosen:
     """The sets of the plan for the installed methods, or for those named; UsageError for an unknown name."""
     chosen = Chosen()
     for name in methods or method_names():
@@ -123,7 +123,7 @@ def _budgets(method: Method, plan: Plan) -> list[Budget]:
     return list(dict.fromkeys(sizes + own))
 
 
-def _job(method: Method, plan: Plan, budget: Budget, setting: Setting) -> DistillJob | None:
+def _job(method: Method, plan: Plan, budget: Budget, setting: Compute) -> DistillJob | None:
     """The job, or None where the method has no recipe for the cell but needs one."""
     data = DataName(plan.dataset)
     if method.toy and not published(method).recipe:
@@ -135,7 +135,7 @@ def _job(method: Method, plan: Plan, budget: Budget, setting: Setting) -> Distil
     return DistillJob.of(data, recipe, 0, setting)
 
 
-def first_cells(plan: Plan, chosen: Chosen, setting: Setting) -> list[Cell]:
+def first_cells(plan: Plan, chosen: Chosen, setting: Compute) -> list[Cell]:
     """Everything under the plan's protocol, a few methods under the soft one."""
     jobs = [*chosen.shown.values(), *chosen.more]
     pairs = [(job, plan.protocol) for job in jobs]
@@ -143,7 +143,7 @@ def first_cells(plan: Plan, chosen: Chosen, setting: Setting) -> list[Cell]:
     return [_cell(plan, job, protocol, setting) for job, protocol in pairs]
 
 
-def shipped_cells(plan: Plan, chosen: Chosen, setting: Setting) -> list[Cell]:
+def shipped_cells(plan: Plan, chosen: Chosen, setting: Compute) -> list[Cell]:
     """The sets that ship a student recipe, each with the baseline that borrows it; they have to be there by now."""
     cells = []
     for name, shown in ((name, job) for name, job in chosen.shown.items() if name in plan.shipped):
@@ -163,7 +163,7 @@ def _is(job: DistillJob, method: str, ipc: int) -> bool:
     return recipe.method.name == method and recipe.budget.ipc == ipc
 
 
-def _baseline(plan: Plan, job: DistillJob, synset: SynSet, setting: Setting) -> DistillJob | None:
+def _baseline(plan: Plan, job: DistillJob, synset: SynSet, setting: Compute) -> DistillJob | None:
     """The baseline at the set's budget and in its space; None where it cannot be made so."""
     method, budget = find_method(plan.baseline), job.resolved().budget
     overrides = {"space": synset.space.kind}
@@ -176,7 +176,7 @@ def _baseline(plan: Plan, job: DistillJob, synset: SynSet, setting: Setting) -> 
     return DistillJob.of(job.data, recipe, 0, setting)
 
 
-def _cell(plan: Plan, job: DistillJob, protocol: str, setting: Setting) -> Cell:
+def _cell(plan: Plan, job: DistillJob, protocol: str, setting: Compute) -> Cell:
     return Cell(data=job.data, made=job, protocol=protocol, seeds=plan.seeds, setting=setting)
 
 
@@ -186,7 +186,7 @@ def run_demo(
     plan: Plan = PLAN,
     methods: Sequence[str] | None = None,
     workers: int = 1,
-    setting: Setting | None = None,
+    setting: Compute | None = None,
     reporter: Reporter | None = None,
     counted: Callable[[Sequence[Cell], RecordStore, Reporter], Reporter] | None = None,
 ) -> Outcome:
@@ -204,7 +204,7 @@ def run_demo(
     Raises:
         UsageError: an unknown method, or a folder that cannot be written.
     """
-    how, show = setting or Setting(), reporter or Reporter()
+    how, show = setting or Compute(), reporter or Reporter()
     store = RecordStore(out / "records")
     check_writable(store.root / "record")
     chosen = choose(plan, how, methods)

@@ -25,12 +25,12 @@ from ddbench.data.dataset import Dataset, DatasetCard, Split
 from ddbench.distillation.recipes import Resolved
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.hashing import canonical_json, digest
 from ddbench.randomness import forked, rng
 from ddbench.settings import cache_dir
 from ddbench.system.environment import processor
 from ddbench.system.files import write_atomic
+from ddbench.training.compute import Compute
 from ddbench.training.recipe import Component, StudentRecipe
 from ddbench.training.saved_bytes import kept_bytes
 
@@ -109,7 +109,7 @@ def student_work(
     return [Work(label, "train", steps, batch, network, shown), *asked]
 
 
-def plan_of(recipe: Resolved, dataset: Dataset, setting: Setting) -> Plan | None:
+def plan_of(recipe: Resolved, dataset: Dataset, setting: Compute) -> Plan | None:
     """A recipe's work; None where its method says none.
 
     Raises:
@@ -166,7 +166,7 @@ class CostModel:
         tell: is told what is being probed.
     """
 
-    setting: Setting
+    setting: Compute
     channels: int
     side: int
     classes: int
@@ -174,7 +174,7 @@ class CostModel:
     _lines: dict[str, Line] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, dataset: Dataset, setting: Setting, tell: Callable[[str], None] = lambda text: None) -> "CostModel":
+    def of(cls, dataset: Dataset, setting: Compute, tell: Callable[[str], None] = lambda text: None) -> "CostModel":
         """For a data set."""
         return cls(setting, dataset.channels, dataset.side, len(dataset.class_names), tell)
 
@@ -331,7 +331,7 @@ def _once(call: Callable[[], Any], device: torch.device) -> float:
     return (time.process_time() - started) / torch.get_num_threads()
 
 
-def _machine(setting: Setting) -> dict[str, Any]:
+def _machine(setting: Compute) -> dict[str, Any]:
     """What probes hold for: the device, its threads and precision, torch's build."""
     device = torch.cuda.get_device_name() if setting.device == "cuda" else processor()
     return {**setting.identity(), "device": device}

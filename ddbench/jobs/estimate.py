@@ -16,7 +16,6 @@ from ddbench.augment import Augmentation
 from ddbench.data.dataset import Dataset, Split
 from ddbench.distillation.recipes import Resolved
 from ddbench.errors import NotDefined, UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.cost_model import CostModel, Plan, Work, plan_of, student_work
 from ddbench.jobs.job import DataName, DistillJob, check_budget, finished
@@ -25,6 +24,7 @@ from ddbench.randomness import rng
 from ddbench.synset.synset import SynSet
 from ddbench.system.rank import as_one_of
 from ddbench.training.batches import Batch, BatchSchedule, Labeller
+from ddbench.training.compute import Compute
 from ddbench.training.loop import predict, train
 from ddbench.training.losses import Answer
 from ddbench.training.meter import Meter
@@ -98,7 +98,7 @@ def estimate_student(
     protocol: str,
     network: str | None,
     n_images: int,
-    setting: Setting,
+    setting: Compute,
     *,
     recipe: StudentRecipe | None = None,
     draw: Augmentation | None = None,
@@ -153,7 +153,7 @@ def foresee(
     dataset: Dataset,
     protocol: str,
     network: str | None,
-    setting: Setting,
+    setting: Compute,
     *,
     cached: Mapping[str, Sequence[int]] | None = None,
     tell: Callable[[str], None] = lambda text: None,

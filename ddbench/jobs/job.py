@@ -16,7 +16,7 @@ from ddbench.distillation.recipes import Resolved, restore
 from ddbench.distillation.snapshots import Snapshots, kept_at
 from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation.evaluate import Setting, check_devices, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.hashing import canonical_json, digest
 from ddbench.progress import Reporter
@@ -29,6 +29,7 @@ from ddbench.system import code
 from ddbench.system.environment import environment, plugin
 from ddbench.system.files import locked
 from ddbench.training.checkpoints import Checkpoint
+from ddbench.training.compute import Compute, check_devices
 from ddbench.training.meter import Meter
 
 log = logging.getLogger("ddbench")
@@ -64,12 +65,12 @@ class DistillJob:
     recipe: str
     source: str
     seed: int
-    setting: Setting
+    setting: Compute
     snapshots: tuple[float, ...] = ()
 
     @classmethod
     def of(
-        cls, data: DataName, recipe: Resolved, seed: int, setting: Setting, snapshots: tuple[float, ...] = ()
+        cls, data: DataName, recipe: Resolved, seed: int, setting: Compute, snapshots: tuple[float, ...] = ()
     ) -> "DistillJob":
         """The job that makes a set by a resolved recipe; without snapshots where its method has none."""
         shares = snapshots if recipe.method.snapshots else ()
@@ -286,7 +287,7 @@ class EvaluateJob:
     protocol: str
     network: str | None
     seeds: tuple[int, ...]
-    setting: Setting
+    setting: Compute
     lender: Path | None = None
     label: str | None = None
     step: int | None = None
@@ -297,7 +298,7 @@ class EvaluateJob:
 
 
 def borrowed_set(
-    synset: SynSet, lender: Path | None, dataset: Dataset, setting: Setting
+    synset: SynSet, lender: Path | None, dataset: Dataset, setting: Compute
 ) -> tuple[SynSet, Lender | None]:
     """The set as it is trained on: with what it borrows from the lender's file, and who that is."""
     if lender is None:

@@ -18,7 +18,7 @@ from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import parse_overrides, resolve
 from ddbench.distillation.snapshots import checked_shares, kept, steps_at
 from ddbench.errors import CannotWrite, NotScored, UsageError
-from ddbench.evaluation.evaluate import Setting, base_record, code_behind, planned_record, student_recipe
+from ddbench.evaluation.evaluate import base_record, code_behind, planned_record, student_recipe
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import (
     DataName,
@@ -40,6 +40,7 @@ from ddbench.synset.matched_recipe import lender_of
 from ddbench.synset.synset import SynSet, load
 from ddbench.system import code
 from ddbench.system.environment import commit, versions
+from ddbench.training.compute import Compute
 
 log = logging.getLogger("ddbench")
 NO_SNAPSHOTS = "it does not learn its images step by step"
@@ -64,7 +65,7 @@ class Cell:
     data: DataName
     protocol: str
     seeds: tuple[int, ...]
-    setting: Setting
+    setting: Compute
     made: DistillJob | None = None
     file: Path | None = None
     network: str | None = None
@@ -160,7 +161,7 @@ class Grid:
     recipe: str | None = None
     overrides: Sequence[str] = ()
     distill_network: str | None = None
-    setting: Setting = field(default_factory=Setting)
+    setting: Compute = field(default_factory=Compute)
     snapshots: Sequence[float] = ()
 
     def cells(self) -> list[Cell]:
@@ -528,7 +529,7 @@ def _those(count: int) -> str:
     return "this run; running it" if count == 1 else f"these {count} runs; running them"
 
 
-def _as_before(cell: Cell, record: Record, store: RecordStore) -> Setting:
+def _as_before(cell: Cell, record: Record, store: RecordStore) -> Compute:
     """A cell's setting, compiled or not as its stored runs were: seeds that are added later belong to the same mean."""
     known = {run.compiled for run in _alike(cell, record, store) if run.status == "ok"}
     if cell.setting.compile != "auto" or len(known) != 1:

@@ -20,7 +20,6 @@ from ddbench.data.registry import dataset_names, describe
 from ddbench.distillation.method import Method, find_method, method_names
 from ddbench.distillation.recipes import Resolved, published, resolve
 from ddbench.errors import UsageError, unknown
-from ddbench.evaluation.evaluate import Setting
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.cost_model import stand_in
 from ddbench.jobs.job import DataName, DistillJob, check_budget
@@ -28,6 +27,7 @@ from ddbench.jobs.sweep import Cell
 from ddbench.networks import canonical
 from ddbench.records.record import Record
 from ddbench.report.papers import OWN, Figure, Paper, figures_of
+from ddbench.training.compute import Compute
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ class Choice:
     protocols: tuple[str, ...] = ("shipped-v1",)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     synthesis_seeds: tuple[int, ...] = (0,)
-    setting: Setting = field(default_factory=Setting)
+    setting: Compute = field(default_factory=Compute)
     data: Mapping[str, DataName] | None = None
 
     def named(self, dataset: str) -> DataName:

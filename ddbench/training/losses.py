@@ -158,7 +158,7 @@ def _logits(labels: Labels) -> torch.Tensor:
 
 LOSSES = Components(
     "loss",
-    "ddbench.training.losses",
+    "ddbench.losses",
     {
         "ce": cross_entropy,
         "kl": kullback_leibler,

@@ -57,7 +57,7 @@ def warmup_cosine(epochs: NotNegative, start: Fraction = 0.01) -> Schedule:
 
 SCHEDULES = Components(
     "schedule",
-    "ddbench.training.optimizers",
+    "ddbench.schedules",
     {
         "constant": constant,
         "step": step_at,

@@ -15,14 +15,9 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch._dynamo
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
-from ddbench import networks
-from ddbench.data.dataset import Dataset
 from ddbench.errors import UsageError
-from ddbench.networks.build import build
-from ddbench.training.recipe import StudentRecipe
 
 Switch = Literal["auto", "on", "off"]
 PRECISIONS = ("float32", "bf16", "auto")
@@ -30,9 +25,6 @@ ADMITTED = {"float32": ("cpu", "cuda"), "bf16": ("cpu",)}
 """Precisions that records of `results/` may have, by devices: the reference, and those that `benchmarks/equivalence.py`
 has shown to give the same accuracies."""
 SWITCHES = ("auto", "on", "off")
-REPAID = 2e13
-"""Floating-point operations of a training and thread from which on compiling repays itself on a CPU: about five minutes'
-worth, of which it saves one or more, and takes 10 to 40 s (measured, benchmarks/students.md)."""
 
 VARIANTS = 256  # of one piece of code: members of a committee times sizes of a stack, say
 Result = TypeVar("Result")
@@ -143,26 +135,3 @@ def missing_compiler(device: str) -> str | None:
         return None if find_spec("triton") else "triton is not installed"
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
     return None if any(shutil.which(name) for name in names) else f"there is no C++ compiler ({' or '.join(names)})"
-
-
-def repays(recipe: StudentRecipe, dataset: Dataset, images: int, device: str, threads: int) -> bool:
-    """Whether compiling a training repays its set-up, from the recipe alone: so every seed of a cell is alike.
-
-    On CUDA never, as nothing was measured there.
-    """
-    if device != "cpu":
-        return False
-    shown = recipe.steps(images) * min(recipe.batch, images)
-    return 3 * shown * _flops(recipe.network, dataset) >= REPAID * threads
-
-
-def _flops(name: str, dataset: Dataset) -> int:
-    """Floating-point operations of one image's forward, counted without computing; 0 for a library's network."""
-    if networks.parse(name, side=dataset.side).library:
-        return 0
-    shape = {"channels": dataset.channels, "side": dataset.side}
-    with torch.device("meta"):
-        network: nn.Module = build(name, **shape, classes=len(dataset.class_names)).eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(torch.empty(1, dataset.channels, dataset.side, dataset.side))
-    return counter.get_total_flops()

@@ -19,7 +19,7 @@ from ddbench.data.spaces import make_space
 from ddbench.data.streamed import ReadImages
 from ddbench.distillation.method import find_method
 from ddbench.distillation.task import Task
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import Tier, find_protocol
 from ddbench.evaluation.sizes import bytes_of
 from ddbench.synset import teachers
@@ -28,6 +28,7 @@ from ddbench.synset.synset import SynSet, Targets, Views
 from ddbench.synset.targets.replay import record_replay
 from ddbench.synset.teachers import reference_teacher
 from ddbench.synset.views import drawn, expand, training_images
+from ddbench.training.compute import Compute
 from ddbench.training.loop import predict
 from ddbench.training.recipe import StudentRecipe
 
@@ -126,7 +127,7 @@ def test_protocols_train_on_the_whole_split_a_batch_at_a_time(
     streamed, resident, reads, tmp_path, monkeypatch, protocol, stack
 ):
     monkeypatch.setattr("ddbench.evaluation.sizes.AT_ONCE", BATCH)  # bytes of a set are counted by such parts
-    synset, setting = distil("whole", a_task(streamed, budget=Budget())), Setting(stack=stack)
+    synset, setting = distil("whole", a_task(streamed, budget=Budget())), Compute(stack=stack)
     found = evaluate_seeds(synset, streamed, protocol, seeds=(0,), setting=setting).runs[0]
     assert len(synset) == 20 and set(reads) == {BATCH, 6}  # six: the test
     monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "another"))

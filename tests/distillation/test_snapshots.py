@@ -18,7 +18,7 @@ from ddbench.distillation.method import find_method, method_names
 from ddbench.distillation.recipes import published, resolve
 from ddbench.distillation.snapshots import checked_shares, even_shares, kept, steps_at
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs import job as jobs
 from ddbench.jobs.estimate import estimate_distill
@@ -30,6 +30,7 @@ from ddbench.report.frame import cells
 from ddbench.settings import results_dir
 from ddbench.synset.synset import load
 from ddbench.training.checkpoints import Checkpoint
+from ddbench.training.compute import Compute
 
 HALVES = (0.0, 0.5)
 OFFERING = ["dm", "datadam", "mtt", "tesla", "ftd", "datm", "ast", "sre2l", "cda", "sre2l++", "cvdd", "infer"]
@@ -40,7 +41,7 @@ def a_job(name="toy", seed=0, snapshots=(), **overrides):
     fields = {**published(method).generic, **method.toy, **({"steps": 4} if name == "toy" else {}), **overrides}
     budget = Budget() if method.budgets == ("all",) else Budget(ipc=method.toy_ipc)
     recipe = resolve(method, load_dataset("digits"), budget, recipe="generic", overrides=fields)
-    return DistillJob.of(DataName("digits"), recipe, seed, Setting(), snapshots)
+    return DistillJob.of(DataName("digits"), recipe, seed, Compute(), snapshots)
 
 
 def grid(**changes):
@@ -110,7 +111,7 @@ def test_snapshots_change_nothing_and_are_whole_sets(name):
         assert synset.provenance.recipe_hash == job.resolved().hash
         assert (synset.targets and synset.targets.kind) == (made.targets and made.targets.kind)
     run = evaluate_seeds(
-        found[0], load_dataset("digits"), find_protocol("hard-v1"), seeds=(0,), setting=Setting()
+        found[0], load_dataset("digits"), find_protocol("hard-v1"), seeds=(0,), setting=Compute()
     ).runs[0]
     assert run.status == "ok"
 
@@ -232,7 +233,7 @@ def alone(step, seed):
     """The accuracy of a student on the snapshot, trained by itself."""
     path = kept(a_job().snapshot_folder)[0][step]
     return evaluate_seeds(
-        load(path), load_dataset("digits"), find_protocol("toy-hard-v1"), seeds=(seed,), setting=Setting()
+        load(path), load_dataset("digits"), find_protocol("toy-hard-v1"), seeds=(seed,), setting=Compute()
     ).runs[0]
 
 

@@ -14,11 +14,11 @@ from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve
 from ddbench.distillation.task import Task, stratified
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.synset import teachers
 from ddbench.synset.teachers import Teacher
 from ddbench.training.checkpoints import Checkpoint
+from ddbench.training.compute import Compute
 
 CPU = torch.device("cpu")
 
@@ -210,7 +210,7 @@ def test_the_loop_counts_and_reports():
 
 def job(seed=0, **overrides):
     recipe = resolve(find_method("toy"), load_dataset("digits"), Budget(ipc=1), recipe="generic", overrides=overrides)
-    return DistillJob.of(DataName("digits"), recipe, seed, Setting())
+    return DistillJob.of(DataName("digits"), recipe, seed, Compute())
 
 
 def test_a_stopped_distillation_goes_on_with_the_same_bits(toys, tmp_path, monkeypatch):

@@ -12,11 +12,11 @@ from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space
 from ddbench.distillation.method import method_names
 from ddbench.errors import UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.extras.demo import PLAN, Plan, choose, first_cells, run_demo, shipped_cells, shown
 from ddbench.jobs.job import distill_job
 from ddbench.records.store import RecordStore
 from ddbench.synset.synset import SynSet, Views
+from ddbench.training.compute import Compute
 
 TOY = Plan(
     ipc=2,
@@ -34,7 +34,7 @@ def names(cells):
 
 
 def test_every_method_of_ours_takes_part_with_a_set_at_the_plans_ipc():
-    chosen = choose(PLAN, Setting())
+    chosen = choose(PLAN, Compute())
     assert set(chosen.shown) == set(method_names()) and not chosen.left_out
     for name, job in chosen.shown.items():
         recipe = job.resolved()
@@ -45,7 +45,7 @@ def test_every_method_of_ours_takes_part_with_a_set_at_the_plans_ipc():
 
 
 def test_first_cells_score_everything_hard_and_some_soft():
-    cells = first_cells(PLAN, choose(PLAN, Setting(), ["random", "herding", "whole"]), Setting())
+    cells = first_cells(PLAN, choose(PLAN, Compute(), ["random", "herding", "whole"]), Compute())
     assert names(cells) == [
         ("herding", "IPC 3", "hard-v1"),
         ("random", "IPC 1", "hard-v1"),
@@ -58,7 +58,7 @@ def test_first_cells_score_everything_hard_and_some_soft():
 
 
 def test_a_method_without_a_recipe_is_left_out_with_a_line(toys):
-    chosen = choose(PLAN, Setting())
+    chosen = choose(PLAN, Compute())
     left = " ".join(chosen.left_out)
     assert "broken" in left and "no-method" in left  # plugins that cannot be loaded do not stop the demo
     assert set(chosen.shown) >= {"random", "dm"}
@@ -67,27 +67,27 @@ def test_a_method_without_a_recipe_is_left_out_with_a_line(toys):
 @pytest.mark.parametrize(("ipc", "taken"), [(1, 1), (2, 1), (5, 5), (40, 9)])
 def test_a_method_takes_part_at_the_ipc_that_it_has_a_recipe_for(ipc, taken, toys):
     """The toy has recipes for digits at IPC 1, 3, 5, 7 and 9; the nearest one stands for it, and no other."""
-    chosen = choose(replace(TOY, ipc=ipc, line_ipcs=(ipc,)), Setting(), ["random", "toy"])
+    chosen = choose(replace(TOY, ipc=ipc, line_ipcs=(ipc,)), Compute(), ["random", "toy"])
     assert [job.resolved().budget.ipc for job in chosen.shown.values()] == [ipc, taken]
     assert not chosen.more and not chosen.left_out
-    cells = first_cells(TOY, chosen, Setting())
+    cells = first_cells(TOY, chosen, Compute())
     assert ("toy", f"IPC {taken}", "toy-hard-v1") in names(cells)
 
 
 def test_an_unknown_method_is_refused():
     with pytest.raises(UsageError, match="random"):
-        choose(PLAN, Setting(), ["radnom"])
+        choose(PLAN, Compute(), ["radnom"])
 
 
 def test_sets_that_ship_a_recipe_are_scored_by_it_beside_the_baseline():
     plan = replace(PLAN, shipped_ipc=3)
-    chosen = choose(plan, Setting(), ["random", "dm"])
-    assert shipped_cells(plan, chosen, Setting()) == []  # nothing is made yet
+    chosen = choose(plan, Compute(), ["random", "dm"])
+    assert shipped_cells(plan, chosen, Compute()) == []  # nothing is made yet
     short = chosen.shown["dm"].resolved()
     short = replace(short, hyper=short.hyper.model_copy(update={"iterations": 1, "space": "pixel"}))
-    chosen.shown["dm"] = type(chosen.shown["dm"]).of(chosen.shown["dm"].data, short, 0, Setting())
+    chosen.shown["dm"] = type(chosen.shown["dm"]).of(chosen.shown["dm"].data, short, 0, Compute())
     distill_job(chosen.shown["dm"])
-    own, borrowed = shipped_cells(plan, chosen, Setting())
+    own, borrowed = shipped_cells(plan, chosen, Compute())
     assert own.made == chosen.shown["dm"] and own.lender is None
     assert borrowed.lender == chosen.shown["dm"] and borrowed.made.resolved().method.name == "random"
     assert borrowed.made.resolved().hyper.space == "pixel"  # the baseline in the set's own space

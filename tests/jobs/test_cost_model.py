@@ -12,12 +12,12 @@ from ddbench.distillation.method import find_method, method_names
 from ddbench.distillation.recipes import resolve
 from ddbench.distillation.task import Task
 from ddbench.errors import NotDefined, UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.jobs import cost_model
 from ddbench.jobs.cost_model import CostModel, Line, Work, plan_of, shown_as, stand_in, student_work
 from ddbench.jobs.estimate import foresee
 from ddbench.jobs.probe import Enough, Peek
 from ddbench.report.papers import OWN, find
+from ddbench.training.compute import Compute
 from ddbench.training.recipe import StudentRecipe
 
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ def toy_recipe(name, ipc=1, **changes):
 
 
 def plan(name, ipc=1, **changes):
-    found = plan_of(toy_recipe(name, ipc, **changes), load_dataset("digits"), Setting())
+    found = plan_of(toy_recipe(name, ipc, **changes), load_dataset("digits"), Compute())
     assert found is not None
     return found
 
@@ -112,7 +112,7 @@ def test_matching_sees_real_and_synthetic_images():
 
 
 def test_sums_are_those_of_lines(monkeypatch):
-    model = CostModel(Setting(), channels=1, side=8, classes=10)
+    model = CostModel(Compute(), channels=1, side=8, classes=10)
     lines = {"train": Line(0.1, 0.01, kept=1000.0, weights=50.0), "forward": Line(0.0, 0.002, 1000.0, 50.0)}
     monkeypatch.setattr(model, "_network", lambda kind, name: lines[kind])
     monkeypatch.setattr(model, "_augment", lambda part: Line(0.001, 0.0001))
@@ -135,12 +135,12 @@ def test_the_line_goes_through_both_probes(monkeypatch):
 def test_probes_are_kept_per_machine(monkeypatch):
     told = []
     work = Work("x", "second", 2, 4, "convnet-d1-w8", shown_as({"name": "flip", "p": 0.5}))
-    first = CostModel(Setting(), 1, 8, 10, told.append).seconds(work)
+    first = CostModel(Compute(), 1, 8, 10, told.append).seconds(work)
     assert first > 0 and len(told) == 2
     monkeypatch.setattr(cost_model, "_timed", lambda call, device: pytest.fail("timed again"))
-    assert CostModel(Setting(), 1, 8, 10, told.append).seconds(work) == first and len(told) == 2
+    assert CostModel(Compute(), 1, 8, 10, told.append).seconds(work) == first and len(told) == 2
     monkeypatch.setattr(cost_model, "_timed", lambda call, device: 1.0)
-    assert CostModel(Setting(threads=2), 1, 8, 10, told.append).seconds(work) != first
+    assert CostModel(Compute(threads=2), 1, 8, 10, told.append).seconds(work) != first
 
 
 def test_a_stand_in_has_sizes_and_no_pixels():
@@ -156,22 +156,22 @@ def test_cells_are_foreseen_with_what_is_cached(monkeypatch):
     monkeypatch.setattr(CostModel, "seconds", lambda self, work: work.steps * work.images)
     monkeypatch.setattr(CostModel, "memory", lambda self, work: work.images)
     recipe, digits = toy_recipe("sre2l", 2), load_dataset("digits")
-    whole = foresee(recipe, digits, "shipped-v1", None, Setting())
-    rest = foresee(recipe, digits, "shipped-v1", None, Setting(), cached={"squeeze": [1]})
+    whole = foresee(recipe, digits, "shipped-v1", None, Compute())
+    rest = foresee(recipe, digits, "shipped-v1", None, Compute(), cached={"squeeze": [1]})
     teacher, recovering = plan("sre2l", 2).works
     assert whole.distill.seconds == teacher.steps * teacher.images + recovering.steps * recovering.images
     assert rest.distill.seconds == recovering.steps * recovering.images
     student = plan("sre2l", 2).student.steps(20) * 10
     assert whole.student.seconds == pytest.approx(2 * student + len(digits.test))  # its labels cost as many images
-    hard = foresee(recipe, digits, "hard-v1", "mlp", Setting())
+    hard = foresee(recipe, digits, "hard-v1", "mlp", Compute())
     assert hard.student.seconds == pytest.approx(300 * 20 + len(digits.test))
-    assert foresee(toy_recipe("random"), digits, "hard-v1", None, Setting()) is None
+    assert foresee(toy_recipe("random"), digits, "hard-v1", None, Compute()) is None
 
 
 def test_a_cell_without_definition_is_excluded():
     with pytest.raises(NotDefined):
         plan("infer", 1)
-    found = foresee(toy_recipe("infer", 1), load_dataset("digits"), "shipped-v1", None, Setting())
+    found = foresee(toy_recipe("infer", 1), load_dataset("digits"), "shipped-v1", None, Compute())
     assert found.distill.excluded and found.student.excluded and "no room" in found.distill.basis
 
 

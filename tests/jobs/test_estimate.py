@@ -15,7 +15,7 @@ from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.recipes import resolve
 from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, NotDefined, UsageError
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.from_tensors import from_tensors
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs import estimate
@@ -23,6 +23,7 @@ from ddbench.jobs.estimate import Estimate, estimate_distill, estimate_student
 from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.synset.synset import SynSet
 from ddbench.system.rank import as_one_of, count
+from ddbench.training.compute import Compute
 from ddbench.training.recipe import StudentRecipe
 
 DIGITS = DataName("digits")
@@ -105,7 +106,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def job(method: str = "sleepy", **hyper: float | str) -> DistillJob:
     resolved = resolve(METHODS[method], load_dataset("digits"), Budget(1), overrides=hyper)
-    return DistillJob.of(DIGITS, resolved, 0, Setting())
+    return DistillJob.of(DIGITS, resolved, 0, Compute())
 
 
 def near(found: Estimate, truth: float) -> None:
@@ -151,7 +152,7 @@ def test_a_stage_that_is_missing_is_timed_with_what_follows(own_cache: Path) -> 
 
 def test_several_processes_have_stages_of_their_own() -> None:
     alone = job(staged=1000, pause=0.001, iterations=5)
-    together = replace(alone, setting=Setting(devices=2))
+    together = replace(alone, setting=Compute(devices=2))
     distill_job(alone)
     assert "experts" not in estimate_distill(replace(alone, seed=1)).basis
     found = estimate_distill(together)
@@ -210,7 +211,7 @@ def test_the_memory_of_a_loop_is_seen() -> None:
 def test_a_student_is_estimated_within_a_factor_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
     """In seconds of the processor, which others who use it do not make longer."""
     monkeypatch.setattr(time, "perf_counter", time.process_time)
-    digits, setting = load_dataset("digits"), Setting()
+    digits, setting = load_dataset("digits"), Compute()
     images = torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     synset = from_tensors(images, torch.arange(50) % 10, digits)
     found = estimate_student(DIGITS, "hard-v1", "convnet-d2-w16", 50, setting)
@@ -224,20 +225,20 @@ def test_a_student_is_estimated_within_a_factor_of_three(monkeypatch: pytest.Mon
 
 
 def test_the_reference_teacher_costs_time_in_every_step_and_its_training_is_left_out() -> None:
-    soft = estimate_student(DIGITS, "soft-v1", "convnet-d2-w16", 100, Setting())
+    soft = estimate_student(DIGITS, "soft-v1", "convnet-d2-w16", 100, Compute())
     assert soft.seconds is not None and "without the reference teacher's own training" in soft.basis
 
 
 def test_what_cannot_be_known_or_is_wrong_says_so() -> None:
-    unknown = estimate_student(DIGITS, "shipped-v1", None, 10, Setting())
+    unknown = estimate_student(DIGITS, "shipped-v1", None, 10, Compute())
     assert unknown.seconds is None and "not known" in unknown.basis
     own = StudentRecipe(
         network="convnet-d1-w8", optimizer={"name": "sgd", "lr": 0.1}, loss={"name": "soft-ce"}, labels="targets",
         epochs=3, batch=10,
     )  # fmt: skip
-    known = estimate_student(DIGITS, "shipped-v1", None, 20, Setting(), recipe=own)
+    known = estimate_student(DIGITS, "shipped-v1", None, 20, Compute(), recipe=own)
     assert known.seconds is not None and known.basis.startswith("6 steps")
     with pytest.raises(UsageError, match="covers images"):
-        estimate_student(DIGITS, "hard-small-v1", None, 10, Setting())
+        estimate_student(DIGITS, "hard-small-v1", None, 10, Compute())
     with pytest.raises(UsageError, match="at least 1"):
-        estimate_student(DIGITS, "hard-v1", None, 0, Setting())
+        estimate_student(DIGITS, "hard-v1", None, 0, Compute())

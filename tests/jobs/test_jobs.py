@@ -14,23 +14,23 @@ from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve
 from ddbench.errors import CannotWrite, JobFailed, NotScored, UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName, DistillJob, EvaluateJob, check_balance, check_budget, distill_job, evaluate_job
 from ddbench.jobs.pool import Outcome, Work, attempt, run_all
 from ddbench.synset.synset import load
 from ddbench.synset.teachers import reference_teacher
 from ddbench.system import code
+from ddbench.training.compute import Compute
 
 
 def job(seed=0, ipc=1, setting=None, **overrides):
     recipe = resolve(find_method("toy"), load_dataset("digits"), Budget(ipc=ipc), recipe="generic", overrides=overrides)
-    return DistillJob.of(DataName("digits"), recipe, seed, setting or Setting())
+    return DistillJob.of(DataName("digits"), recipe, seed, setting or Compute())
 
 
 def test_the_key_separates_what_makes_a_difference(toys, monkeypatch):
     base = job().key
-    others = [job(1), job(ipc=2), job(steps=7), job(setting=Setting(threads=2)), job(setting=Setting(device="cuda"))]
+    others = [job(1), job(ipc=2), job(steps=7), job(setting=Compute(threads=2)), job(setting=Compute(device="cuda"))]
     keys = {base, *(other.key for other in others)}
     monkeypatch.setattr(code, "of_method", lambda name: "edited")
     keys.add(job().key)
@@ -93,7 +93,7 @@ def test_balance_is_checked_where_it_is_declared(toys):
 
 
 def evaluation(seed=0, protocol="toy-hard-v1", **more):
-    return EvaluateJob(DataName("digits"), job().path, protocol, None, (seed,), Setting(), **more)
+    return EvaluateJob(DataName("digits"), job().path, protocol, None, (seed,), Compute(), **more)
 
 
 def test_an_evaluation_gives_a_record_with_one_run(toys):

@@ -13,13 +13,13 @@ from ddbench.budget import Budget
 from ddbench.cli.app import app
 from ddbench.distillation.method import Hyper, Method
 from ddbench.errors import DDBenchError, NotDefined, UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.extras.demo import Plan, run_demo
 from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import Outcome, attempt
 from ddbench.jobs.sweep import Cell, Grid, run_cells
 from ddbench.records.store import RecordStore
 from ddbench.settings import cache_dir, results_dir
+from ddbench.training.compute import Compute
 
 REASON = "the toy has no room at IPC 1"
 TOY = ("--recipe", "generic", "--ipc", "1", "--set", "fail=undefined")
@@ -79,7 +79,7 @@ def test_a_shipped_cell_and_who_would_borrow_from_it(toys):
     (job,) = grid("fail=undefined").distillations()
     (plain,) = grid(methods=["random"], recipe=None).distillations()
     own, borrower = (
-        Cell(DataName("digits"), "shipped-v1", (0,), Setting(), made=made, lender=lender)
+        Cell(DataName("digits"), "shipped-v1", (0,), Compute(), made=made, lender=lender)
         for made, lender in ((job, None), (plain, job))
     )
     report = run_cells([own, borrower], RecordStore(results_dir()))

@@ -20,7 +20,6 @@ from contents import content
 import ddbench
 from ddbench.budget import Budget
 from ddbench.errors import CannotWrite, DDBenchError, UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.jobs import ray_engine
 from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import ATTEMPTS, Backlog, Outcome, Work
@@ -29,6 +28,7 @@ from ddbench.jobs.sweep import Grid, run_cells
 from ddbench.records.store import RecordStore
 from ddbench.settings import cache_dir, results_dir
 from ddbench.system.files import held, locked
+from ddbench.training.compute import Compute
 
 # --- what is next, what is tried again, what is given up
 
@@ -103,10 +103,10 @@ def test_room_is_counted_by_machine(needs, jobs):
 
 
 def test_what_a_job_asks_for():
-    settings = [Setting(threads=2), Setting(threads=1)]
+    settings = [Compute(threads=2), Compute(threads=1)]
     assert RayEngine()._needs(settings) == {"CPU": 2, "GPU": 0.0}
-    assert RayEngine()._needs([Setting("cuda")]) == {"CPU": 1, "GPU": 1.0}
-    assert RayEngine(gpus_per_job=0.25)._needs([Setting("cuda")]) == {"CPU": 1, "GPU": 0.25}
+    assert RayEngine()._needs([Compute("cuda")]) == {"CPU": 1, "GPU": 1.0}
+    assert RayEngine(gpus_per_job=0.25)._needs([Compute("cuda")]) == {"CPU": 1, "GPU": 0.25}
 
 
 # --- bad input is one line
@@ -405,7 +405,7 @@ def test_two_jobs_share_a_gpu(toys, cluster):
 
     shared = cluster.add_node(num_cpus=2, num_gpus=1, object_store_memory=2**27)
     told = []
-    work = [Work(toybox.meet, SimpleNamespace(setting=Setting())) for _ in range(2)]
+    work = [Work(toybox.meet, SimpleNamespace(setting=Compute())) for _ in range(2)]
     engine = RayEngine(address=cluster.address, gpus_per_job=0.5)
     engine.run_all(work, lambda work, outcome: told.append(outcome.value) or [])
     cluster.remove_node(shared)

@@ -13,12 +13,12 @@ import ddbench
 from ddbench.budget import Budget
 from ddbench.data.registry import load_dataset
 from ddbench.errors import CannotWrite, UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import PRELOAD
 from ddbench.jobs.sweep import Cell, Grid, run_cells
 from ddbench.records.store import RecordStore
 from ddbench.settings import cache_dir, results_dir
+from ddbench.training.compute import Compute
 
 VOLATILE = ("date", "seconds", "commit", "dirty", "versions")
 
@@ -167,7 +167,7 @@ def borrowing(lender_space="normalised"):
     def cell(method, overrides=(), lender=None):
         recipe = None if method == "random" else "generic"
         (job,) = grid(methods=[method], overrides=overrides, synthesis_seeds=(0,), recipe=recipe).distillations()
-        return Cell(DataName("digits"), "shipped-v1", (0,), Setting(), made=job, lender=lender), job
+        return Cell(DataName("digits"), "shipped-v1", (0,), Compute(), made=job, lender=lender), job
 
     theirs, job = cell("toy", ["ships=soft", f"space={lender_space}"])
     return [cell("random", lender=job)[0], theirs]
@@ -186,7 +186,7 @@ def test_bad_input_of_one_cell_does_not_stop_the_others(toys):
     report = run_cells(borrowing("zca"), RecordStore(results_dir()))
     assert report.exit_code() == 2 and report.done == 1 and len(report.problems) == 1
     assert "--set space=zca" in report.problems[0] and "random on digits" in report.problems[0]
-    missing = Cell(DataName("digits"), "toy-hard-v1", (0,), Setting(), file=Path("/absent/set"))
+    missing = Cell(DataName("digits"), "toy-hard-v1", (0,), Compute(), file=Path("/absent/set"))
     report = run_cells([missing, *grid(protocols=["toy-hard-v1"]).cells()], RecordStore(results_dir()))
     assert report.done == 4 and "/absent/set" in report.problems[0]
 

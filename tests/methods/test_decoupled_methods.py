@@ -29,7 +29,7 @@ from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve
 from ddbench.distillation.task import Task
 from ddbench.errors import NotDefined, UsageError
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.evaluation.sizes import bytes_of
 from ddbench.jobs.job import DataName, DistillJob, distill_job
@@ -39,6 +39,7 @@ from ddbench.synset.targets import recording
 from ddbench.synset.teachers import recall
 from ddbench.training.batches import BatchSchedule, views_of
 from ddbench.training.checkpoints import Checkpoint
+from ddbench.training.compute import Compute
 from ddbench.training.loop import predict, train
 from ddbench.training.precision import Execution
 
@@ -586,7 +587,7 @@ def test_rded_stores_patches_and_its_teacher_labels(changes):
 def a_job(name, seed=0, ipc=2, **changes):
     method, fields = find_method(name), fields_of(name, **changes)
     recipe = resolve(method, load_dataset("digits"), Budget(ipc), recipe="generic", network=ONE, overrides=fields)
-    return DistillJob.of(DataName("digits"), recipe, seed, Setting())
+    return DistillJob.of(DataName("digits"), recipe, seed, Compute())
 
 
 TRAINED = {"weights": "trained", "teacher_epochs": 1}
@@ -635,5 +636,5 @@ def test_a_stopped_job_goes_on_to_the_same_bits(name, last, tmp_path, monkeypatc
 @every_method
 def test_the_shipped_student_trains(name):
     synset = distil(name)
-    record = evaluate_seeds(synset, digits(), find_protocol("shipped-v1"), seeds=(0,), setting=Setting())
+    record = evaluate_seeds(synset, digits(), find_protocol("shipped-v1"), seeds=(0,), setting=Compute())
     assert record.runs[0].status == "ok" and record.runs[0].top1 > 0

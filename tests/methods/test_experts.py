@@ -24,7 +24,6 @@ from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.recipes import resolve
 from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.jobs import estimate
 from ddbench.jobs import job as jobs
 from ddbench.jobs.estimate import estimate_distill
@@ -33,6 +32,7 @@ from ddbench.progress import Reporter
 from ddbench.randomness import rng
 from ddbench.report.facts import set_facts
 from ddbench.training import cache as stages
+from ddbench.training.compute import Compute
 from ddbench.training.saved_bytes import kept_bytes
 
 CPU = torch.device("cpu")
@@ -509,7 +509,7 @@ def few(monkeypatch):
 
     def job(**hyper):
         recipe = resolve(method, load_dataset("digits"), Budget(1), network="convnet-d1-w4", overrides=hyper)
-        return DistillJob.of(DataName("digits"), recipe, 0, Setting())
+        return DistillJob.of(DataName("digits"), recipe, 0, Compute())
 
     return job
 

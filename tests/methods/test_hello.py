@@ -26,7 +26,7 @@ from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import published, resolve
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.evaluation.sizes import bytes_of
 from ddbench.jobs.job import DataName, DistillJob, distill_job
@@ -49,6 +49,7 @@ from ddbench.synset.targets import Binding, targets_of
 from ddbench.synset.teachers import Teacher
 from ddbench.training.batches import Batch
 from ddbench.training.checkpoints import Checkpoint
+from ddbench.training.compute import Compute
 from ddbench.training.loop import train
 from ddbench.training.losses import LOSSES, Labels
 
@@ -533,7 +534,7 @@ def a_job(**changes):
     recipe = resolve(
         find_method("hello"), load_dataset("digits"), Budget(2), recipe="generic", network=TWO, overrides=fields
     )
-    return DistillJob.of(DataName("digits"), recipe, 0, Setting())
+    return DistillJob.of(DataName("digits"), recipe, 0, Compute())
 
 
 FACTOR_2 = {"factor": 2, "pool": 20, "update_steps": 2}
@@ -762,7 +763,7 @@ def test_a_set_travels_and_its_student_trains(synset, tmp_path):
     again = load(tmp_path / "set.safetensors")
     assert again.hash == synset.hash
     assert again.student_recipe.loss == {"name": "mse-ce", "beta": 0.1} and again.student_recipe.labels == "targets"
-    record = evaluate_seeds(again, digits(), find_protocol("shipped-v1"), seeds=(0,), setting=Setting())
+    record = evaluate_seeds(again, digits(), find_protocol("shipped-v1"), seeds=(0,), setting=Compute())
     assert record.runs[0].status == "ok"
     (facts,) = record.teachers.values()
     assert facts.network == f"projector on {TWO}" and facts.accuracy > 0.1
@@ -964,7 +965,7 @@ def test_the_real_resnet_of_clip_with_drawn_weights_from_end_to_end(tmp_path):
     encoder = synset.targets.params["encoder"]
     assert (encoder["model"], encoder["tag"], encoder["seed"]) == ("RN50", None, 0)
     assert sum(t.numel() for n, t in synset.targets.tensors.items() if n.startswith("conv.")) > 500_000
-    record = evaluate_seeds(synset, data, find_protocol("shipped-v1"), seeds=(0,), setting=Setting())
+    record = evaluate_seeds(synset, data, find_protocol("shipped-v1"), seeds=(0,), setting=Compute())
     assert record.runs[0].status == "ok"
     assert next(iter(record.teachers.values())).network == "projector on open_clip:RN50"
     clip.load_clip.cache_clear()

@@ -23,7 +23,7 @@ from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import published, resolve
 from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.randomness import rng
@@ -31,6 +31,7 @@ from ddbench.synset.matched_recipe import borrow
 from ddbench.synset.targets import recording, targets_of
 from ddbench.training.batches import views_of
 from ddbench.training.checkpoints import Checkpoint
+from ddbench.training.compute import Compute
 from ddbench.training.losses import distances
 
 SEED, F64 = 5, torch.float64
@@ -373,7 +374,7 @@ def test_the_shipped_student_trains_and_random_borrows_its_labels(labels):
     assert lent.student_recipe == synset.student_recipe and lent.targets.kind == synset.targets.kind
     assert (lent.targets.params == synset.targets.params) and torch.equal(lent.indices, random.indices)
     for made in (synset, lent):
-        run = evaluate_seeds(made, digits(), protocol, seeds=(0,), setting=Setting()).runs[0]
+        run = evaluate_seeds(made, digits(), protocol, seeds=(0,), setting=Compute()).runs[0]
         assert run.status == "ok" and run.top1 > 0
 
 
@@ -415,7 +416,7 @@ def a_job(seed=0, **changes):
         network=NETWORK,
         overrides={**QUICK, "labels": "distances", **changes},
     )
-    return DistillJob.of(DataName("digits"), recipe, seed, Setting())
+    return DistillJob.of(DataName("digits"), recipe, seed, Compute())
 
 
 @pytest.mark.parametrize("last", [1, 4, 5, 6])

@@ -19,13 +19,14 @@ from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve
 from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.progress import Reporter
 from ddbench.randomness import rng
 from ddbench.settings import cache_dir
 from ddbench.training.checkpoints import Checkpoint
+from ddbench.training.compute import Compute
 
 SEED = 5
 STILL = tuple(op for op in OPS if op != "flip")
@@ -316,7 +317,7 @@ def test_tesla_without_soft_labels_ships_none():
 def test_the_shipped_student_trains(name):
     made = distil(name, iterations=1)
     short = replace(made, student_recipe=made.student_recipe.model_copy(update={"epochs": 2}))
-    record = evaluate_seeds(short, digits(), find_protocol("shipped-v1"), seeds=(0,), setting=Setting())
+    record = evaluate_seeds(short, digits(), find_protocol("shipped-v1"), seeds=(0,), setting=Compute())
     assert 0 <= record.runs[0].top1 <= 1
 
 
@@ -353,7 +354,7 @@ def test_a_budget_that_does_not_fit_is_a_line_and_trains_nothing(name):
         distil(name, budget=Budget(fraction=0.1))
     large = resolve(method, dataset, Budget(ipc=1000), recipe="generic", overrides=fields)
     with pytest.raises(UsageError, match="IPC 1000 is above the size of class"):
-        distill_job(DistillJob.of(DataName("digits"), large, 0, Setting()))
+        distill_job(DistillJob.of(DataName("digits"), large, 0, Compute()))
     assert not (cache_dir() / "stages").exists()
 
 

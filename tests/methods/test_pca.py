@@ -18,13 +18,14 @@ from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import published, resolve
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.settings import cache_dir
 from ddbench.synset.matched_recipe import borrow
 from ddbench.synset.views import drawn, expand
 from ddbench.training.batches import BatchSchedule, views_of
+from ddbench.training.compute import Compute
 
 SEED = 5
 QUICK = {"score_epochs": 2, "student_epochs": 2}
@@ -119,7 +120,7 @@ def test_one_tile_stores_the_images_as_they_are():
 def distilled(ipc=2, **fields):
     method = find_method("pca")
     made = resolve(method, load_dataset("digits"), Budget(ipc), recipe="generic", overrides={**QUICK, **fields})
-    return distill_job(DistillJob.of(DataName("digits"), made, SEED, Setting()))
+    return distill_job(DistillJob.of(DataName("digits"), made, SEED, Compute()))
 
 
 def test_a_set_is_made_of_what_el2n_finds_easiest():
@@ -169,11 +170,11 @@ def test_scores_are_made_once_for_all_settings():
 
 def test_random_borrows_the_recipe_and_is_shown_whole():
     digits, synset = load_dataset("digits"), distilled()
-    job = DistillJob.of(DataName("digits"), resolve(find_method("random"), digits, Budget(2)), SEED, Setting())
+    job = DistillJob.of(DataName("digits"), resolve(find_method("random"), digits, Budget(2)), SEED, Compute())
     found = borrow(distill_job(job), synset, digits)
     assert found.student_recipe == synset.student_recipe and found.views is None and found.targets is None
     for each in (found, synset):
-        run = evaluate_seeds(each, digits, find_protocol("shipped-v1"), seeds=(0,), setting=Setting()).runs[0]
+        run = evaluate_seeds(each, digits, find_protocol("shipped-v1"), seeds=(0,), setting=Compute()).runs[0]
         assert run.status == "ok" and run.steps == 2
 
 

@@ -19,12 +19,13 @@ from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import Space, transform_for
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.synset import teachers
 from ddbench.synset.synset import Targets, load, save
 from ddbench.synset.targets import targets_of
 from ddbench.training.batches import BatchSchedule, views_of
+from ddbench.training.compute import Compute
 from ddbench.training.optimizers import SCHEDULES
 
 NETWORK = "convnet-d1-w4-bn"
@@ -276,7 +277,7 @@ def test_replayed_labels_are_the_online_ones_of_the_seeds_stream(encoding, topk,
     save(synset, path)
     protocol = find_protocol("shipped-v1")
     runs = [
-        evaluate_seeds(made, digits(), protocol, seeds=(1,), setting=Setting()).runs[0] for made in (load(path), synset)
+        evaluate_seeds(made, digits(), protocol, seeds=(1,), setting=Compute()).runs[0] for made in (load(path), synset)
     ]
     assert [run.status for run in runs] == ["ok", "ok"] and runs[0].top1 == runs[1].top1 and runs[0].steps == 2
 

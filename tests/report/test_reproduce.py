@@ -8,7 +8,6 @@ from typer.testing import CliRunner
 from ddbench.budget import Budget
 from ddbench.cli.app import app
 from ddbench.errors import UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.hashing import digest
 from ddbench.records.record import Record
 from ddbench.records.store import RecordStore
@@ -17,6 +16,7 @@ from ddbench.report.papers import parse
 from ddbench.report.reproduce import Choice, chosen_figures, compare, full_figure, items_of, reduced_items, verdict_of
 from ddbench.report.verdict import grids, render, rows
 from ddbench.settings import cache_dir, results_dir
+from ddbench.training.compute import Compute
 
 PAPER = """
 title = "A toy paper"
@@ -228,7 +228,7 @@ def record(item, values, *, threads=1, status="ok", network=None, synthesis=0):
 
 def the_item(paper, cell="digits/7", **choice):
     (figure,) = chosen_figures("toy-paper", paper, ["toy"], [cell])
-    (item,) = items_of([figure], paper, Choice(setting=Setting(), **choice))
+    (item,) = items_of([figure], paper, Choice(setting=Compute(), **choice))
     return item
 
 

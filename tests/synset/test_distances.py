@@ -12,7 +12,7 @@ from small_sets import a_teacher, labeller_of, refused_when_spoilt, with_param, 
 from ddbench import networks
 from ddbench.data.registry import load_dataset
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.evaluation.sizes import bytes_of
 from ddbench.jobs.estimate import estimate_student
@@ -25,6 +25,7 @@ from ddbench.synset.targets import recording as module
 from ddbench.synset.targets.distances import record_distances
 from ddbench.synset.targets.replay import record_replay
 from ddbench.training.batches import BatchSchedule, views_of
+from ddbench.training.compute import Compute
 from ddbench.training.loop import train
 from ddbench.training.losses import LOSSES, Answer, Labels, distances
 from ddbench.training.recipe import StudentRecipe
@@ -182,13 +183,13 @@ def test_an_evaluation_shows_the_stream_and_needs_no_teacher():
     for path in (teachers.cache_dir() / "teachers").glob("*"):
         path.unlink()
     digits, protocol = load_dataset("digits"), find_protocol("shipped-v1")
-    runs = [evaluate_seeds(synset, digits, protocol, seeds=(seed,), setting=Setting()).runs[0] for seed in (0, 0, 1)]
+    runs = [evaluate_seeds(synset, digits, protocol, seeds=(seed,), setting=Compute()).runs[0] for seed in (0, 0, 1)]
     assert [run.status for run in runs] == ["ok"] * 3 and runs[0].steps == STEPS
     assert runs[0].final_loss == runs[1].final_loss != runs[2].final_loss
 
 
 def test_a_training_by_distances_can_be_estimated():
-    found = estimate_student(DataName("digits"), "shipped-v1", None, 20, Setting(), recipe=RECIPE)
+    found = estimate_student(DataName("digits"), "shipped-v1", None, 20, Compute(), recipe=RECIPE)
     assert found.seconds is not None and found.seconds > 0
 
 

@@ -25,7 +25,7 @@ from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.evaluation.sizes import bytes_of
 from ddbench.extras.import_export import export_set, import_set
@@ -41,6 +41,7 @@ from ddbench.synset.targets import Binding, recording, targets_of
 from ddbench.synset.targets.replay import record_replay
 from ddbench.synset.targets.soft import labels_of
 from ddbench.training.batches import BatchSchedule
+from ddbench.training.compute import Compute
 from ddbench.training.loop import train
 from ddbench.training.recipe import StudentRecipe
 
@@ -362,7 +363,7 @@ def test_soft_labels_are_encoded_again(form, mixed, tmp_path):
         save(synset, tmp_path / "set")
         assert load(tmp_path / "set").hash == synset.hash
         assert torch.equal(label_of(load(tmp_path / "set")), label_of(synset))
-        run = evaluate_seeds(synset, load_dataset("digits"), find_protocol("shipped-v1"), seeds=(0,), setting=Setting())
+        run = evaluate_seeds(synset, load_dataset("digits"), find_protocol("shipped-v1"), seeds=(0,), setting=Compute())
         assert run.runs[0].status == "ok"
     assert packed(top, encoding="topk", topk=2).targets.tensors["values"].shape == (20, 2)
     for before, after in ((eight, {"encoding": "topk", "topk": 2}), (eight, {}), (top, {"encoding": "int8"})):
@@ -476,7 +477,7 @@ def test_a_packed_set_is_a_cell_of_its_own():
     assert "seed" not in made.recipe["labels"] and packed(online, 4).provenance.recipe["labels"]["seed"] == 4
     assert packed(a_set(), encoding="topk", topk=2).provenance.recipe_hash is None  # imported: its hash tells it apart
     records = [
-        evaluate_seeds(synset, load_dataset("digits"), find_protocol("shipped-v1"), seeds=(0,), setting=Setting())
+        evaluate_seeds(synset, load_dataset("digits"), find_protocol("shipped-v1"), seeds=(0,), setting=Compute())
         for synset in (online, found)
     ]
     assert records[0].key() != records[1].key() and records[1].recipe_name == "demo+fp16-4x"

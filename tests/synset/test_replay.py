@@ -11,7 +11,7 @@ from small_sets import a_teacher, labeller_of, refused_when_spoilt, with_param, 
 from ddbench import networks
 from ddbench.data.registry import load_dataset
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.evaluation.sizes import bytes_of
 from ddbench.synset import teachers
@@ -21,6 +21,7 @@ from ddbench.synset.targets import recording as module
 from ddbench.synset.targets.encodings import LEVELS, TopK, encoding_of
 from ddbench.synset.targets.replay import record_replay
 from ddbench.training.batches import BatchSchedule, views_of
+from ddbench.training.compute import Compute
 from ddbench.training.loop import train
 from ddbench.training.recipe import StudentRecipe
 
@@ -209,7 +210,7 @@ def test_an_evaluation_shows_the_stream_and_needs_no_teacher():
     for path in (teachers.cache_dir() / "teachers").glob("*"):
         path.unlink()
     records = [
-        evaluate_seeds(synset, digits, find_protocol("shipped-v1"), seeds=(seed,), setting=Setting())
+        evaluate_seeds(synset, digits, find_protocol("shipped-v1"), seeds=(seed,), setting=Compute())
         for seed in (0, 0, 1)
     ]
     runs = [record.runs[0] for record in records]

@@ -12,7 +12,7 @@ from ddbench.augment import build_augmentation
 from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import Space, make_space, transform_for
 from ddbench.errors import UsageError
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.evaluation.sizes import bytes_of
 from ddbench.extras.demo import shown
@@ -28,6 +28,7 @@ from ddbench.synset.targets.replay import record_replay
 from ddbench.synset.views import drawn, expand, find_view_kind, training_count, training_images
 from ddbench.synset.views.tiles import one_tile
 from ddbench.training.batches import Batches, BatchSchedule, Order, views_of
+from ddbench.training.compute import Compute
 from ddbench.training.loop import train
 from ddbench.training.recipe import StudentRecipe
 
@@ -114,7 +115,7 @@ def test_a_student_trains_on_the_views():
     synset = a_set(student_recipe=RECIPE, targets=labels)
     images, classes = training_images(synset, digits)
     assert torch.equal(images, expand(synset, digits)[0]) and len(classes) == 30
-    run = evaluate_seeds(synset, digits, find_protocol("shipped-v1"), seeds=(0,), setting=Setting())
+    run = evaluate_seeds(synset, digits, find_protocol("shipped-v1"), seeds=(0,), setting=Compute())
     assert run.runs[0].steps == 2 * 30 // 6 and run.runs[0].status == "ok"
     assert run.synsets[synset.hash].images == N  # what is stored
 
@@ -122,7 +123,7 @@ def test_a_student_trains_on_the_views():
 def test_views_are_mapped_into_a_teachers_space(toys):
     digits = load_dataset("digits")
     synset = a_set(space="pixel")
-    record = evaluate_seeds(synset, digits, find_protocol("toy-soft-v1"), seeds=(0,), setting=Setting())
+    record = evaluate_seeds(synset, digits, find_protocol("toy-soft-v1"), seeds=(0,), setting=Compute())
     assert record.runs[0].status == "ok"
 
 
@@ -280,7 +281,7 @@ def trained(images, classes, recipe=TILED, **more):
 
 
 def final_loss(synset, protocol="shipped-v1"):
-    run = evaluate_seeds(synset, load_dataset("digits"), find_protocol(protocol), seeds=(3,), setting=Setting()).runs[0]
+    run = evaluate_seeds(synset, load_dataset("digits"), find_protocol(protocol), seeds=(3,), setting=Compute()).runs[0]
     assert run.status == "ok", run.reason
     return run.final_loss
 
@@ -359,7 +360,7 @@ def test_an_estimate_takes_tiles_out(monkeypatch):
         return images
 
     monkeypatch.setattr(estimate, "PROBE_SECONDS", 0.01)
-    estimate.estimate_student(DataName("digits"), "shipped-v1", None, 20, Setting(), recipe=TILED, draw=draw)
+    estimate.estimate_student(DataName("digits"), "shipped-v1", None, 20, Compute(), recipe=TILED, draw=draw)
     assert asked and set(asked) == {6}
 
 

@@ -17,7 +17,6 @@ from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method, method_names
 from ddbench.distillation.recipes import resolve
 from ddbench.errors import UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.evaluation.from_tensors import from_tensors
 from ddbench.jobs.job import DataName, DistillJob
 from ddbench.jobs.sweep import Grid
@@ -27,6 +26,7 @@ from ddbench.report.frame import cells, left_out
 from ddbench.report.tables import render
 from ddbench.synset.synset import load, save
 from ddbench.system import code
+from ddbench.training.compute import Compute
 
 ROOT = Path(__file__).parents[2]
 PAGE = '''"""A method."""
@@ -324,7 +324,7 @@ def test_a_stranger_s_word_on_the_code_is_checked(field, value, tmp_path):
 def key(name):
     method, data = find_method(name), load_dataset("digits")
     budget = Budget() if method.budgets == ("all",) else Budget(ipc=10)
-    return DistillJob.of(DataName("digits"), resolve(method, data, budget, recipe="generic"), 0, Setting()).key
+    return DistillJob.of(DataName("digits"), resolve(method, data, budget, recipe="generic"), 0, Compute()).key
 
 
 def edited_engine(monkeypatch, tmp_path, name, more):

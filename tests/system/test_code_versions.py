@@ -40,14 +40,14 @@ SCORING = ("ddbench.data.registry", "ddbench.evaluation.evaluate")
 PARTS = (
     "ddbench.targets",
     "ddbench.views",
-    "ddbench.training.losses",
-    "ddbench.training.optimizers",
+    "ddbench.losses",
+    "ddbench.schedules",
     "ddbench.optimizers",
 )
 PARTS += ("ddbench.augmentations", "ddbench.mixes")
 KERNEL = {
-    "SYNTHESIS": (USED_BY_METHODS, {1: "e9094eace3ebb4977943cb0404832b9908d87e13d44fedc6cdaf5293cb059e1d"}),
-    "TRAINING": (SCORING, {1: "37f8a51a2c018e7bd12676e186c97f35a3f5dad2448035126ab349a8f0b41066"}),
+    "SYNTHESIS": (USED_BY_METHODS, {1: "f472e0c8185a73bc1898c6c59faccd5d1ff1b74260e66954494e7f5904ee1743"}),
+    "TRAINING": (SCORING, {1: "d5903910149c75b507af4829b833727c20386a3f12dbf42de7ceb580977f22a3"}),
 }
 """Version of `ddbench.system.code` -> modules that it begins with, besides our entry points of `PARTS`; and pins."""
 ENGINES = {

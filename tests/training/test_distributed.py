@@ -15,7 +15,6 @@ from ddbench.api import setting
 from ddbench.budget import Budget
 from ddbench.cli import options
 from ddbench.errors import CannotWrite, UsageError
-from ddbench.evaluation.evaluate import check_devices
 from ddbench.jobs.ddp import DDPExecutor
 from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import Work
@@ -24,6 +23,7 @@ from ddbench.records.store import read_record
 from ddbench.settings import results_dir
 from ddbench.system.rank import follow, follows
 from ddbench.training import distributed
+from ddbench.training.compute import check_devices
 from ddbench.training.distributed import Ranks, launch
 
 CUTMIX = {"name": "cutmix", "alpha": 1.0}

@@ -12,12 +12,12 @@ from ddbench.api import setting
 from ddbench.budget import Budget
 from ddbench.data.registry import load_dataset
 from ddbench.errors import UsageError
-from ddbench.evaluation.evaluate import Setting
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName
 from ddbench.jobs.sweep import Grid
 from ddbench.records.store import RecordStore, read_record
 from ddbench.training import precision
+from ddbench.training.compute import Compute
 from ddbench.training.loop import train
 from ddbench.training.precision import Execution, chosen_precision, repays
 from ddbench.training.recipe import StudentRecipe
@@ -104,7 +104,7 @@ def test_words_are_checked(monkeypatch):
         setting(compile="on")
     assert setting(compile="auto").compile == "off"  # said once, by the driver: no seed of a cell decides it anew
     with pytest.raises(UsageError, match="compile on: there is no"):  # a worker's machine, where the driver's has one
-        Setting(compile="on").execution(*large()[:3])
+        Compute(compile="on").execution(*large()[:3])
 
 
 def large():
@@ -135,8 +135,8 @@ def test_auto_compiles_what_repays_it():
     hard = find_protocol("hard-v1").student(load_dataset("digits"))
     assert not repays(hard, load_dataset("digits"), 100, "cpu", 1)
     assert not repays(*large()[:3], "cuda", 1)
-    assert Setting(compile="auto").execution(*large()[:3]).compiled
-    assert not Setting(compile="auto").execution(hard, load_dataset("digits"), 100).compiled
+    assert Compute(compile="auto").execution(*large()[:3]).compiled
+    assert not Compute(compile="auto").execution(hard, load_dataset("digits"), 100).compiled
 
 
 def sweep(how, seeds):
@@ -158,22 +158,22 @@ def stored(report):
 
 
 def test_seeds_that_auto_adds_are_compiled_as_those_before(toys, monkeypatch):
-    sweep(Setting(), (0, 1))
-    monkeypatch.setattr("ddbench.evaluation.evaluate.repays", lambda *args: True)
-    report = sweep(Setting(compile="auto"), (0, 1, 2))
+    sweep(Compute(), (0, 1))
+    monkeypatch.setattr("ddbench.training.compute.repays", lambda *args: True)
+    report = sweep(Compute(compile="auto"), (0, 1, 2))
     assert (report.reused, report.done) == (2, 1)
     assert stored(report) == {0: False, 1: False, 2: False}
 
 
 def test_a_run_says_how_it_was_computed_and_sets_do_not_depend_on_it(toys):
-    sweep(Setting(), (0,))
-    report = sweep(Setting(precision="bf16", stack=True), (0,))
+    sweep(Compute(), (0,))
+    report = sweep(Compute(precision="bf16", stack=True), (0,))
     assert (report.reused, report.done) == (0, 1) and toys.count("distill") == 1
     (path,) = report.records
     ours = read_record(path)
     assert {(run.precision, run.stacked) for run in ours.runs} == {("float32", False), ("bf16", True)}
     assert len({run.synset for run in ours.runs}) == 1
-    assert sweep(Setting(precision="bf16", stack=True), (0,)).reused == 1
+    assert sweep(Compute(precision="bf16", stack=True), (0,)).reused == 1
 
 
 def test_more_variants_than_torch_keeps_are_compiled_all_the_same():

@@ -12,12 +12,13 @@ from ddbench.cli.planning import missing_work
 from ddbench.data.registry import load_dataset
 from ddbench.errors import JobFailed
 from ddbench.evaluation import evaluate
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName
 from ddbench.jobs.sweep import Grid
 from ddbench.records.store import RecordStore
 from ddbench.training.batches import BatchSchedule
+from ddbench.training.compute import Compute
 from ddbench.training.loop import train
 from ddbench.training.precision import Execution
 from ddbench.training.recipe import StudentRecipe
@@ -115,8 +116,8 @@ def toy_set(toys):
 
 def test_a_cell_at_once_has_the_runs_of_its_seeds(toy_set):
     synset, digits, protocol = toy_set
-    apart = evaluate_seeds(synset, digits, protocol, seeds=(0, 1, 2), setting=Setting())
-    at_once = evaluate_seeds(synset, digits, protocol, seeds=(0, 1, 2), setting=Setting(stack=True))
+    apart = evaluate_seeds(synset, digits, protocol, seeds=(0, 1, 2), setting=Compute())
+    at_once = evaluate_seeds(synset, digits, protocol, seeds=(0, 1, 2), setting=Compute(stack=True))
     assert [run.seed for run in at_once.runs] == [0, 1, 2]
     assert [run.stacked for run in apart.runs] == [False] * 3 and [run.stacked for run in at_once.runs] == [True] * 3
     for one, two in zip(apart.runs, at_once.runs, strict=True):
@@ -135,7 +136,7 @@ def test_what_does_not_fit_is_halved(toy_set, monkeypatch):
         return real(students, *args, **more)
 
     monkeypatch.setattr(evaluate, "train_together", small)
-    record = evaluate_seeds(synset, digits, protocol, seeds=range(5), setting=Setting(stack=True))
+    record = evaluate_seeds(synset, digits, protocol, seeds=range(5), setting=Compute(stack=True))
     assert sizes == [5, 2, 3, 1, 2] and [run.seed for run in record.runs] == [0, 1, 2, 3, 4]
     assert all(run.status == "ok" for run in record.runs)
 
@@ -159,7 +160,7 @@ def test_bf16_stacks_as_well():
 
 def test_a_stack_is_one_job(toys, tmp_path):
     def left(stack):
-        how = Setting(stack=stack)
+        how = Compute(stack=stack)
         cells = Grid(
             ["toy"],
             [DataName("digits")],

@@ -28,7 +28,7 @@ from ddbench.distillation.method import Method, find_method
 from ddbench.distillation.recipes import Resolved, resolve
 from ddbench.distillation.task import Task, stratified
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation.evaluate import Setting, evaluate_seeds
+from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import Protocol, find_protocol
 from ddbench.extras.tune.grid import draw
 from ddbench.extras.tune.recipe_file import recipe_text
@@ -41,6 +41,7 @@ from ddbench.settings import cache_dir
 from ddbench.synset.synset import SynSet
 from ddbench.system import code
 from ddbench.system.files import check_writable, locked, write_atomic
+from ddbench.training.compute import Compute
 
 log = logging.getLogger("ddbench")
 
@@ -105,7 +106,7 @@ class _Study:
     network: str | None
     seeds: tuple[int, ...]
     seed: int
-    setting: Setting
+    setting: Compute
     holdout: float
 
     def path(self) -> Path:
@@ -138,7 +139,7 @@ def tune(
     recipe: str | None = None,
     distill_network: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-    how: Setting | None = None,
+    how: Compute | None = None,
     reporter: Reporter | None = None,
     out: Path | str | None = None,
 ) -> TuneReport:
@@ -171,7 +172,7 @@ def tune(
         JobFailed: every candidate failed; the first reason is given.
     """
     found = method if isinstance(method, Method) else find_method(method)
-    setting, show = how or Setting(), reporter or Reporter()
+    setting, show = how or Compute(), reporter or Reporter()
     chosen = draw(grid, trials, seed)
     if out is not None:
         check_writable(Path(out))
