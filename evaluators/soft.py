@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ddbench.evaluators.hard import without_augmentation
-
 from ddbench.evaluation.protocol import Protocol, Tier
+
+from .hard import without_augmentation
 
 STUDENT: dict[str, Any] = {
     "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01, "betas": [0.9, 0.999]},

@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any
 
 import pandas as pd
-from ddbench.leaderboard.entries import RANKED, STANDINGS, Entry, Standing
 
 from ddbench.data.registry import dataset_names, describe
 from ddbench.distillation.method import find_method
@@ -25,6 +24,8 @@ from ddbench.report.frame import COMPARED, left_out, pooled, protocol_label
 from ddbench.report.papers import OWN, Figure, Paper, figures_of
 from ddbench.report.significance import compared
 from ddbench.report.tables import row_labels
+
+from .entries import RANKED, STANDINGS, Entry, Standing
 
 log = logging.getLogger("ddbench")
 _TEXTS = ("method", "dataset", "budget", "protocol", "student", "status")

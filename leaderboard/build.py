@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ddbench.leaderboard import pages
-from ddbench.leaderboard.board import rows as board_rows
-from ddbench.leaderboard.entries import Entry, united
-from ddbench.leaderboard.forms import file_name
-from ddbench.leaderboard.gallery import draw_pictures
-
 from ddbench.distillation.method import method_names
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.report.papers import Paper, papers
 from ddbench.system.files import make_folder
+
+from . import pages
+from .board import rows as board_rows
+from .entries import Entry, united
+from .forms import file_name
+from .gallery import draw_pictures
 
 MARK = "ddbench-site.txt"  # says that a folder is a site, which a later build may write over
 OWNED = ("records/*.js", "methods/*.html", "pictures/*.png", "assets/*", "*.html")

@@ -5,12 +5,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ddbench.leaderboard.board import Row
 from markupsafe import Markup, escape
 
 from ddbench.hashing import digest
 from ddbench.report.format import between, duration, half, percent, size
 from ddbench.report.renderers import DAGGER, DASH
+
+from .board import Row
 
 MOST_NAME = 48  # characters of a file name before its hash
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddbench.leaderboard.entries import Entry
-from ddbench.leaderboard.forms import file_name
-
 from ddbench.data.registry import dataset_names, describe
 from ddbench.errors import UsageError
 from ddbench.records.store import budget_label
 from ddbench.report.format import budget_words
 from ddbench.settings import cache_dir
+
+from .entries import Entry
+from .forms import file_name
 
 log = logging.getLogger("ddbench")
 MOST = 60  # pictures of a site

@@ -6,11 +6,6 @@ from importlib import resources
 from typing import Any
 
 import jinja2
-from ddbench.leaderboard import forms
-from ddbench.leaderboard.board import Row, choices, curves
-from ddbench.leaderboard.drawings import HEIGHT, LEFT, WIDTH, chart, whisker
-from ddbench.leaderboard.entries import STANDINGS, Entry
-from ddbench.leaderboard.gallery import Picture
 
 from ddbench.distillation.method import find_method, method_names
 from ddbench.errors import UsageError
@@ -19,6 +14,12 @@ from ddbench.report.commands import commands_again, needed
 from ddbench.report.facts import method_facts, recipe_budgets
 from ddbench.report.format import budget_words, settings
 from ddbench.report.papers import Figure, Paper
+
+from . import forms
+from .board import Row, choices, curves
+from .drawings import HEIGHT, LEFT, WIDTH, chart, whisker
+from .entries import STANDINGS, Entry
+from .gallery import Picture
 
 PACKAGE = "ddbench.leaderboard"
 ASSETS = ("site.css", "theme.js", "board.js", "record.js")

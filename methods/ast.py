@@ -23,11 +23,18 @@ import math
 from typing import Literal
 
 import torch
-from ddbench.methods.engines.matching.matching import classes_of
-from ddbench.methods.engines.selection.selection import equal_shares
-from ddbench.methods.engines.trajectory.experts import ExpertRecipe, Experts
-from ddbench.methods.engines.trajectory.gradient import Segment
-from ddbench.methods.engines.trajectory.outer_loop import (
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
+
+from .engines.matching.matching import classes_of
+from .engines.selection.selection import equal_shares
+from .engines.trajectory.experts import ExpertRecipe, Experts
+from .engines.trajectory.gradient import Segment
+from .engines.trajectory.outer_loop import (
     FAMILY_DIFFERENCES,
     Learned,
     TrajectoryHyper,
@@ -43,12 +50,6 @@ from ddbench.methods.engines.trajectory.outer_loop import (
     real_images,
     student_of,
 )
-from pydantic import Field, model_validator
-from torch import Tensor
-
-from ddbench.distillation.method import Method
-from ddbench.distillation.task import Task
-from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES[:-1],

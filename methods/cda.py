@@ -13,11 +13,12 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/decoupled.md
 
 from typing import Literal
 
-from ddbench.methods.engines.decoupled.pipeline import DecoupledHyper
-from ddbench.methods.sre2l import DIFFERENCES, TOY, distill
 from pydantic import Field
 
 from ddbench.distillation.method import Method
+
+from .engines.decoupled.pipeline import DecoupledHyper
+from .sre2l import DIFFERENCES, TOY, distill
 
 
 class CDAHyper(DecoupledHyper):

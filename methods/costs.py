@@ -8,27 +8,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ddbench.methods.engines.decoupled.patches import AT_ONCE as CROPS_AT_ONCE
-from ddbench.methods.engines.decoupled.recover import CPU_PIXELS, CUDA_PIXELS
-from ddbench.methods.engines.decoupled.squeeze import SqueezeFields
-from ddbench.methods.engines.encoders.cam import AT_ONCE as CAM_AT_ONCE
-from ddbench.methods.engines.encoders.encoders import OPEN_CLIP, STAND_IN, TEACHER
-from ddbench.methods.engines.matching.matching import chunk_images, dsa_student
-from ddbench.methods.engines.selection.bins import BinFields
-from ddbench.methods.engines.selection.dynamics import DynamicsFields
-from ddbench.methods.engines.selection.selection import equal_shares, shown_at_once
-from ddbench.methods.engines.trajectory.experts import ExpertRecipe
-from ddbench.methods.engines.trajectory.outer_loop import TrajectoryHyper, soft_student, student_of
-from ddbench.methods.hello import HelloHyper
-from ddbench.methods.infer import natural_images
-from ddbench.methods.nrr_dd import NRRDDHyper
-from ddbench.methods.prune_kd import PruneKDHyper
-
 from ddbench.augment import OPS
 from ddbench.distillation.task import Task
 from ddbench.jobs.cost_model import Plan, Work, shown_as, student_work
 from ddbench.networks import canonical
 from ddbench.training.recipe import StudentRecipe
+
+from .engines.decoupled.patches import AT_ONCE as CROPS_AT_ONCE
+from .engines.decoupled.recover import CPU_PIXELS, CUDA_PIXELS
+from .engines.decoupled.squeeze import SqueezeFields
+from .engines.encoders.cam import AT_ONCE as CAM_AT_ONCE
+from .engines.encoders.encoders import OPEN_CLIP, STAND_IN, TEACHER
+from .engines.matching.matching import chunk_images, dsa_student
+from .engines.selection.bins import BinFields
+from .engines.selection.dynamics import DynamicsFields
+from .engines.selection.selection import equal_shares, shown_at_once
+from .engines.trajectory.experts import ExpertRecipe
+from .engines.trajectory.outer_loop import TrajectoryHyper, soft_student, student_of
+from .hello import HelloHyper
+from .infer import natural_images
+from .nrr_dd import NRRDDHyper
+from .prune_kd import PruneKDHyper
 
 DSA = {"name": "dsa", "ops": list(OPS), "align_corners": True, "crop_rounding": "floor"}
 

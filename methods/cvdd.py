@@ -17,14 +17,6 @@ from itertools import combinations
 from typing import Literal
 
 import torch
-from ddbench.methods.engines.decoupled.pipeline import recovered, require_members, require_recoverable, space_of
-from ddbench.methods.engines.decoupled.priors import held_accuracies
-from ddbench.methods.engines.decoupled.relabel import relabelled
-from ddbench.methods.engines.decoupled.squeeze import squeeze
-from ddbench.methods.engines.selection.selection import equal_shares
-from ddbench.methods.sre2lpp import DIFFERENCES as SRE2LPP
-from ddbench.methods.sre2lpp import METHOD as SRE2LPP_METHOD
-from ddbench.methods.sre2lpp import SRe2LPPHyper
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -33,6 +25,15 @@ from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
 from ddbench.networks import canonical
 from ddbench.synset.synset import SynSet
+
+from .engines.decoupled.pipeline import recovered, require_members, require_recoverable, space_of
+from .engines.decoupled.priors import held_accuracies
+from .engines.decoupled.relabel import relabelled
+from .engines.decoupled.squeeze import squeeze
+from .engines.selection.selection import equal_shares
+from .sre2lpp import DIFFERENCES as SRE2LPP
+from .sre2lpp import METHOD as SRE2LPP_METHOD
+from .sre2lpp import SRe2LPPHyper
 
 DIFFERENCES = (
     *SRE2LPP,

@@ -21,8 +21,15 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/`, and the r
 from functools import partial
 from typing import Literal
 
-from ddbench.methods.engines.matching.attention import AttentionMaps
-from ddbench.methods.engines.matching.matching import (
+from pydantic import Field
+
+from ddbench.distillation.method import Hyper, Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
+from ddbench.training.recipe import StudentRecipe
+
+from .engines.matching.attention import AttentionMaps
+from .engines.matching.matching import (
     Init,
     classes_of,
     descend,
@@ -33,12 +40,6 @@ from ddbench.methods.engines.matching.matching import (
     start,
     state_at,
 )
-from pydantic import Field
-
-from ddbench.distillation.method import Hyper, Method
-from ddbench.distillation.task import Task
-from ddbench.synset.synset import SynSet
-from ddbench.training.recipe import StudentRecipe
 
 DIFFERENCES = (
     "the last step's set is the result; the paper reports the best checkpoint by test accuracy",

@@ -18,11 +18,19 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory_m
 from typing import Literal
 
 import torch
-from ddbench.methods.engines.matching.matching import classes_of
-from ddbench.methods.engines.selection.selection import equal_shares, random_choice
-from ddbench.methods.engines.trajectory.experts import ExpertRecipe, Experts
-from ddbench.methods.engines.trajectory.gradient import Mode
-from ddbench.methods.engines.trajectory.outer_loop import (
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
+from ddbench.errors import JobFailed
+from ddbench.synset.synset import SynSet
+
+from .engines.matching.matching import classes_of
+from .engines.selection.selection import equal_shares, random_choice
+from .engines.trajectory.experts import ExpertRecipe, Experts
+from .engines.trajectory.gradient import Mode
+from .engines.trajectory.outer_loop import (
     FAMILY_DIFFERENCES,
     Learned,
     TrajectoryHyper,
@@ -36,13 +44,6 @@ from ddbench.methods.engines.trajectory.outer_loop import (
     soft_targets,
     student_of,
 )
-from pydantic import Field, model_validator
-from torch import Tensor
-
-from ddbench.distillation.method import Method
-from ddbench.distillation.task import Task
-from ddbench.errors import JobFailed
-from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

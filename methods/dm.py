@@ -16,7 +16,13 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/`, and the r
 from functools import partial
 from typing import Literal
 
-from ddbench.methods.engines.matching.matching import (
+from pydantic import Field
+
+from ddbench.distillation.method import Hyper, Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
+
+from .engines.matching.matching import (
     classes_of,
     descend,
     dsa_student,
@@ -27,11 +33,6 @@ from ddbench.methods.engines.matching.matching import (
     start,
     state_at,
 )
-from pydantic import Field
-
-from ddbench.distillation.method import Hyper, Method
-from ddbench.distillation.task import Task
-from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     "20,000 steps; the released loop runs one more",

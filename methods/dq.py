@@ -15,15 +15,16 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/pruning.md`,
 from typing import Literal
 
 import torch
-from ddbench.methods.engines.selection.bins import BinFields, bins_of, drawn
-from ddbench.methods.engines.selection.patch_drop import PatchDropFields, patch_dropper, patched
-from ddbench.methods.engines.selection.selection import indexed, shares
-from ddbench.methods.engines.students import RealStudentFields
 from pydantic import Field
 
 from ddbench.distillation.method import Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
+
+from .engines.selection.bins import BinFields, bins_of, drawn
+from .engines.selection.patch_drop import PatchDropFields, patch_dropper, patched
+from .engines.selection.selection import indexed, shares
+from .engines.students import RealStudentFields
 
 DIFFERENCES = (
     "images are encoded once, not again for every bin: the network does not change",

@@ -19,14 +19,6 @@ from copy import deepcopy
 from typing import Any, Literal
 
 import torch
-from ddbench.methods.engines.decoupled.codecs import Codec, stored
-from ddbench.methods.engines.decoupled.patches import patch_images, require_patches, require_shuffle
-from ddbench.methods.engines.encoders.encoders import EncoderFields, Start, require_encoder, start_of
-from ddbench.methods.engines.encoders.patch_update import UpdateFields, Updater
-from ddbench.methods.engines.encoders.projector import FitFields, FromSpace, fitted, merged
-from ddbench.methods.engines.encoders.weak_teachers import WeakFields, weak_labels, weak_teachers
-from ddbench.methods.engines.selection.selection import equal_shares
-from ddbench.methods.engines.students import StudentFields
 from pydantic import Field
 from torch import nn
 
@@ -36,6 +28,15 @@ from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets.projector import projector_of
 from ddbench.synset.teachers import Teacher
 from ddbench.training.recipe import Component
+
+from .engines.decoupled.codecs import Codec, stored
+from .engines.decoupled.patches import patch_images, require_patches, require_shuffle
+from .engines.encoders.encoders import EncoderFields, Start, require_encoder, start_of
+from .engines.encoders.patch_update import UpdateFields, Updater
+from .engines.encoders.projector import FitFields, FromSpace, fitted, merged
+from .engines.encoders.weak_teachers import WeakFields, weak_labels, weak_teachers
+from .engines.selection.selection import equal_shares
+from .engines.students import StudentFields
 
 DIFFERENCES = (
     "no code is public: the optimisers, learning rates and epochs of both fits, lambda, beta, the prompt, and the steps of "

@@ -10,12 +10,13 @@ Differences from the paper: see `DIFFERENCES`. Measured: not yet.
 from typing import Literal
 
 import torch
-from ddbench.methods.engines.selection.selection import FeatureKind, features_by_name, herding, indexed, select
 from pydantic import Field
 
 from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
+
+from .engines.selection.selection import FeatureKind, features_by_name, herding, indexed, select
 
 DIFFERENCES = (
     "an image is taken at most once, and by the distance of the running mean to mu (as in iCaRL, arXiv 1611.07725, "

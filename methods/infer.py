@@ -21,12 +21,6 @@ from functools import partial
 from typing import Any, Literal, Self
 
 import torch
-from ddbench.methods.engines.decoupled.measured_norm import Voter
-from ddbench.methods.engines.decoupled.pipeline import require_members, space_of
-from ddbench.methods.engines.decoupled.recover import Problem, RecoverFields, Recovery
-from ddbench.methods.engines.decoupled.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
-from ddbench.methods.engines.decoupled.squeeze import SqueezeFields, squeeze
-from ddbench.methods.engines.selection.selection import equal_shares, random_choice
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -37,6 +31,13 @@ from ddbench.networks import canonical
 from ddbench.synset.synset import SynSet, Targets, Views
 from ddbench.synset.teachers import Teacher
 from ddbench.training.loop import predict
+
+from .engines.decoupled.measured_norm import Voter
+from .engines.decoupled.pipeline import require_members, space_of
+from .engines.decoupled.recover import Problem, RecoverFields, Recovery
+from .engines.decoupled.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
+from .engines.decoupled.squeeze import SqueezeFields, squeeze
+from .engines.selection.selection import equal_shares, random_choice
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

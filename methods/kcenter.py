@@ -11,12 +11,13 @@ Differences from the paper: see `DIFFERENCES`. Measured: not yet.
 from typing import Literal
 
 import torch
-from ddbench.methods.engines.selection.selection import FeatureKind, features_by_name, indexed, k_centre, select
 from pydantic import Field
 
 from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
+
+from .engines.selection.selection import FeatureKind, features_by_name, indexed, k_centre, select
 
 DIFFERENCES = (
     "features are pixels, or the embedding of an untrained network; the paper takes those of a trained one",

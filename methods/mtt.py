@@ -16,9 +16,13 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory_m
 `results/measured`.
 """
 
-from ddbench.methods.engines.matching.matching import classes_of
-from ddbench.methods.engines.trajectory.experts import ExpertRecipe
-from ddbench.methods.engines.trajectory.outer_loop import (
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
+
+from .engines.matching.matching import classes_of
+from .engines.trajectory.experts import ExpertRecipe
+from .engines.trajectory.outer_loop import (
     FAMILY_DIFFERENCES,
     Learned,
     TrajectoryHyper,
@@ -31,10 +35,6 @@ from ddbench.methods.engines.trajectory.outer_loop import (
     segment_of,
     student_of,
 )
-
-from ddbench.distillation.method import Method
-from ddbench.distillation.task import Task
-from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

@@ -19,20 +19,6 @@ Differences from the paper: see `DIFFERENCES`. Not yet measured at the paper's s
 from typing import Literal
 
 import torch
-from ddbench.methods.engines.decoupled.patches import (
-    Scored,
-    crop_boxes,
-    crop_errors,
-    require_patches,
-    require_shuffle,
-    tiled,
-)
-from ddbench.methods.engines.decoupled.pipeline import DecoupledHyper, Start, recovered, starts
-from ddbench.methods.engines.decoupled.recover import Refinement
-from ddbench.methods.engines.decoupled.relabel import FAMILY_DIFFERENCES, relabelled
-from ddbench.methods.engines.decoupled.squeeze import squeeze
-from ddbench.methods.engines.encoders.cam import AT_ONCE, ActivationMaps, require_maps, window_shares
-from ddbench.methods.engines.selection.selection import equal_shares
 from pydantic import Field
 from torch import Tensor
 
@@ -43,6 +29,21 @@ from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet
 from ddbench.synset.targets import distances
 from ddbench.training.recipe import StudentRecipe
+
+from .engines.decoupled.patches import (
+    Scored,
+    crop_boxes,
+    crop_errors,
+    require_patches,
+    require_shuffle,
+    tiled,
+)
+from .engines.decoupled.pipeline import DecoupledHyper, Start, recovered, starts
+from .engines.decoupled.recover import Refinement
+from .engines.decoupled.relabel import FAMILY_DIFFERENCES, relabelled
+from .engines.decoupled.squeeze import squeeze
+from .engines.encoders.cam import AT_ONCE, ActivationMaps, require_maps, window_shares
+from .engines.selection.selection import equal_shares
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

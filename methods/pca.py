@@ -15,12 +15,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from ddbench.methods.engines.decoupled.codecs import Codec, stored
-from ddbench.methods.engines.decoupled.patches import join_tiles
-from ddbench.methods.engines.selection.dynamics import DynamicsFields, dynamics_of
-from ddbench.methods.engines.selection.pruning import SCORES
-from ddbench.methods.engines.selection.selection import equal_shares
-from ddbench.methods.engines.students import StudentFields
 from pydantic import Field
 from torch import Tensor
 
@@ -28,6 +22,13 @@ from ddbench.distillation.method import Method
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet, Views
+
+from .engines.decoupled.codecs import Codec, stored
+from .engines.decoupled.patches import join_tiles
+from .engines.selection.dynamics import DynamicsFields, dynamics_of
+from .engines.selection.pruning import SCORES
+from .engines.selection.selection import equal_shares
+from .engines.students import StudentFields
 
 DIFFERENCES = (
     "written without the authors' code, which is not released: what follows fills in what the paper leaves open",

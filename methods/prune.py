@@ -13,14 +13,15 @@ Differences from the papers: see `DIFFERENCES`. Figures: `benchmarks/pruning.md`
 
 from typing import Literal
 
-from ddbench.methods.engines.selection.selection import indexed
-from ddbench.methods.engines.selection.subsets import SubsetFields, subset
-from ddbench.methods.engines.students import RealStudentFields
 from pydantic import Field
 
 from ddbench.distillation.method import Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
+
+from .engines.selection.selection import indexed
+from .engines.selection.subsets import SubsetFields, subset
+from .engines.students import RealStudentFields
 
 DIFFERENCES = (
     "outputs are those after each epoch in eval mode without augmentation, where a recipe does not say score_outputs = "

@@ -11,10 +11,6 @@ with score = random. Differences from the paper: see `DIFFERENCES`. Figures: `be
 
 from typing import Literal
 
-from ddbench.methods.engines.decoupled.squeeze import SqueezeFields, squeeze
-from ddbench.methods.engines.selection.selection import indexed
-from ddbench.methods.engines.selection.subsets import Ranking, SubsetFields, subset
-from ddbench.methods.engines.students import RealStudentFields
 from pydantic import Field
 
 from ddbench.distillation.method import Method
@@ -22,6 +18,11 @@ from ddbench.distillation.task import Task
 from ddbench.networks import canonical
 from ddbench.synset.synset import SynSet
 from ddbench.synset.targets import committee
+
+from .engines.decoupled.squeeze import SqueezeFields, squeeze
+from .engines.selection.selection import indexed
+from .engines.selection.subsets import Ranking, SubsetFields, subset
+from .engines.students import RealStudentFields
 
 DIFFERENCES = (
     "alpha is 1 - f where no recipe gives it: the paper's alpha for each fraction is not established",

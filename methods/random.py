@@ -12,12 +12,13 @@ that copy older rows print 43.4 % (DC-Bench).
 from typing import Literal
 
 import torch
-from ddbench.methods.engines.selection.selection import indexed, random_choice, shares
 from pydantic import Field
 
 from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
+
+from .engines.selection.selection import indexed, random_choice, shares
 
 
 class RandomHyper(Hyper):

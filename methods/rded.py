@@ -10,15 +10,16 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/decoupled.md
 """
 
 import torch
-from ddbench.methods.engines.decoupled.codecs import stored
-from ddbench.methods.engines.decoupled.patches import PatchFields, patch_images, require_patches, require_shuffle
-from ddbench.methods.engines.decoupled.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
-from ddbench.methods.engines.decoupled.squeeze import SqueezeFields, squeeze
-from ddbench.methods.engines.selection.selection import equal_shares
 
 from ddbench.distillation.method import Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
+
+from .engines.decoupled.codecs import stored
+from .engines.decoupled.patches import PatchFields, patch_images, require_patches, require_shuffle
+from .engines.decoupled.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
+from .engines.decoupled.squeeze import SqueezeFields, squeeze
+from .engines.selection.selection import equal_shares
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

@@ -12,15 +12,16 @@
 Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/decoupled.md`, and the records of `results/measured`.
 """
 
-from ddbench.methods.engines.decoupled.pipeline import DecoupledHyper, recovered, require_recoverable, space_of
-from ddbench.methods.engines.decoupled.relabel import FAMILY_DIFFERENCES, relabelled
-from ddbench.methods.engines.decoupled.squeeze import squeeze
-from ddbench.methods.engines.selection.selection import equal_shares
 from torch import Tensor
 
 from ddbench.distillation.method import Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
+
+from .engines.decoupled.pipeline import DecoupledHyper, recovered, require_recoverable, space_of
+from .engines.decoupled.relabel import FAMILY_DIFFERENCES, relabelled
+from .engines.decoupled.squeeze import squeeze
+from .engines.selection.selection import equal_shares
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

@@ -9,12 +9,13 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/decoupled.md
 
 from typing import Literal
 
-from ddbench.methods.engines.decoupled.pipeline import DecoupledHyper
-from ddbench.methods.sre2l import DIFFERENCES as SRE2L
-from ddbench.methods.sre2l import TOY, distill
 from pydantic import Field
 
 from ddbench.distillation.method import Method
+
+from .engines.decoupled.pipeline import DecoupledHyper
+from .sre2l import DIFFERENCES as SRE2L
+from .sre2l import TOY, distill
 
 DIFFERENCES = (
     *SRE2L,

@@ -16,10 +16,17 @@ Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/trajectory_m
 `results/measured`.
 """
 
-from ddbench.methods.engines.matching.matching import classes_of
-from ddbench.methods.engines.trajectory.experts import ExpertRecipe, Experts
-from ddbench.methods.engines.trajectory.gradient import Mode
-from ddbench.methods.engines.trajectory.outer_loop import (
+from pydantic import Field
+from torch import Tensor
+
+from ddbench.distillation.method import Method
+from ddbench.distillation.task import Task
+from ddbench.synset.synset import SynSet
+
+from .engines.matching.matching import classes_of
+from .engines.trajectory.experts import ExpertRecipe, Experts
+from .engines.trajectory.gradient import Mode
+from .engines.trajectory.outer_loop import (
     FAMILY_DIFFERENCES,
     Learned,
     TrajectoryHyper,
@@ -36,12 +43,6 @@ from ddbench.methods.engines.trajectory.outer_loop import (
     soft_targets,
     student_of,
 )
-from pydantic import Field
-from torch import Tensor
-
-from ddbench.distillation.method import Method
-from ddbench.distillation.task import Task
-from ddbench.synset.synset import SynSet
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

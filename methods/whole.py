@@ -6,12 +6,13 @@
 from typing import Literal
 
 import torch
-from ddbench.methods.engines.selection.selection import indexed
 from pydantic import Field
 
 from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
+
+from .engines.selection.selection import indexed
 
 
 class WholeHyper(Hyper):

@@ -51,13 +51,13 @@ KERNEL = {
 }
 """Version of `ddbench.system.code` -> modules that it begins with, besides our entry points of `PARTS`; and pins."""
 ENGINES = {
-    "selection.bins": {1: "2fc384924ad92073333e17285738a407cb8ae28878487d09d0089af044ff4c0a"},
-    "selection.dynamics": {1: "68bc9b991c3917585a2ceb6556cbdccf1f8c493d1acb7c0f1ce15e1447ca4430"},
-    "encoders.encoders": {1: "b09e22e9cac70e92b684baea69cac36181088da1d34d046e21d7f214a3fe0ee9"},
-    "trajectory.experts": {1: "b1aea2bec35d452f5c71938f499c2a2c52250603c1f8f834eae21b2ed0be2c69"},
-    "decoupled.priors": {1: "8879db4cd193b64342127853c9706147aa793b0619742a72b66ff1dbeea1142a"},
-    "encoders.projector": {1: "8c3d15d0ad931c9d8ba10d68af30be128205390b0767f767a9b6ddb80821d8d4"},
-    "encoders.weak_teachers": {1: "7fad05bb57ca1899f7d40dfd94be5e79ca79633424475d00a8e34bd2a88c7da3"},
+    "selection.bins": {1: "afaa71a94af6ce32c1d0b586d6bf08112494f031154939d8a1de90315e7f1533"},
+    "selection.dynamics": {1: "1ca69df2089e60c8cc6cdc3151206566488c600ce0086c3c97b985af75470bf1"},
+    "encoders.encoders": {1: "5a34e56254d696634f09a8a18234752ef32bb6f9284dce8938d5b79c42d4ceb5"},
+    "trajectory.experts": {1: "dbefc5b7d82c1a1599b86c9c9e5819aaad713c58936b9fd802d835a82bd3ef9a"},
+    "decoupled.priors": {1: "8afdba514934f0c7f61857966e970fa10f12bf5bb681e94a373b3d3de8249060"},
+    "encoders.projector": {1: "a5378231a1962bfa6bdf8bb62a9fe7d51d0c150b72ceee3ec46b50c41280cf95"},
+    "encoders.weak_teachers": {1: "7981d988cc17a6e12df63a4b574972940502767f51c5ba489978385b772ba78a"},
 }
 """Engine with a CODE_VERSION, of a stage's products -> pins of the engine and what it imports of our methods."""
 

@@ -16,10 +16,10 @@ from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName
 from ddbench.jobs.sweep import Grid
 from ddbench.records.store import RecordStore, read_record
-from ddbench.training import precision
-from ddbench.training.compute import Compute
+from ddbench.training import compute, precision
+from ddbench.training.compute import Compute, repays
 from ddbench.training.loop import train
-from ddbench.training.precision import Execution, chosen_precision, repays
+from ddbench.training.precision import Execution, chosen_precision
 from ddbench.training.recipe import StudentRecipe
 
 
@@ -127,7 +127,7 @@ def test_the_environment_sets_defaults(monkeypatch):
 def test_operations_are_counted_by_hand():
     digits = load_dataset("digits")
     convolutions = 64 * 9 * 1 * 8 + 16 * 9 * 8 * 8  # pixels x kernel x inputs x outputs
-    assert precision._flops("convnet-d2-w8", digits) == 2 * (convolutions + 8 * 4 * 10)
+    assert compute._flops("convnet-d2-w8", digits) == 2 * (convolutions + 8 * 4 * 10)
 
 
 def test_auto_compiles_what_repays_it():

@@ -5,13 +5,6 @@ from functools import partial
 from typing import Literal
 
 import torch
-from ddbench.methods.engines.decoupled.codecs import pixel_bounds, stored
-from ddbench.methods.engines.decoupled.measured_norm import Voter
-from ddbench.methods.engines.decoupled.patches import PatchFields, patch_images, require_patches
-from ddbench.methods.engines.decoupled.recover import Problem, RecoverFields, Recovery, Refinement
-from ddbench.methods.engines.decoupled.relabel import RelabelFields
-from ddbench.methods.engines.decoupled.squeeze import SqueezeFields
-from ddbench.methods.engines.selection.selection import equal_shares, random_choice
 from pydantic import Field
 from torch import Tensor
 
@@ -20,6 +13,14 @@ from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet
 from ddbench.synset.teachers import Teacher
+
+from ..selection.selection import equal_shares, random_choice
+from .codecs import pixel_bounds, stored
+from .measured_norm import Voter
+from .patches import PatchFields, patch_images, require_patches
+from .recover import Problem, RecoverFields, Recovery, Refinement
+from .relabel import RelabelFields
+from .squeeze import SqueezeFields
 
 Votes = Mapping[str, float]
 

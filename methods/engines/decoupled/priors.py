@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-from ddbench.methods.engines.decoupled.pipeline import DecoupledHyper, recovered, space_of
-from ddbench.methods.engines.decoupled.relabel import relabelled
 from torch import Tensor
 
 from ddbench.distillation.task import Held, Task
@@ -12,6 +10,9 @@ from ddbench.synset.teachers import Teacher
 from ddbench.system.code import SYNTHESIS
 from ddbench.training.cache import Stage
 from ddbench.training.loop import predict, train
+
+from .pipeline import DecoupledHyper, recovered, space_of
+from .relabel import relabelled
 
 CODE_VERSION = 1  # raise when a change of the engines that distil changes priors; a test pins their source
 

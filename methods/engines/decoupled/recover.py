@@ -29,8 +29,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from ddbench.methods.engines.decoupled.measured_norm import Voter, require_norms, saved_bytes
-from ddbench.methods.engines.decoupled.windows import Draws, draw_windows, view
 from pydantic import Field, field_validator
 from torch import Tensor
 
@@ -40,6 +38,9 @@ from ddbench.errors import JobFailed
 from ddbench.randomness import Key
 from ddbench.synset.synset import SynSet
 from ddbench.training.precision import Execution
+
+from .measured_norm import Voter, require_norms, saved_bytes
+from .windows import Draws, draw_windows, view
 
 BETAS, EPS = (0.5, 0.9), 1e-8
 WINDOW = 100  # steps whose draws one generator gives

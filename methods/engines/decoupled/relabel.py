@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
-from ddbench.methods.engines.decoupled.codecs import Codec
-from ddbench.methods.engines.students import StudentFields
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
@@ -16,6 +14,9 @@ from ddbench.synset.synset import SynSet
 from ddbench.synset.targets import committee
 from ddbench.synset.teachers import Teacher
 from ddbench.training.recipe import Component, StudentRecipe
+
+from ..students import StudentFields
+from .codecs import Codec
 
 FAMILY_DIFFERENCES = (
     "the student's last step is scored; the papers' codes test every few epochs and report or keep the best",

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Literal, Self
 
 import torch
-from ddbench.methods.engines.students import cosine
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -26,6 +25,8 @@ from ddbench.system.code import SYNTHESIS
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import train
 from ddbench.training.recipe import Component, StudentRecipe
+
+from ..students import cosine
 
 ENTRY = "teacher"
 Weights = Literal["trained", "pretrained", "random"]

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from ddbench.methods.engines.decoupled.squeeze import SqueezeFields, squeeze
-from ddbench.methods.engines.selection.bins import LIBRARY_CLASSES
 from pydantic import Field, field_validator
 from torch import Tensor
 
@@ -28,6 +26,9 @@ from ddbench.synset.teachers import Teacher
 from ddbench.system.code import SYNTHESIS
 from ddbench.training.batches import Images
 from ddbench.training.loop import train
+
+from ..decoupled.squeeze import SqueezeFields, squeeze
+from ..selection.bins import LIBRARY_CLASSES
 
 CODE_VERSION = (
     1  # raise when a change here, in clip.py or projection.py changes encoders or columns; a test pins the source

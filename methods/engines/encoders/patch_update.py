@@ -9,14 +9,15 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from ddbench.methods.engines.decoupled.codecs import pixel_bounds
-from ddbench.methods.engines.decoupled.patches import PatchFields, join_tiles
-from ddbench.methods.engines.encoders.encoders import AT_ONCE
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ddbench.data.spaces import Space
 from ddbench.distillation.task import Task
+
+from ..decoupled.codecs import pixel_bounds
+from ..decoupled.patches import PatchFields, join_tiles
+from .encoders import AT_ONCE
 
 
 class UpdateFields(PatchFields):

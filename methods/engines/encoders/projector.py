@@ -13,10 +13,6 @@ from copy import deepcopy
 from typing import Any, Literal, Self
 
 import torch
-from ddbench.methods.engines.decoupled.codecs import pixel_bounds
-from ddbench.methods.engines.encoders.encoders import CODE_VERSION as ENCODERS_CODE
-from ddbench.methods.engines.encoders.encoders import Start
-from ddbench.methods.engines.students import cosine
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -45,6 +41,11 @@ from ddbench.system.code import SYNTHESIS
 from ddbench.training.batches import Labeller
 from ddbench.training.loop import train
 from ddbench.training.recipe import Component, StudentRecipe
+
+from ..decoupled.codecs import pixel_bounds
+from ..students import cosine
+from .encoders import CODE_VERSION as ENCODERS_CODE
+from .encoders import Start
 
 CODE_VERSION = 1  # raise when a change here or in ddbench/synset/projection.py changes factors; a test pins the source
 

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Literal, Self
 
 import torch
-from ddbench.methods.engines.decoupled.squeeze import SqueezeFields
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -24,6 +23,8 @@ from ddbench.system.code import SYNTHESIS
 from ddbench.training.batches import Batch, Labeller
 from ddbench.training.cache import Stage
 from ddbench.training.loop import train
+
+from ..decoupled.squeeze import SqueezeFields
 
 CODE_VERSION = 1  # raise when a change here changes what a snapshot is; a test pins the source
 Combination = Literal["mean", "random"]

@@ -4,11 +4,12 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from ddbench.methods.engines.selection.selection import embedder
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ddbench.errors import UsageError
+
+from ..selection.selection import embedder
 
 
 class AttentionMaps:

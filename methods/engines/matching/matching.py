@@ -22,14 +22,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-from ddbench.methods.engines.selection.selection import (
-    embedder,
-    equal_shares,
-    k_centre,
-    pixels_of,
-    random_choice,
-    select,
-)
 from torch import Tensor, nn
 
 from ddbench.augment import DSA, OPS
@@ -37,6 +29,15 @@ from ddbench.data.spaces import Space
 from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
 from ddbench.training.recipe import StudentRecipe
+
+from ..selection.selection import (
+    embedder,
+    equal_shares,
+    k_centre,
+    pixels_of,
+    random_choice,
+    select,
+)
 
 Features = Callable[[Tensor], tuple[Tensor, ...]]
 Rng = Callable[..., torch.Generator]

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
 import torch
-from ddbench.methods.engines.decoupled.squeeze import SqueezeFields, Weights, squeeze
-from ddbench.methods.engines.selection.graph_cut import LastLayer, graph_cut_bins, loss_gradient
-from ddbench.methods.engines.selection.selection import embedder
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -23,6 +20,10 @@ from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
 from ddbench.hashing import tensors_digest
 from ddbench.randomness import forked
+
+from ..decoupled.squeeze import SqueezeFields, Weights, squeeze
+from .graph_cut import LastLayer, graph_cut_bins, loss_gradient
+from .selection import embedder
 
 CODE_VERSION = 1  # raise when a change here or in graph_cut.py changes bins; a test pins the source
 LIBRARY_CLASSES = 1000  # ImageNet's, which the libraries' weights are for

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
 import torch
-from ddbench.methods.engines.selection.selection import SHOWN, embedder, shown_at_once
-from ddbench.methods.engines.students import cosine
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -28,6 +26,9 @@ from ddbench.training.batches import Batch, Images
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import train
 from ddbench.training.recipe import Component, StudentRecipe
+
+from ..students import cosine
+from .selection import SHOWN, embedder, shown_at_once
 
 CODE_VERSION = 1  # raise when a change here changes what is recorded; a test pins the source
 ROWS = ("error", "true", "other", "margin", "entropy", "prediction", "feature", "movement")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from ddbench.methods.engines.selection.bins import LIBRARY_CLASSES
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -26,6 +25,8 @@ from ddbench.errors import UsageError
 from ddbench.hashing import tensors_digest
 from ddbench.networks.parts import plain_activations
 from ddbench.system.downloads import patience
+
+from .bins import LIBRARY_CLASSES
 
 AT_ONCE = 64  # images in a forward
 CHANNELS = 3  # of the libraries' weights; a grey image is shown to them as three equal channels

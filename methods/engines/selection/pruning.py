@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from ddbench.methods.engines.selection.dynamics import Dynamics, DynamicsFields, Recorded
 from pydantic import Field
 from torch import Tensor
 
 from ddbench.distillation.method import Hyper
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
+
+from .dynamics import Dynamics, DynamicsFields, Recorded
 
 Definition = Callable[[Recorded, DynamicsFields], Tensor]
 

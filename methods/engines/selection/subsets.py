@@ -3,15 +3,16 @@
 from typing import Literal, Self
 
 import torch
-from ddbench.methods.engines.selection.dynamics import DynamicsFields, dynamics_of
-from ddbench.methods.engines.selection.graph_cut import Cosine, graph_cut
-from ddbench.methods.engines.selection.pruning import SCORES, KeepFields, kept, require_enough
-from ddbench.methods.engines.selection.selection import embedder, herding, k_centre, shares, shown_at_once
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
+
+from .dynamics import DynamicsFields, dynamics_of
+from .graph_cut import Cosine, graph_cut
+from .pruning import SCORES, KeepFields, kept, require_enough
+from .selection import embedder, herding, k_centre, shares, shown_at_once
 
 Ranking = Literal[
     "el2n", "grand", "forgetting", "aum", "aum-prob", "entropy", "dyn-unc", "dual", "tdds",

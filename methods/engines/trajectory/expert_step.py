@@ -16,10 +16,11 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from ddbench.methods.engines.matching.matching import chunk_images
-from ddbench.methods.engines.trajectory.flat import FlatNetwork
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
+
+from ..matching.matching import chunk_images
+from .flat import FlatNetwork
 
 Gradients = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Vectors [G, P] -> gradients [G, P] and losses [G]."""

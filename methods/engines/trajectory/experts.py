@@ -16,10 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
-from ddbench.methods.engines.matching.matching import dsa_ops, reader
-from ddbench.methods.engines.trajectory.expert_step import Batch, step
-from ddbench.methods.engines.trajectory.expert_step import ExpertRecipe as ExpertRecipe
-from ddbench.methods.engines.trajectory.flat import FlatNetwork, flatten
 from torch import Tensor, nn
 
 from ddbench.augment import DSA
@@ -30,6 +26,11 @@ from ddbench.hashing import digest
 from ddbench.randomness import Key, forked, rng
 from ddbench.synset.teachers import Teacher
 from ddbench.training.saved_bytes import kept_bytes
+
+from ..matching.matching import dsa_ops, reader
+from .expert_step import Batch, step
+from .expert_step import ExpertRecipe as ExpertRecipe
+from .flat import FlatNetwork, flatten
 
 CODE_VERSION = 1  # raise when a change here or in what it calls changes the experts; a test pins the source
 

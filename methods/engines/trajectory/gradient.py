@@ -33,13 +33,14 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from ddbench.methods.engines.matching.matching import chunk_images
-from ddbench.methods.engines.trajectory.flat import FlatNetwork
 from torch import Tensor
 
 from ddbench.augment import DSA, Drawn
 from ddbench.errors import JobFailed
 from ddbench.training import precision
+
+from ..matching.matching import chunk_images
+from .flat import FlatNetwork
 
 Mode = Literal["adjoint", "unrolled", "truncated"]
 

@@ -9,11 +9,6 @@ from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from ddbench.methods.engines.matching.matching import classes_of, descend
-from ddbench.methods.engines.selection.selection import equal_shares, random_choice
-from ddbench.methods.engines.trajectory.experts import ExpertRecipe, Experts
-from ddbench.methods.engines.trajectory.experts import dsa_of as dsa_of
-from ddbench.methods.engines.trajectory.gradient import Gradient, InnerStep, Mode, Segment, Synthetic, TrajectoryEngine
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -25,6 +20,12 @@ from ddbench.errors import JobFailed
 from ddbench.synset.synset import SynSet, Targets
 from ddbench.training.precision import Execution
 from ddbench.training.recipe import StudentRecipe
+
+from ..matching.matching import classes_of, descend
+from ..selection.selection import equal_shares, random_choice
+from .experts import ExpertRecipe, Experts
+from .experts import dsa_of as dsa_of
+from .gradient import Gradient, InnerStep, Mode, Segment, Synthetic, TrajectoryEngine
 
 SpaceName = Literal["normalised", "zca"]
 _AT_ONCE = 500  # images in a forward without a graph
