@@ -14,7 +14,7 @@ from ddbench.system.files import make_folder, write_atomic
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 LONGEST = 40
-SOURCE = Path(__file__).resolve().parent.parent
+SOURCE = Path(__file__).resolve().parents[2]
 
 PYPROJECT = """\
 [build-system]
