@@ -34,7 +34,7 @@ from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.cost_model import CostModel, Work, plan_of, student_work
 from ddbench.jobs.estimate import Estimate, Foreseen, foresee
 from ddbench.jobs.job import DataName, DistillJob
-from ddbench.jobs.sweep import Cell, Grid, run_cells
+from ddbench.jobs.sweep import Cell, Sweep, run_cells
 from ddbench.records.record import Record
 from ddbench.records.store import RecordStore
 from ddbench.report.format import duration
@@ -66,9 +66,9 @@ def grid(
     seeds: int = 5,
     syntheses: int = 1,
     networks: Sequence[str | None] = (None,),
-) -> Grid:
+) -> Sweep:
     """A grid of default recipes on `digits`."""
-    return Grid(
+    return Sweep(
         methods=names,
         datasets=[DATA],
         budgets=[Budget(ipc=ipc) for ipc in ipcs],
@@ -76,7 +76,7 @@ def grid(
         networks=networks,
         seeds=range(seeds),
         synthesis_seeds=range(syntheses),
-        setting=how,
+        compute=how,
     )
 
 
@@ -136,7 +136,7 @@ class Costs:
         """Of one training and test."""
         made = each.cell.lender if isinstance(each.cell.lender, DistillJob) else each.cell.made
         assert made is not None
-        found = _foreseen(made, each.cell.protocol, each.cell.network, each.cell.setting)
+        found = _foreseen(made, each.cell.protocol, each.cell.network, each.cell.compute)
         return found.student if found else _by_protocol(each.cell)
 
 
@@ -163,7 +163,7 @@ def _by_protocol(cell: Cell) -> Estimate:
     ipc = cell.made.resolved().budget.ipc
     images = ipc * len(dataset.class_names) if ipc else len(dataset.train)
     works = student_work(recipe, recipe.network, images, [reference.network] if reference else [])
-    model = CostModel.of(dataset, cell.setting, say)
+    model = CostModel.of(dataset, cell.compute, say)
     return Estimate(sum(model.seconds(work) for work in works), None, "by the cost model, without the test")
 
 
@@ -175,7 +175,7 @@ def _left(cell: Cell, store: RecordStore, records: Sequence[Record]) -> Planned:
     lender = cell.lender.resolved().hash if isinstance(cell.lender, DistillJob) else None
     key = (cell.protocol, cell.made.resolved().hash, cell.made.seed, lender)
     own = [each for each in records if (each.protocol, each.recipe_hash, each.synthesis_seed, each.lender) == key]
-    wanted = cell.setting.identity().items()
+    wanted = cell.compute.identity().items()
     runs = [run for each in own for run in each.runs if all(getattr(run, name) == value for name, value in wanted)]
     return replace(found, missing=tuple(sorted(set(found.missing) - {run.seed for run in runs})))
 

@@ -49,7 +49,7 @@ class Planned:
 
     def jobs(self) -> int:
         """In how many jobs the missing students are trained: one each, or one for all in a stack."""
-        return bool(self.missing) if self.cell.setting.stack else len(self.missing)
+        return bool(self.missing) if self.cell.compute.stack else len(self.missing)
 
 
 def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False, again: bool = False) -> Planned:
@@ -116,7 +116,7 @@ class Estimator:
         """Of making a set; seeds of one recipe share it."""
         from ddbench.jobs.estimate import estimate_distill
 
-        return self._once((job.resolved().hash, job.setting), job.label(), lambda: estimate_distill(job))
+        return self._once((job.resolved().hash, job.compute), job.label(), lambda: estimate_distill(job))
 
     def studying(self, each: Planned) -> "Estimate":
         """Of one training and test; the sets of one size share it."""
@@ -126,7 +126,7 @@ class Estimator:
         cell, synset = each.cell, each.cell.known_set()
         images, recipe = _images(each, synset), _shipped(each, synset)
         draw = None if synset is None else drawn(synset)
-        key = (cell.data, cell.protocol, cell.network, images, cell.setting, recipe and recipe.hash(), draw is None)
+        key = (cell.data, cell.protocol, cell.network, images, cell.compute, recipe and recipe.hash(), draw is None)
         call = partial(estimate_student, *key[:5], recipe=recipe, draw=draw)
         return self._once(key, f"{cell.protocol} on {images:,} images", call)
 

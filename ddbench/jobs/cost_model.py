@@ -109,7 +109,7 @@ def student_work(
     return [Work(label, "train", steps, batch, network, shown), *asked]
 
 
-def plan_of(recipe: Resolved, dataset: Dataset, setting: Compute) -> Plan | None:
+def plan_of(recipe: Resolved, dataset: Dataset, compute: Compute) -> Plan | None:
     """A recipe's work; None where its method says none.
 
     Raises:
@@ -118,7 +118,7 @@ def plan_of(recipe: Resolved, dataset: Dataset, setting: Compute) -> Plan | None
     if recipe.method.name not in plugins.names(GROUP):
         return None
     describe: Describe = plugins.find(GROUP, recipe.method.name)
-    task = Task(dataset, recipe.budget, recipe.network, 0, torch.device(setting.device))
+    task = Task(dataset, recipe.budget, recipe.network, 0, torch.device(compute.device))
     return describe(task, recipe.hyper)
 
 
@@ -161,12 +161,12 @@ class CostModel:
     """Seconds and bytes of work on one data set's images, by probes that are kept in the cache.
 
     Attributes:
-        setting: how to compute.
+        compute: how to compute.
         channels, side, classes: of the images.
         tell: is told what is being probed.
     """
 
-    setting: Compute
+    compute: Compute
     channels: int
     side: int
     classes: int
@@ -174,9 +174,9 @@ class CostModel:
     _lines: dict[str, Line] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, dataset: Dataset, setting: Compute, tell: Callable[[str], None] = lambda text: None) -> "CostModel":
+    def of(cls, dataset: Dataset, compute: Compute, tell: Callable[[str], None] = lambda text: None) -> "CostModel":
         """For a data set."""
-        return cls(setting, dataset.channels, dataset.side, len(dataset.class_names), tell)
+        return cls(compute, dataset.channels, dataset.side, len(dataset.class_names), tell)
 
     def seconds(self, work: Work) -> float:
         """Of all steps of some work, the images' augmentation included."""
@@ -201,20 +201,20 @@ class CostModel:
         return self._line({"kind": "augment", "shown": part}, label, lambda: self._probe_augment(json.loads(part)))
 
     def _line(self, what: dict[str, Any], label: str, measure: Callable[[], Line]) -> Line:
-        key = digest([what, self.channels, self.side, self.classes, _machine(self.setting), CODE_VERSION])[:32]
+        key = digest([what, self.channels, self.side, self.classes, _machine(self.compute), CODE_VERSION])[:32]
         if key not in self._lines:
             path = cache_dir() / "costs" / f"{key}.json"
             found = _read(path)
             if found is None:
                 self.tell(f"timing {label} at {self.side} px")
-                self.setting.apply()
+                self.compute.apply()
                 found = measure()
                 write_atomic(path, json.dumps({**what, **vars(found)}, indent=2, sort_keys=True) + "\n")
             self._lines[key] = found
         return self._lines[key]
 
     def _probe(self, kind: Kind, name: str) -> Line:
-        device, noise = torch.device(self.setting.device), self._noise()
+        device, noise = torch.device(self.compute.device), self._noise()
 
         def create() -> torch.nn.Module:
             made = networks.create(name, channels=self.channels, side=self.side, classes=self.classes)
@@ -232,7 +232,7 @@ class CostModel:
         return replace(line, kept=kept, weights=float(weights))
 
     def _probe_augment(self, part: Component) -> Line:
-        device, noise, mixes = torch.device(self.setting.device), self._noise(), part["name"] in ("cutmix", "mixup")
+        device, noise, mixes = torch.device(self.compute.device), self._noise(), part["name"] in ("cutmix", "mixup")
         call: Callable[..., Any] = build_mixing(part) if mixes else build_augmentation(part)
         numbers = iter(range(10**9))
         return _fit(lambda count: call(noise(count), rng(0, "cost", next(numbers))), device)
@@ -242,7 +242,7 @@ class CostModel:
 
         def made(count: int) -> torch.Tensor:
             shape = (count, self.channels, self.side, self.side)
-            return torch.randn(shape, generator=rng(0, "cost-noise")).to(self.setting.device)
+            return torch.randn(shape, generator=rng(0, "cost-noise")).to(self.compute.device)
 
         return cache(made)
 
@@ -331,10 +331,10 @@ def _once(call: Callable[[], Any], device: torch.device) -> float:
     return (time.process_time() - started) / torch.get_num_threads()
 
 
-def _machine(setting: Compute) -> dict[str, Any]:
+def _machine(compute: Compute) -> dict[str, Any]:
     """What probes hold for: the device, its threads and precision, torch's build."""
-    device = torch.cuda.get_device_name() if setting.device == "cuda" else processor()
-    return {**setting.identity(), "device": device}
+    device = torch.cuda.get_device_name() if compute.device == "cuda" else processor()
+    return {**compute.identity(), "device": device}
 
 
 def _read(path: Path) -> Line | None:

@@ -63,17 +63,17 @@ def estimate_distill(job: DistillJob) -> Estimate:
     """
     if finished(job) is not None:
         return Estimate(0.0, 0, "the set is in the cache")
-    recipe, device = job.resolved(), job.setting.apply()
+    recipe, device = job.resolved(), job.compute.apply()
     dataset = job.data.load()
     check_budget(recipe, dataset)
     compiles = recipe.hyper.execution().compiled
     task = Probe(dataset, recipe.budget, recipe.network, job.seed, device, seconds=PROBE_SECONDS, compiles=compiles)
-    with Meter(device) as meter, as_one_of(job.setting.devices):  # their stages, which are not those of one process
+    with Meter(device) as meter, as_one_of(job.compute.devices):  # their stages, which are not those of one process
         started = task.clock()
         rest = _left_out(task, lambda: recipe.method.distill(task, recipe.hyper))
         seconds = task.clock() - started
     basis = [phase.words() for phase in task.cut()] or ["timed whole: the method has no loop, or a short one"]
-    alone = [] if job.setting.devices == 1 else [f"timed in one process, not in {job.setting.devices}"]
+    alone = [] if job.compute.devices == 1 else [f"timed in one process, not in {job.compute.devices}"]
     return Estimate(seconds, meter.peak_memory, "; ".join([*basis, *rest, *alone]))
 
 
@@ -98,7 +98,7 @@ def estimate_student(
     protocol: str,
     network: str | None,
     n_images: int,
-    setting: Compute,
+    compute: Compute,
     *,
     recipe: StudentRecipe | None = None,
     draw: Augmentation | None = None,
@@ -110,7 +110,7 @@ def estimate_student(
         protocol: its name.
         network: student network; None: the protocol's default.
         n_images: size of the set.
-        setting: how to compute.
+        compute: how to compute.
         recipe: the set's own, for a protocol that plays it.
         draw: what the set's views show of its images; see `ddbench.synset.views.drawn`.
 
@@ -119,7 +119,7 @@ def estimate_student(
     """
     if n_images < 1:
         raise UsageError(f"a set has at least 1 image, not {n_images}")
-    found, dataset, device = find_protocol(protocol), data.load(), setting.apply()
+    found, dataset, device = find_protocol(protocol), data.load(), compute.apply()
     if found.shipped and recipe is None:
         return Estimate(None, None, f"{protocol} plays the set's own recipe, which is not known before the set")
     chosen = recipe if found.shipped and recipe else found.student(dataset, network)
@@ -153,7 +153,7 @@ def foresee(
     dataset: Dataset,
     protocol: str,
     network: str | None,
-    setting: Compute,
+    compute: Compute,
     *,
     cached: Mapping[str, Sequence[int]] | None = None,
     tell: Callable[[str], None] = lambda text: None,
@@ -165,7 +165,7 @@ def foresee(
         dataset: the data set, or a stand-in of its size (`ddbench.jobs.cost_model.stand_in`).
         protocol: its name.
         network: student network; None: the protocol's default.
-        setting: how to compute.
+        compute: how to compute.
         cached: entries in the stages that a run would open, by stage name, in order: that share is not counted again.
         tell: is told what is being timed.
 
@@ -173,13 +173,13 @@ def foresee(
         UsageError: an unknown name, or a protocol that does not cover the data set.
     """
     try:
-        plan = plan_of(recipe, dataset, setting)
+        plan = plan_of(recipe, dataset, compute)
     except NotDefined as reason:
         nothing = Estimate(None, None, str(reason), excluded=True)
         return Foreseen(nothing, nothing)
     if plan is None:
         return None
-    model = CostModel.of(dataset, setting, tell)
+    model = CostModel.of(dataset, compute, tell)
     held = len(dataset.train) * dataset.channels * dataset.side**2 * 4 if dataset.train.resident else 0
     works = list(_still_to_do(plan.works, cached or {}))
     made = _summed(model, works, held, [*plan.left_out])

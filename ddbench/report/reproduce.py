@@ -256,7 +256,7 @@ def _planned(item: Item, method: Method, recipe: str | None, choice: Choice) -> 
             protocol=item.protocol,
             network=item.network,
             seeds=choice.seeds,
-            setting=choice.setting,
+            compute=choice.setting,
         )
         for seed in choice.synthesis_seeds
     )

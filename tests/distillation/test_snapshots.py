@@ -23,7 +23,7 @@ from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs import job as jobs
 from ddbench.jobs.estimate import estimate_distill
 from ddbench.jobs.job import DataName, DistillJob, cached_set, distill_job, finished
-from ddbench.jobs.sweep import Grid
+from ddbench.jobs.sweep import Sweep
 from ddbench.records.record import Record, Snapshot
 from ddbench.records.store import RecordStore, merge
 from ddbench.report.frame import cells
@@ -48,7 +48,7 @@ def grid(**changes):
     fields = {"methods": ["toy"], "datasets": [DataName("digits")], "budgets": [Budget(ipc=1)], "recipe": "generic"}
     fields |= {"protocols": ["toy-hard-v1"], "seeds": (0, 1)}
     changes["overrides"] = ["steps=4", *changes.get("overrides", [])]
-    return Grid(**{**fields, **changes})
+    return Sweep(**{**fields, **changes})
 
 
 def runs():

@@ -152,7 +152,7 @@ def test_a_stage_that_is_missing_is_timed_with_what_follows(own_cache: Path) -> 
 
 def test_several_processes_have_stages_of_their_own() -> None:
     alone = job(staged=1000, pause=0.001, iterations=5)
-    together = replace(alone, setting=Compute(devices=2))
+    together = replace(alone, compute=Compute(devices=2))
     distill_job(alone)
     assert "experts" not in estimate_distill(replace(alone, seed=1)).basis
     found = estimate_distill(together)
