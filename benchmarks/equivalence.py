@@ -20,7 +20,7 @@ from pages import tell
 from ddbench.api import setting
 from ddbench.budget import Budget
 from ddbench.jobs.job import DataName
-from ddbench.jobs.sweep import Grid, run_cells
+from ddbench.jobs.sweep import Sweep, run_cells
 from ddbench.progress import LineReporter
 from ddbench.records.statistics import Samples, equivalent
 from ddbench.records.store import RecordStore
@@ -39,13 +39,13 @@ def measure(options: argparse.Namespace, store: RecordStore) -> None:
     plain = setting("cpu" if options.device is None else options.device, options.threads, "float32", "off")
     other = setting(plain.device, options.threads, options.precision, options.compile)
     for how in (plain, other):
-        grid = Grid(
+        grid = Sweep(
             methods=["random"],
             datasets=[DataName(options.dataset, options.dataset_name)],
             budgets=[Budget(ipc=10)],
             protocols=[options.protocol],
             seeds=range(options.seeds),
-            setting=how,
+            compute=how,
         )
         report = run_cells(grid.cells(), store, reporter=LineReporter())
         for line in (*report.problems, *(f"{what}: {reason}" for what, reason in report.failed)):

@@ -77,7 +77,7 @@ def evaluate(args: argparse.Namespace, paths: list[Path], store: RecordStore, re
     """Train the students that are missing."""
     data, how = DataName(args.dataset, args.dataset_name), setting(args.device, args.threads)
     found = [
-        Cell(data=data, file=path, protocol=PROTOCOL, seeds=tuple(range(args.seeds)), setting=how) for path in paths
+        Cell(data=data, file=path, protocol=PROTOCOL, seeds=tuple(range(args.seeds)), compute=how) for path in paths
     ]
     report = run_cells(found, store, workers=args.workers, reporter=reporter)
     for line in (*report.problems, *(f"{what}: {why}" for what, why in report.failed)):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ddbench.extras.submit import check_submissions as check_submissions
     from ddbench.extras.submit import submit as submit
     from ddbench.extras.verify import verify as verify
-    from ddbench.jobs.sweep import Grid as Grid
+    from ddbench.jobs.sweep import Sweep as Sweep
     from ddbench.records.store import RecordStore as RecordStore
     from ddbench.synset.synset import SynSet as SynSet
     from ddbench.synset.synset import load as load
@@ -34,7 +34,7 @@ _HOMES = {
     "sweep": "api",
     "load_dataset": "data.registry",
     "RecordStore": "records.store",
-    "Grid": "jobs.sweep",
+    "Sweep": "jobs.sweep",
     "SynSet": "synset.synset",
     "load": "synset.synset",
     "save": "synset.synset",

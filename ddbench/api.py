@@ -14,7 +14,7 @@ from ddbench.evaluation.from_tensors import from_tensors
 from ddbench.jobs.ddp import ONE_JOB, DDPExecutor
 from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.jobs.pool import Engine
-from ddbench.jobs.sweep import Cell, Grid, Report, run_cells
+from ddbench.jobs.sweep import Cell, Report, Sweep, run_cells
 from ddbench.progress import Reporter
 from ddbench.records.record import Record
 from ddbench.records.store import RecordStore, read_record
@@ -138,7 +138,7 @@ def distillation(
 ) -> DistillJob:
     """The job that `distill` runs, resolved and checked; see there."""
     words = [f"{k}={_word(v)}" for k, v in overrides.items()] if isinstance(overrides, Mapping) else list(overrides)
-    grid = Grid(
+    grid = Sweep(
         methods=[method],
         datasets=[data],
         budgets=[budget],
@@ -147,7 +147,7 @@ def distillation(
         recipe=recipe,
         overrides=words,
         distill_network=network,
-        setting=how,
+        compute=how,
     )
     return grid.distillations()[0]
 
@@ -284,7 +284,7 @@ def evaluate(
         protocol=protocol,
         network=network,
         seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
-        setting=setting(device, threads, precision, compile, devices=devices),
+        compute=setting(device, threads, precision, compile, devices=devices),
         lender=Path(borrow) if borrow else None,
         label=name,
     )
@@ -334,7 +334,7 @@ def _park(synset: SynSet) -> Path:
 
 
 def sweep(
-    grid: Grid,
+    grid: Sweep,
     *,
     results: Path | str | None = None,
     workers: int = 1,
@@ -344,7 +344,7 @@ def sweep(
     reporter: Reporter | None = None,
     observe: Callable[[Record], Record] | None = None,
 ) -> Report:
-    """Distil, evaluate and record a grid; whatever the store has is not run again. See `Grid` and `run_cells`."""
+    """Distil, evaluate and record a grid; whatever the store has is not run again. See `Sweep` and `run_cells`."""
     store = RecordStore(Path(results) if results is not None else results_dir())
     check_writable(store.root / "record")
     report = run_cells(

@@ -1,22 +1,19 @@
 """What a grid would do, before it does it: for --dry-run, and for an honest total in the progress."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddbench.cli.output import print_facts, say
-from ddbench.errors import JobFailed, NotDefined
 from ddbench.progress import Reporter
 from ddbench.report.format import counted, duration, plain, size
 
 if TYPE_CHECKING:
-    from ddbench.jobs.estimate import Estimate
+    from ddbench.jobs.estimate import Estimate, Estimator
     from ddbench.jobs.job import DistillJob
     from ddbench.jobs.sweep import Cell
     from ddbench.records.store import RecordStore
-    from ddbench.synset.synset import SynSet
-    from ddbench.training.recipe import StudentRecipe
+    from ddbench.training.compute import Compute
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Planned:
 
     def jobs(self) -> int:
         """In how many jobs the missing students are trained: one each, or one for all in a stack."""
-        return bool(self.missing) if self.cell.setting.stack else len(self.missing)
+        return bool(self.missing) if self.cell.compute.stack else len(self.missing)
 
 
 def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False, again: bool = False) -> Planned:
@@ -104,70 +101,30 @@ class Steady(Reporter):
         self.inner.line(text)
 
 
-class Estimator:
-    """Estimates of a grid's jobs, each kind probed once; says on stderr what it is timing."""
-
-    def __init__(self, quiet: bool = False) -> None:
-        """Nothing is timed before the first question."""
-        self.quiet = quiet
-        self._known: dict[tuple[Any, ...], Estimate] = {}
-
-    def distilling(self, job: "DistillJob") -> "Estimate":
-        """Of making a set; seeds of one recipe share it."""
-        from ddbench.jobs.estimate import estimate_distill
-
-        return self._once((job.resolved().hash, job.setting), job.label(), lambda: estimate_distill(job))
-
-    def studying(self, each: Planned) -> "Estimate":
-        """Of one training and test; the sets of one size share it."""
-        from ddbench.jobs.estimate import estimate_student
-        from ddbench.synset.views import drawn
-
-        cell, synset = each.cell, each.cell.known_set()
-        images, recipe = _images(each, synset), _shipped(each, synset)
-        draw = None if synset is None else drawn(synset)
-        key = (cell.data, cell.protocol, cell.network, images, cell.setting, recipe and recipe.hash(), draw is None)
-        call = partial(estimate_student, *key[:5], recipe=recipe, draw=draw)
-        return self._once(key, f"{cell.protocol} on {images:,} images", call)
-
-    def _once(self, key: tuple[Any, ...], label: str, call: "Callable[[], Estimate]") -> "Estimate":
-        from ddbench.jobs.estimate import Estimate
-
-        if key not in self._known:
-            say(f"timing {label}", quiet=self.quiet)
-            try:
-                self._known[key] = call()
-            except JobFailed as failure:
-                self._known[key] = Estimate(None, None, str(failure))
-            except NotDefined as reason:
-                self._known[key] = Estimate(None, None, str(reason), excluded=True)
-        return self._known[key]
+def _set_cost(job: "DistillJob", estimator: "Estimator") -> "Estimate":
+    return estimator.of_set(job.resolved(), job.data.load(), job=job)
 
 
-def _images(each: Planned, synset: "SynSet | None") -> int:
-    """How many images a student trains on: the set's, where it is known, or what its budget says."""
-    from ddbench.synset.views import training_count
+def _student_cost(each: Planned, estimator: "Estimator") -> "Estimate":
+    """Of one training and test; its recipe is the set's own, or that of whom a baseline borrows from."""
+    from ddbench.jobs.job import DistillJob
 
-    if synset is not None:
-        return training_count(synset)
-    job = each.cell.made
-    assert job is not None
-    budget, dataset = job.resolved().budget, job.data.load()
-    if budget.ipc is not None:
-        return budget.ipc * len(dataset.class_names)
-    return max(1, round((budget.fraction or 1.0) * len(dataset.train)))
+    cell = each.cell
+    job = cell.lender if isinstance(cell.lender, DistillJob) else cell.made
+    recipe = None if job is None else job.resolved()
+    return estimator.of_student(recipe, cell.data.load(), cell.protocol, cell.network, synset=cell.known_set())
 
 
-def _shipped(each: Planned, synset: "SynSet | None") -> "StudentRecipe | None":
-    from ddbench.evaluation.protocol import find_protocol
+def _estimator(compute: "Compute", quiet: bool) -> "Estimator":
+    from ddbench.jobs.estimate import Estimator
 
-    return synset.student_recipe if synset is not None and find_protocol(each.cell.protocol).shipped else None
+    return Estimator(compute, lambda text: say(text, quiet=quiet))
 
 
 def print_distillation(job: "DistillJob", *, quiet: bool = False) -> None:
     """The dry run of `distill`."""
     _print_recipes([job])
-    _print_job(job, Estimator(quiet))
+    _print_job(job, _estimator(job.compute, quiet))
 
 
 def print_plan(
@@ -183,7 +140,7 @@ def print_plan(
     from ddbench.jobs.sweep import changes
 
     plans = [plan(cell, store, retry_failed=retry_failed, again=again) for cell in cells]
-    estimator = Estimator(quiet)
+    estimator = _estimator(cells[0].compute, quiet)
     jobs = list(dict.fromkeys(each.cell.made for each in plans if each.cell.made))
     _print_recipes(jobs)
     needed = {job for each in plans for job in (each.sets() if not each.excluded else [each.cell.made])}
@@ -198,9 +155,9 @@ def print_plan(
     _print_sums(plans, workers, estimator)
 
 
-def _defined(each: Planned, estimator: Estimator) -> Planned:
+def _defined(each: Planned, estimator: "Estimator") -> Planned:
     """A plan without trainings where its method turns out to exclude the cell."""
-    reason = next((cost.basis for cost in map(estimator.distilling, each.sets()) if cost.excluded), None)
+    reason = next((cost.basis for cost in (_set_cost(job, estimator) for job in each.sets()) if cost.excluded), None)
     return each if reason is None else replace(each, missing=(), excluded=reason, snapshots=0)
 
 
@@ -215,7 +172,7 @@ def _print_recipes(jobs: "Iterable[DistillJob]") -> None:
         print()
 
 
-def _print_job(job: "DistillJob", estimator: Estimator, *, needed: bool = True, again: bool = False) -> None:
+def _print_job(job: "DistillJob", estimator: "Estimator", *, needed: bool = True, again: bool = False) -> None:
     from ddbench.jobs.job import cached_set, finished
 
     if finished(job) is not None and not again:
@@ -224,12 +181,12 @@ def _print_job(job: "DistillJob", estimator: Estimator, *, needed: bool = True, 
     if not needed:
         print(f"{job.label()}: set is not cached, and not needed")
         return
-    cost, why = estimator.distilling(job), "again, " if again else "again for its snapshots, "
+    cost, why = _set_cost(job, estimator), "again, " if again else "again for its snapshots, "
     made = "" if cached_set(job) is None else why
     print(f"{job.label()}: {f'n/a, {cost.basis}' if cost.excluded else f'set is to be made, {made}{_cost(cost)}'}")
 
 
-def _training(each: Planned, estimator: Estimator) -> str:
+def _training(each: Planned, estimator: "Estimator") -> str:
     count = len(each.cell.seeds)
     head = f"{each.cell.protocol}, {each.student or 'student of the set'}:"
     if each.excluded:
@@ -243,13 +200,13 @@ def _training(each: Planned, estimator: Estimator) -> str:
         )
     if each.snapshots:
         parts.append(f"{counted(each.snapshots, 'training')} on snapshots")
-    return f"{head} {' and '.join(parts)}, each {_cost(estimator.studying(each))}"
+    return f"{head} {' and '.join(parts)}, each {_cost(_student_cost(each, estimator))}"
 
 
-def _print_sums(plans: "Sequence[Planned]", workers: int, estimator: Estimator) -> None:
+def _print_sums(plans: "Sequence[Planned]", workers: int, estimator: "Estimator") -> None:
     sets = {job.path: job for each in plans for job in each.sets()}.values()
-    costs = [estimator.distilling(job) for job in sets]
-    costs += [estimator.studying(each) for each in plans for _ in range(len(each.missing) + each.snapshots)]
+    costs = [_set_cost(job, estimator) for job in sets]
+    costs += [_student_cost(each, estimator) for each in plans for _ in range(len(each.missing) + each.snapshots)]
     trainings = len(costs) - len(sets)
     print(f"\nTo do: {counted(len(sets), 'set')}, {counted(trainings, 'training')}. Nothing was run or written.")
     if costs:

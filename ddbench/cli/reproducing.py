@@ -1,6 +1,6 @@
 """A paper's table: what it would cost, running what is missing, and what the records say of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +16,7 @@ from ddbench.report.format import duration, size
 DASH = "—"
 
 if TYPE_CHECKING:
-    from ddbench.jobs.estimate import Foreseen
+    from ddbench.jobs.estimate import Estimate, Estimator
     from ddbench.jobs.job import DataName
     from ddbench.jobs.pool import Engine
     from ddbench.records.store import RecordStore
@@ -238,17 +238,17 @@ class _Line:
     cached: int = 0
     stages: dict[str, list[int]] = field(default_factory=dict)
     missing: int = 0
-    foreseen: "Foreseen | None" = None
+    making: "Estimate | None" = None
+    student: "Estimate | None" = None
     draws: int = 1
 
     def seconds(self) -> float | None:
         """Of what is still to do: the sets that are missing, and the students; None without estimate."""
-        if self.foreseen is None or self.excluded:
+        if self.making is None or self.student is None or self.excluded:
             return None
-        distill, student = self.foreseen.distill.seconds, self.foreseen.student.seconds
-        if distill is None or student is None:
+        if self.making.seconds is None or self.student.seconds is None:
             return None
-        return self.sets * distill + self.missing * student
+        return self.sets * self.making.seconds + self.missing * self.student.seconds
 
     @property
     def sets(self) -> int:
@@ -256,20 +256,17 @@ class _Line:
         return self.draws - self.cached if self.missing else 0
 
     @property
-    def excluded(self) -> bool:
-        """Whether a definition excludes the cell."""
-        found = self.foreseen
-        return found is not None and (found.distill.excluded or found.student.excluded)
+    def excluded(self) -> str | None:
+        """Why a definition excludes the cell, if one does."""
+        return next((cost.basis for cost in (self.making, self.student) if cost and cost.excluded), None)
 
     def memory(self) -> int:
         """Bytes of the larger of the two."""
-        if self.foreseen is None:
-            return 0
-        return max(self.foreseen.distill.peak_memory or 0, self.foreseen.student.peak_memory or 0)
+        return max((cost.peak_memory or 0 for cost in (self.making, self.student) if cost), default=0)
 
     def plain(self) -> dict[str, Any]:
         """As plain data."""
-        item, found = self.item, self.foreseen
+        item, making, student = self.item, self.making, self.student
         return {
             **item.plain(),
             "not_run": item.why,
@@ -278,10 +275,10 @@ class _Line:
             "stages": self.stages,
             "trainings_missing": self.missing,
             "seconds": self.seconds(),
-            "seconds_distill": found and found.distill.seconds,
-            "seconds_student": found and found.student.seconds,
+            "seconds_distill": making and making.seconds,
+            "seconds_student": student and student.seconds,
             "memory": self.memory() or None,
-            "basis": found and {"distill": found.distill.basis, "student": found.student.basis},
+            "basis": making and student and {"distill": making.basis, "student": student.basis},
         }
 
 
@@ -289,9 +286,11 @@ def print_dry_run(
     items: "Sequence[Item]", choice: "Choice", store: "RecordStore", *, retry_failed: bool, as_json: bool, quiet: bool
 ) -> None:
     """Every cell once: recipe, hash, what is cached, device hours and memory; nothing is run."""
+    from ddbench.jobs.estimate import Estimator
+
     distinct = {item.key(): item for item in items}.values()
-    tell: Callable[[str], None] = lambda text: say(text, quiet=quiet)  # noqa: E731 - one line, used here only
-    lines = [_line(item, choice, store, retry_failed, tell) for item in distinct]
+    estimator = Estimator(choice.setting, lambda text: say(text, quiet=quiet))
+    lines = [_line(item, choice, store, retry_failed, estimator) for item in distinct]
     if as_json:
         print_json([line.plain() for line in lines])
         return
@@ -300,7 +299,7 @@ def print_dry_run(
     title = _title(lines) if several else f"{lines[0].item.method}: {_title(lines)}"
     print_table(columns, [_shown(line, named=several) for line in lines], right=("hours", "memory"), title=title)
     known = [seconds for line in lines if (seconds := line.seconds()) is not None]
-    blind = sum(line.seconds() is None and not line.excluded for line in lines)
+    blind = sum(line.seconds() is None and line.excluded is None for line in lines)
     here = [line for line in lines if line.item.cells]
     more = f", {blind} cells without estimate" if blind else ""
     print(f"All cells: {_hours(sum(known))} device hours at one job at a time{more}. Nothing was run.")
@@ -314,58 +313,24 @@ def print_dry_run(
         print_prose(f"not run, {', '.join(dict.fromkeys(datasets))}: {why}")
 
 
-def _line(
-    item: "Item", choice: "Choice", store: "RecordStore", retry_failed: bool, tell: Callable[[str], None]
-) -> _Line:
+def _line(item: "Item", choice: "Choice", store: "RecordStore", retry_failed: bool, estimator: "Estimator") -> _Line:
     from ddbench.cli.planning import plan
-    from ddbench.jobs.estimate import foresee
+    from ddbench.errors import NotDefined
+    from ddbench.jobs.estimate import cached_stages
     from ddbench.jobs.job import finished
 
     line = _Line(item, draws=len(choice.synthesis_seeds), missing=len(choice.seeds) * len(choice.synthesis_seeds))
     if item.recipe is None or item.source is None:
         return line
-    if item.cells:
+    first = item.cells[0].made if item.cells else None
+    if first is not None:
         line.cached = sum(cell.made is not None and finished(cell.made) is not None for cell in item.cells)
         line.missing = sum(len(plan(cell, store, retry_failed=retry_failed).missing) for cell in item.cells)
-        line.stages = stages_of(item, choice) if line.sets else {}
-    line.foreseen = foresee(
-        item.recipe, item.source, item.protocol, item.network, choice.setting, cached=line.stages, tell=tell
-    ) or _probed(item, choice, tell)
+        with suppress(NotDefined):  # the estimate says so
+            line.stages = cached_stages(first) if line.sets else {}
+    line.making = estimator.of_set(item.recipe, item.source, job=first, cached=line.stages)
+    line.student = estimator.of_student(item.recipe, item.source, item.protocol, item.network)
     return line
-
-
-def stages_of(item: "Item", choice: "Choice") -> dict[str, list[int]]:
-    """Cached entries of the stages that the first distillation would open, by name; a method that fails early has none."""
-    import torch
-
-    from ddbench.jobs.probe import Enough, Peek
-
-    assert item.recipe is not None and item.source is not None
-    device = torch.device(choice.setting.device)
-    peek = Peek(item.source, item.recipe.budget, item.recipe.network, choice.synthesis_seeds[0], device)
-    with suppress(Enough, Exception):  # what a method does without its stages' content is its own affair
-        item.recipe.method.distill(peek, item.recipe.hyper)
-    return peek.stages
-
-
-def _probed(item: "Item", choice: "Choice", tell: Callable[[str], None]) -> "Foreseen | None":
-    """For a method that says no costs: the probes of `--dry-run`, where the data are here."""
-    from ddbench.errors import JobFailed, NotDefined
-    from ddbench.jobs.estimate import Estimate, Foreseen, estimate_distill, estimate_student
-
-    if not item.cells or item.cells[0].made is None or item.source is None or item.recipe is None:
-        return None
-    tell(f"timing {item.words()}")
-    budget, dataset = item.recipe.budget, item.source
-    images = (budget.ipc or 0) * len(dataset.class_names) or max(1, round((budget.fraction or 1) * len(dataset.train)))
-    try:
-        distill = estimate_distill(item.cells[0].made)
-        student = estimate_student(item.cells[0].data, item.protocol, item.network, images, choice.setting)
-    except NotDefined as reason:
-        distill = student = Estimate(None, None, str(reason), excluded=True)
-    except JobFailed as failure:
-        distill = student = Estimate(None, None, str(failure))
-    return Foreseen(distill, student)
 
 
 def _title(lines: Sequence[_Line]) -> str:
@@ -384,8 +349,7 @@ def _shown(line: _Line, *, named: bool) -> list[str]:
     left = "n/a" if line.excluded else f"{line.sets} + {line.missing}"
     seconds = line.seconds()
     why = "" if item.why is None else "no data" if item.why.startswith("no data") else "not run"
-    if line.excluded and line.foreseen:
-        why = line.foreseen.distill.basis if line.foreseen.distill.excluded else line.foreseen.student.basis
+    why = line.excluded or why
     return [
         (f"{item.method}, " if named else "")
         + f"{item.dataset_id} {item.budget}"

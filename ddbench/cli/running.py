@@ -18,7 +18,7 @@ from ddbench.system.downloads import refused
 
 if TYPE_CHECKING:
     from ddbench.jobs.pool import Engine
-    from ddbench.jobs.sweep import Cell, Grid, Report
+    from ddbench.jobs.sweep import Cell, Report, Sweep
     from ddbench.progress import Reporter
     from ddbench.records.record import Record
 
@@ -219,11 +219,11 @@ def run(
     """
     from ddbench import api
     from ddbench.jobs.job import DataName
-    from ddbench.jobs.sweep import Grid
+    from ddbench.jobs.sweep import Sweep
 
     budget, runner = o.one_budget(ipc, fraction), o.together(devices, nodes, workers, quiet=quiet)
     o.check_sized([method], [budget])
-    grid = Grid(
+    grid = Sweep(
         methods=[method],
         datasets=[DataName(dataset, dataset_name)],
         budgets=[budget],
@@ -234,7 +234,7 @@ def run(
         recipe=recipe,
         overrides=change or [],
         distill_network=distill_network,
-        setting=api.setting(device, threads, precision, compile, devices=devices * nodes),
+        compute=api.setting(device, threads, precision, compile, devices=devices * nodes),
         snapshots=o.shares(snapshots),
     )
     _go(
@@ -291,12 +291,12 @@ def sweep(
     as whole, runs once per data set.
     """
     from ddbench import api
-    from ddbench.jobs.sweep import Grid
+    from ddbench.jobs.sweep import Sweep
 
     names, sizes = o.words(methods, "--methods"), o.budgets(ipc, fraction)
     o.check_sized(names, sizes)
     runner = o.engine(engine, address, gpus_per_job, workers, devices, nodes, quiet=quiet)
-    grid = Grid(
+    grid = Sweep(
         methods=names,
         datasets=o.data_names(datasets, dataset_name),
         budgets=sizes,
@@ -307,7 +307,7 @@ def sweep(
         recipe=recipe,
         overrides=change or [],
         distill_network=distill_network,
-        setting=api.setting(
+        compute=api.setting(
             device, threads, precision, compile, elsewhere=address is not None, devices=devices * nodes
         ),
         snapshots=o.shares(snapshots),
@@ -331,7 +331,7 @@ def _networks(text: str | None) -> list[str | None]:
 
 
 def _go(
-    grid: "Grid",
+    grid: "Sweep",
     borrow: Path | None,
     results: Path | None,
     workers: int | None,

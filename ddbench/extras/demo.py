@@ -177,7 +177,7 @@ def _baseline(plan: Plan, job: DistillJob, synset: SynSet, setting: Compute) -> 
 
 
 def _cell(plan: Plan, job: DistillJob, protocol: str, setting: Compute) -> Cell:
-    return Cell(data=job.data, made=job, protocol=protocol, seeds=plan.seeds, setting=setting)
+    return Cell(data=job.data, made=job, protocol=protocol, seeds=plan.seeds, compute=setting)
 
 
 def run_demo(

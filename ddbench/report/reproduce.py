@@ -21,7 +21,7 @@ from ddbench.distillation.method import Method, find_method, method_names
 from ddbench.distillation.recipes import Resolved, published, resolve
 from ddbench.errors import UsageError, unknown
 from ddbench.evaluation.protocol import find_protocol
-from ddbench.jobs.cost_model import stand_in
+from ddbench.jobs.estimate import stand_in
 from ddbench.jobs.job import DataName, DistillJob, check_budget
 from ddbench.jobs.sweep import Cell
 from ddbench.networks import canonical
@@ -256,7 +256,7 @@ def _planned(item: Item, method: Method, recipe: str | None, choice: Choice) -> 
             protocol=item.protocol,
             network=item.network,
             seeds=choice.seeds,
-            setting=choice.setting,
+            compute=choice.setting,
         )
         for seed in choice.synthesis_seeds
     )

@@ -21,9 +21,9 @@ from ddbench.errors import JobFailed, UsageError
 from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs import job as jobs
-from ddbench.jobs.estimate import estimate_distill
+from ddbench.jobs.estimate import probed
 from ddbench.jobs.job import DataName, DistillJob, cached_set, distill_job, finished
-from ddbench.jobs.sweep import Grid
+from ddbench.jobs.sweep import Sweep
 from ddbench.records.record import Record, Snapshot
 from ddbench.records.store import RecordStore, merge
 from ddbench.report.frame import cells
@@ -48,7 +48,7 @@ def grid(**changes):
     fields = {"methods": ["toy"], "datasets": [DataName("digits")], "budgets": [Budget(ipc=1)], "recipe": "generic"}
     fields |= {"protocols": ["toy-hard-v1"], "seeds": (0, 1)}
     changes["overrides"] = ["steps=4", *changes.get("overrides", [])]
-    return Grid(**{**fields, **changes})
+    return Sweep(**{**fields, **changes})
 
 
 def runs():
@@ -144,7 +144,7 @@ def test_nobody_asks_nothing_is_made(toys):
 
 
 def test_a_dry_run_keeps_none(toys):
-    estimate_distill(a_job(snapshots=HALVES))
+    probed(a_job(snapshots=HALVES))
     assert not a_job().snapshot_folder.exists()
 
 

@@ -24,7 +24,7 @@ from ddbench.jobs import ray_engine
 from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import ATTEMPTS, Backlog, Outcome, Work
 from ddbench.jobs.ray_engine import RayEngine, room, run_there
-from ddbench.jobs.sweep import Grid, run_cells
+from ddbench.jobs.sweep import Sweep, run_cells
 from ddbench.records.store import RecordStore
 from ddbench.settings import cache_dir, results_dir
 from ddbench.system.files import held, locked
@@ -279,7 +279,7 @@ def test_what_ends_the_run():
 
 def cells(*overrides):
     """Sets of eight steps each, and quick ones of real images."""
-    slow = Grid(
+    slow = Sweep(
         methods=["toy"],
         datasets=[DataName("digits")],
         budgets=[Budget(ipc=1)],
@@ -361,7 +361,7 @@ def test_a_cluster_of_its_own_gives_the_same_records(toys, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_a_failing_job_is_recorded_and_the_others_go_on(toys, cluster):
-    failing = Grid(
+    failing = Sweep(
         methods=["toy"],
         datasets=[DataName("digits")],
         budgets=[Budget(ipc=1)],
@@ -405,7 +405,7 @@ def test_two_jobs_share_a_gpu(toys, cluster):
 
     shared = cluster.add_node(num_cpus=2, num_gpus=1, object_store_memory=2**27)
     told = []
-    work = [Work(toybox.meet, SimpleNamespace(setting=Compute())) for _ in range(2)]
+    work = [Work(toybox.meet, SimpleNamespace(compute=Compute())) for _ in range(2)]
     engine = RayEngine(address=cluster.address, gpus_per_job=0.5)
     engine.run_all(work, lambda work, outcome: told.append(outcome.value) or [])
     cluster.remove_node(shared)

@@ -19,7 +19,7 @@ from ddbench.distillation.recipes import resolve
 from ddbench.errors import UsageError
 from ddbench.evaluation.from_tensors import from_tensors
 from ddbench.jobs.job import DataName, DistillJob
-from ddbench.jobs.sweep import Grid
+from ddbench.jobs.sweep import Sweep
 from ddbench.records.record import Record, codes_of
 from ddbench.records.store import RecordStore, merge, read_record
 from ddbench.report.frame import cells, left_out
@@ -245,7 +245,7 @@ def test_our_own_methods_are_no_plugin(toys):
 
 
 def toy_grid(*seeds):
-    return Grid(["toy"], [DataName("digits")], [Budget(ipc=1)], ["toy-hard-v1"], recipe="generic", seeds=seeds)
+    return Sweep(["toy"], [DataName("digits")], [Budget(ipc=1)], ["toy-hard-v1"], recipe="generic", seeds=seeds)
 
 
 @pytest.mark.parametrize("name", ["TRAINING", "SYNTHESIS"])

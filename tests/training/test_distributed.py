@@ -18,7 +18,7 @@ from ddbench.errors import CannotWrite, UsageError
 from ddbench.jobs.ddp import DDPExecutor
 from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import Work
-from ddbench.jobs.sweep import Grid
+from ddbench.jobs.sweep import Sweep
 from ddbench.records.store import read_record
 from ddbench.settings import results_dir
 from ddbench.system.rank import follow, follows
@@ -99,7 +99,7 @@ def test_what_a_scheduler_says_is_not_listened_to_on_one_node(variables, monkeyp
 
 
 def test_work_whose_process_is_killed_is_tried_again(tmp_path):
-    job = SimpleNamespace(setting=setting(devices=2), mark=tmp_path / "mark")
+    job = SimpleNamespace(compute=setting(devices=2), mark=tmp_path / "mark")
     outcomes = []
     DDPExecutor(2, quiet=True).run_all(
         [Work(ranks.dies_once_job, job)], lambda work, outcome: outcomes.append(outcome) or []
@@ -170,7 +170,7 @@ def test_what_is_missing_is_said(monkeypatch):
 
 def grid(how, **changes):
     fields = {"methods": ["toy"], "datasets": [DataName("digits")], "budgets": [Budget(ipc=1)], "recipe": "generic"}
-    return Grid(**{**fields, "protocols": ["toy-hard-v1"], "seeds": (0, 1), "setting": how, **changes})
+    return Sweep(**{**fields, "protocols": ["toy-hard-v1"], "seeds": (0, 1), "compute": how, **changes})
 
 
 def runs(report):

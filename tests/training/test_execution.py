@@ -14,7 +14,7 @@ from ddbench.data.registry import load_dataset
 from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName
-from ddbench.jobs.sweep import Grid
+from ddbench.jobs.sweep import Sweep
 from ddbench.records.store import RecordStore, read_record
 from ddbench.training import compute, precision
 from ddbench.training.compute import Compute, repays
@@ -141,14 +141,14 @@ def test_auto_compiles_what_repays_it():
 
 def sweep(how, seeds):
     return ddbench.sweep(
-        Grid(
+        Sweep(
             ["toy"],
             [DataName("digits")],
             [Budget(ipc=1)],
             ["toy-hard-v1"],
             seeds=seeds,
             recipe="generic",
-            setting=how,
+            compute=how,
         )
     )
 
