@@ -124,11 +124,10 @@ def table(
 
 def checked_form(form: str, as_json: bool) -> str:
     """The format of a table; UsageError for another."""
-    from ddbench.report.tables import FORMATS
+    from ddbench.report.renderers import is_data
 
     form = "json" if as_json else form
-    if form not in FORMATS:
-        raise unknown("table format", form, FORMATS)
+    is_data(form)
     return form
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ddbench.errors import UsageError
-from ddbench.report.renderers import DAGGER
+from ddbench.report.format import DAGGER
 from ddbench.report.tables import row_labels
 from ddbench.system.files import write_atomic
 
