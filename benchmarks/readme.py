@@ -30,7 +30,8 @@ from ddbench.records.statistics import ties_with_best
 from ddbench.records.store import RecordStore, budget_label
 from ddbench.report.format import DAGGER, DASH
 from ddbench.report.frame import COMPARED, SETTING, results_frame
-from ddbench.report.plots import bars, save
+from ddbench.report.plots.budgets import bars
+from ddbench.report.plots.style import save
 from ddbench.report.renderers import Grid, Shown, markdown
 from ddbench.report.tables import notes, pivot, span
 from ddbench.system.files import write_atomic, write_with
