@@ -108,7 +108,7 @@ def print_grids(
 
 def _shared_into_title(table: "Grid") -> "Grid":
     """The table with columns of one and the same text in its title instead; of dashes alone, left out."""
-    from ddbench.report.renderers import DASH
+    from ddbench.report.format import DASH
 
     texts = [{cells[place].text for _, cells in table.rows} for place in range(len(table.headers))]
     kept = [place for place, found in enumerate(texts) if len(found) > 1 or table.headers[place][0].startswith("top-1")]

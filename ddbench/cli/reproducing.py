@@ -10,7 +10,7 @@ import typer
 from ddbench.cli import options as o
 from ddbench.cli.options import examples
 from ddbench.cli.output import print_json, print_prose, print_table, progress, say
-from ddbench.errors import UsageError, unknown
+from ddbench.errors import UsageError
 from ddbench.report.format import duration, size
 
 DASH = "—"
@@ -88,14 +88,13 @@ def reproduce(
     """
     from ddbench import api
     from ddbench.records.store import RecordStore
-    from ddbench.report import tables
     from ddbench.report.papers import find_paper, papers
+    from ddbench.report.renderers import is_data
     from ddbench.report.reproduce import Choice
     from ddbench.settings import default_workers, results_dir
 
     form = "json" if as_json else form
-    if form not in tables.FORMATS:
-        raise unknown("table format", form, tables.FORMATS)
+    is_data(form)
     runner = o.engine(engine, address, gpus_per_job, workers)
     known = papers()
     key, own = find_paper(paper, known)

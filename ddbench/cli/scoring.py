@@ -66,7 +66,6 @@ def scores(
     --protocol and --network leave; what a score lacks is named with the command that makes it.
     """
     from ddbench.report import columns, score_table
-    from ddbench.report.renderers import data_text, grids_text
 
     form = checked_form(form, as_json)
     if explain:
@@ -78,13 +77,11 @@ def scores(
     table = score_table.score_table(frame, methods=chosen, weight=weight, ars_weight=ars_weight)
     if table.empty:
         raise UsageError("no scores: none of the chosen sets has an accuracy under a hard, soft or shipped protocol")
-    if form in ("csv", "json"):
-        deliver(data_text(score_table.data(table), form), out)
-    elif out is None and form == "terminal":
+    if out is None and form == "terminal":
         pieces = [score_table.grid(piece) for _, piece in table.groupby(["dataset", "student"], sort=False)]
         print_grids([score_table.grid(table)], lambda: pieces, compact=True)
     else:
-        deliver(grids_text([score_table.grid(table)], form), out)
+        deliver(score_table.render(table, form), out)
 
 
 def compare(
@@ -119,24 +116,14 @@ def compare(
     Ranks are ranges: methods that are not told apart share them.
     """
     from ddbench.report import columns, significance
-    from ddbench.report.renderers import data_text, grids_text
 
     form = checked_form(form, as_json)
-    data = form in ("csv", "json")
-    first = view or ("pairs" if data or against is not None else "ranks")
     if explain:
         explain_columns(columns.RANKS if view == "ranks" else columns.PAIRS, as_json=form == "json")
         return
     frame = read_cells(results, dataset, protocol, methods, network, superseded=superseded, former=former)
     say_left_out(frame)
-    table = significance.compared(frame, first, against=against, alpha=alpha)
-    if data:
-        deliver(data_text(table, form), out)
-        return
-    tables = significance.grids(table, first)
-    if view is None and first == "ranks" and len(tables) == 1:
-        tables += significance.grids(significance.compared(frame, "pairs", alpha=alpha), "pairs")
     if out is None and form == "terminal":
-        print_grids(tables)
+        print_grids(significance.grids(frame, view, against=against, alpha=alpha))
     else:
-        deliver(grids_text(tables, form), out)
+        deliver(significance.render(frame, form, view, against=against, alpha=alpha), out)

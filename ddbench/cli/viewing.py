@@ -1,6 +1,6 @@
 """Results: tables and plots of records, and what is in a file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,26 +10,10 @@ from ddbench.cli import options as o
 from ddbench.cli.options import examples
 from ddbench.cli.output import print_cells, print_json, print_table, say
 from ddbench.errors import UsageError, unknown
+from ddbench.report.plots.registry import PLOTS
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
-
-    from ddbench.records.record import Record
-
-KINDS = {
-    "ipc": "what does more IPC buy?",
-    "bytes": "what does a byte buy?",
-    "seconds": "what does a second of distillation buy?",
-    "bars": "who is best at one budget?",
-    "students": "does it transfer across networks?",
-    "labels": "how far are hard and soft labels apart?",
-    "label-bytes": "what does a byte of labels buy?",
-    "weights": "does the ranking survive another LRS weight?",
-    "curves": "when is a distillation done?",
-    "images": "what do the images look like?",
-}
-"""Every kind of plot and the question that it answers."""
 
 
 def register(app: typer.Typer) -> None:
@@ -125,11 +109,10 @@ def table(
 
 def checked_form(form: str, as_json: bool) -> str:
     """The format of a table; UsageError for another."""
-    from ddbench.report.tables import FORMATS
+    from ddbench.report.renderers import is_data
 
     form = "json" if as_json else form
-    if form not in FORMATS:
-        raise unknown("table format", form, FORMATS)
+    is_data(form)
     return form
 
 
@@ -164,25 +147,21 @@ def read_cells(
 ) -> "pd.DataFrame":
     """The cells of the chosen records; UsageError if there are none, or a name that no record has."""
     from ddbench.records.store import read_records
-    from ddbench.report.frame import cells, left_out
+    from ddbench.report.frame import results_frame
 
-    records = read_records(results)
-    for flag, text, field in (
-        ("data set", dataset, "dataset"),
-        ("method", methods, "method"),
-        ("student network", network, "student_network"),
-    ):
-        records = _only(records, flag, text, field)
-    protocols = o.words(protocol, "--protocol") if protocol is not None else None
-    if protocols is not None:
-        _check_protocols(records, protocols)
-    frame = cells(records, protocols=protocols, superseded=superseded, former=former)
-    if frame.empty:
-        raise UsageError(
-            left_out(frame)
-            or "no record is left by what --dataset, --protocol, --methods and --network choose together"
-        )
-    return frame
+    return results_frame(
+        read_records(results),
+        datasets=_names(dataset, "--dataset"),
+        protocols=_names(protocol, "--protocol"),
+        methods=_names(methods, "--methods"),
+        networks=_names(network, "--network"),
+        superseded=superseded,
+        former=former,
+    )
+
+
+def _names(text: str | None, flag: str) -> list[str] | None:
+    return None if text is None else o.words(text, flag)
 
 
 def say_left_out(frame: "pd.DataFrame", *, noted: bool = False) -> None:
@@ -193,27 +172,6 @@ def say_left_out(frame: "pd.DataFrame", *, noted: bool = False) -> None:
         say(line)
 
 
-def _only(records: "list[Record]", kind: str, text: str | None, field: str) -> "list[Record]":
-    if text is None:
-        return records
-    wanted = o.words(text, f"--{kind}")
-    known = {str(getattr(record, field)) for record in records}
-    families = known | {name.partition("@")[0] for name in known}
-    for name in wanted:
-        if name not in families:
-            raise unknown(f"{kind} (among the records)", name, known)
-    return [r for r in records if {str(getattr(r, field)), str(getattr(r, field)).partition("@")[0]} & set(wanted)]
-
-
-def _check_protocols(records: "list[Record]", wanted: Sequence[str]) -> None:
-    from ddbench.report.frame import protocol_family, protocol_label
-
-    labels = {protocol_label(record) for record in records}
-    for name in wanted:
-        if name not in labels | {protocol_family(label) for label in labels}:
-            raise unknown("protocol (among the records)", name, labels)
-
-
 def plot(
     results: o.ResultsToRead = None,
     kind: Annotated[
@@ -221,7 +179,7 @@ def plot(
         typer.Option(
             "--kind",
             metavar="NAME",
-            help="What a single file answers. " + " ".join(f"{kind}: {asks}" for kind, asks in KINDS.items()),
+            help="What a single file answers. " + " ".join(f"{kind}: {each.question}" for kind, each in PLOTS.items()),
         ),
     ] = None,
     dataset: Shown = None,
@@ -248,132 +206,40 @@ def plot(
 
     A folder gets every plot that the records allow; a file gets the one that --kind and the other flags choose.
     """
-    from ddbench.report import plots
+    from ddbench.report.plots import SUFFIXES
+    from ddbench.report.plots.registry import plot as plot_one
+    from ddbench.report.plots.registry import plot_all
+    from ddbench.report.plots.style import save
     from ddbench.system.environment import cores
     from ddbench.system.files import check_writable
 
-    single = out.suffix.lower() in plots.SUFFIXES
-    if kind is not None and kind not in KINDS:
-        raise unknown("plot kind", kind, KINDS)
+    single = out.suffix.lower() in SUFFIXES
+    if kind is not None and kind not in PLOTS:
+        raise unknown("plot kind", kind, PLOTS)
     if kind is not None and not single:
-        raise UsageError(f"--kind {kind} makes one plot: --out FILE with one of {', '.join(plots.SUFFIXES)} is needed")
+        raise UsageError(f"--kind {kind} makes one plot: --out FILE with one of {', '.join(SUFFIXES)} is needed")
     if not single and out.suffix and not out.is_dir():
-        raise UsageError(f"--out {out}: a plot is written as one of {', '.join(plots.SUFFIXES)}, or give a folder")
+        raise UsageError(f"--out {out}: a plot is written as one of {', '.join(SUFFIXES)}, or give a folder")
     if (kind == "images") != (sets is not None):
         raise UsageError("--kind images draws the sets that --sets FILES|DIR names, and no other kind does")
     if sets is not None:
-        figure = _images_of(sets, dataset)
+        from ddbench.report.plots.images import images_of
+
+        figure = images_of([Path(word) for word in o.words(sets, "--sets")], dataset)
         check_writable(out)
-        print(plots.save(figure, out))
+        print(save(figure, out))
         return
     frame = read_cells(results, dataset, protocol, methods, network, former=former)
     say_left_out(frame)
     check_writable(out if single else out / "plot")
     if single:
-        written = [plots.save(_one_plot(frame, kind, ipc, fraction), out)]
+        written = [save(plot_one(frame, kind, ipc=ipc, fraction=fraction, say=say), out)]
     else:
-        written = plots.plot_all(frame, out, (".png",), workers=cores())
+        written = plot_all(frame, out, [".png"], workers=cores())
     if not written:
         raise UsageError("nothing to plot: the chosen records hold no accuracy")
     for path in written:
         print(path)
-
-
-def _one_plot(frame: "pd.DataFrame", kind: str | None, ipc: int | None, fraction: float | None) -> "Figure":
-    """The plot that the flags choose; UsageError where they leave several."""
-    from ddbench.report import plots
-
-    good = frame[frame["status"] == "ok"]
-    watched = good[good["snapshots"].map(bool)]
-    if kind == "curves" and len(watched):
-        good = watched
-    kind = kind or ("ipc" if good["ipc"].nunique() > 1 else "bars")
-    dataset = _single(good, "dataset", "--dataset")
-    if kind == "bars":
-        return plots.bars(frame, dataset, _budget(good, ipc, fraction))
-    if kind in ("labels", "weights"):
-        return _of_labels(frame, kind, dataset, _budget(good, ipc, fraction))
-    protocol = _single(good, "protocol", "--protocol")
-    if kind == "students":
-        return plots.accuracy_by_student(frame, dataset, protocol, _budget(good, ipc, fraction))
-    student = _student(good)
-    against: dict[str, Callable[[pd.DataFrame, str, str, str], Figure]] = {
-        "ipc": plots.accuracy_against_ipc,
-        "bytes": plots.accuracy_against_bytes,
-        "seconds": plots.accuracy_against_seconds,
-        "label-bytes": plots.accuracy_against_label_bytes,
-    }
-    if kind == "curves":
-        figure = plots.learning_curves(frame, dataset, protocol, student, _budget(good, ipc, fraction))
-    else:
-        figure = against[kind](frame, dataset, protocol, student)
-    _say_student(good)
-    return figure
-
-
-def _of_labels(frame: "pd.DataFrame", kind: str, dataset: str, budget: str) -> "Figure":
-    """The plots that read several protocols: those of the one hard family among the records."""
-    from ddbench.report import plots
-    from ddbench.report.baselines import soft_twins
-
-    twins = soft_twins(frame.loc[frame["status"] == "ok", "protocol"])
-    if len(twins) != 1:
-        raise UsageError(f"one plot reads one hard protocol: choose with --protocol among {', '.join(twins) or 'none'}")
-    ((hard, soft),) = twins.items()
-    if kind == "weights":
-        return plots.lrs_against_weight(frame, dataset, budget, hard)
-    return plots.hard_and_soft(frame, dataset, budget, hard, soft)
-
-
-def _budget(cells: "pd.DataFrame", ipc: int | None, fraction: float | None) -> str:
-    """The budget that the flags name, or the only one that there is."""
-    from ddbench.records.store import budget_label
-
-    if ipc is not None or fraction is not None:
-        return budget_label({"ipc": ipc} if ipc is not None else {"fraction": fraction})
-    return _single(cells[cells["budget"] != "all"], "budget", "--ipc")
-
-
-def _images_of(text: str, dataset: str | None) -> "Figure":
-    """Sets of one data set side by side, named by their methods, or by their files where those are not enough."""
-    from ddbench.data.registry import load_dataset
-    from ddbench.extras.demo import shown
-    from ddbench.report import plots
-    from ddbench.synset.synset import load
-
-    given = [Path(word) for word in o.words(text, "--sets")]
-    files = [file for path in given for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]
-    sets = {file: load(file) for file in files}
-    names = {synset.dataset for synset in sets.values()}
-    if len(names) != 1:
-        raise UsageError(f"--sets: sets of one data set are needed, these are of {', '.join(sorted(names)) or 'none'}")
-    data = load_dataset(dataset or names.pop())
-    methods = [synset.provenance.method for synset in sets.values()]
-    alike = len(set(methods)) < len(methods)
-    rows = {file.stem if alike else synset.provenance.method: shown(synset, data)[:2] for file, synset in sets.items()}
-    return plots.images_side_by_side(rows, data.class_names, data.id)
-
-
-def _student(cells: "pd.DataFrame") -> str:
-    """The only student network, or else the one that most cells have; UsageError where that leaves several."""
-    counts = cells["student"].value_counts()
-    if len(counts) < 2 or counts.iloc[0] == counts.iloc[1]:
-        return _single(cells, "student", "--network")
-    return str(counts.index[0])
-
-
-def _say_student(cells: "pd.DataFrame") -> None:
-    """Tell which of several was drawn."""
-    first, *others = cells["student"].value_counts().index
-    if others:
-        say(f"students of {first}, which has most of the cells; --network draws another of {', '.join(sorted(others))}")
-
-
-def _single(frame: "pd.DataFrame", column: str, flag: str) -> str:
-    values = sorted(set(frame[column]))
-    if len(values) != 1:
-        raise UsageError(f"one plot shows one {column}: choose with {flag} among {', '.join(values) or 'none'}")
-    return str(values[0])
 
 
 def show(

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddbench.budget import Budget
-from ddbench.data.dataset import Dataset
 from ddbench.distillation.method import Method, find_method, method_names
 from ddbench.distillation.recipes import published, resolve
 from ddbench.errors import UsageError
@@ -27,7 +26,6 @@ from ddbench.training.compute import Compute
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
 
 
 @dataclass(frozen=True)
@@ -214,11 +212,12 @@ def run_demo(
         watching = counted(todo, store, show) if counted else show
         part = run_cells(todo, store, workers=workers, reporter=watching)
         report = _joined(report, part)
-    from ddbench.report.frame import cells
+    from ddbench.report.frame import results_frame
+    from ddbench.report.plots.registry import plot_all
 
     show.line("drawing")
-    frame = cells([read_record(path) for path in report.records])
-    files = _write_table(frame, out) + _write_plots(frame, out) + _write_sets(chosen, out)
+    frame = results_frame([read_record(path) for path in report.records])
+    files = _write_table(frame, out) + plot_all(frame, out / "plots", [".png"]) + _write_sets(chosen, out)
     return Outcome(report, files, chosen.left_out)
 
 
@@ -243,30 +242,11 @@ def _write_table(frame: "pd.DataFrame", out: Path) -> list[Path]:
     return written
 
 
-def _write_plots(frame: "pd.DataFrame", out: Path) -> list[Path]:
-    """Accuracy against IPC, bytes and seconds where there are several IPCs; bars and comparisons of every IPC."""
-    from ddbench.report import plots
-
-    frame = plots.labelled(frame)
-    good = frame[frame["status"] == "ok"]
-    figures = {}
-    for (dataset, protocol, student), part in good.groupby(["dataset", "protocol", "student"]):
-        if part["ipc"].nunique() > 1:
-            figures[f"accuracy-ipc_{protocol}"] = plots.accuracy_against_ipc(frame, dataset, protocol, student)
-            figures[f"accuracy-bytes_{protocol}"] = plots.accuracy_against_bytes(frame, dataset, protocol, student)
-            if (part["distill_seconds"] > 0).any():
-                seconds = plots.accuracy_against_seconds(frame, dataset, protocol, student)
-                figures[f"accuracy-seconds_{protocol}"] = seconds
-    for (dataset, budget), part in good[good["budget"] != "all"].groupby(["dataset", "budget"]):
-        figures[f"bars_{budget.replace(' ', '')}"] = plots.bars(frame, dataset, budget)
-        more = plots.comparisons(frame, part, dataset, budget)
-        figures |= {name.replace(f"_{dataset}", "").replace(" ", ""): make() for name, make in more}
-    return [plots.save(figure, out / "plots" / f"{name}.png") for name, figure in figures.items()]
-
-
 def _write_sets(chosen: Chosen, out: Path) -> list[Path]:
     """Every method's set that could be made, its picture, and all of them side by side."""
-    from ddbench.report import plots
+    from ddbench.report.pictures import as_seen, draw_set
+    from ddbench.report.plots.images import images_side_by_side
+    from ddbench.report.plots.style import save as save_plot
 
     written, rows = [], {}
     for name, job in chosen.shown.items():
@@ -277,41 +257,9 @@ def _write_sets(chosen: Chosen, out: Path) -> list[Path]:
         save(synset, out / "sets" / f"{stem}.safetensors")
         picture = draw_set(synset, job.data.load(), out / "pictures" / f"{stem}.png")
         written += [out / "sets" / f"{stem}.safetensors", picture]
-        rows[name] = shown(synset, job.data.load())[:2]
+        rows[name] = as_seen(synset, job.data.load())[:2]
     if rows:
         dataset = next(iter(chosen.shown.values())).data.load()
-        figure = plots.images_side_by_side(rows, dataset.class_names, f"{dataset.id}, the first image of each class")
-        written.append(plots.save(figure, out / "plots" / "images.png"))
+        figure = images_side_by_side(rows, dataset.class_names, f"{dataset.id}, the first image of each class")
+        written.append(save_plot(figure, out / "plots" / "images.png"))
     return written
-
-
-def draw_set(synset: SynSet, dataset: Dataset, path: Path) -> Path:
-    """Draw a set's images, a row per class, as PNG."""
-    from ddbench.report.pictures import picture_grid
-
-    pixels, classes, title = shown(synset, dataset)
-    return picture_grid(pixels, classes, synset.class_names, path, title=title)
-
-
-def shown(synset: SynSet, dataset: Dataset) -> "tuple[torch.Tensor, torch.Tensor, str]":
-    """A set as a student sees it, views expanded: pixels [N, C, H, W], not clamped; classes [N]; a title.
-
-    Of views that are drawn, the stored images.
-    """
-    from ddbench.data.spaces import transform_for
-    from ddbench.synset.views import expand
-
-    images, classes = expand(synset, dataset)
-    counts = classes.bincount(minlength=len(synset.class_names)).tolist()
-    each = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
-    title = f"{synset.provenance.method} on {synset.dataset}, {each} per class{_made(synset)}"
-    return transform_for(synset.space, dataset).decode(images), classes, title
-
-
-def _made(synset: SynSet) -> str:
-    """What a set's views do, in a title."""
-    from ddbench.synset.views import drawn
-
-    if synset.views is None:
-        return ""
-    return f", made of {len(synset)} stored" if drawn(synset) is None else f", shown by {synset.views.kind}"
