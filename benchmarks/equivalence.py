@@ -24,7 +24,7 @@ from ddbench.jobs.sweep import Sweep, run_cells
 from ddbench.progress import LineReporter
 from ddbench.records.statistics import Samples, equivalent
 from ddbench.records.store import RecordStore
-from ddbench.report.frame import cells
+from ddbench.report.frame import results_frame
 
 HERE = Path(__file__).parent
 MARGINS = {"digits": 0.5}  # points; 1 for others
@@ -88,7 +88,7 @@ def main() -> None:
     store = RecordStore(options.results)
     if not options.write:
         measure(options, store)
-    shown = "\n".join([HEAD, *rows(cells(store))])
+    shown = "\n".join([HEAD, *rows(results_frame(store))])
     title = "Precisions and compiling beside float32"
     tell(__file__, title, shown, " of results/equivalence", write=options.write)
 

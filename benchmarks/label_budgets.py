@@ -25,7 +25,7 @@ from ddbench.progress import LineReporter, Reporter
 from ddbench.records.record import Record
 from ddbench.records.store import RecordStore
 from ddbench.report.format import between, percent
-from ddbench.report.frame import cells
+from ddbench.report.frame import results_frame
 from ddbench.report.plots import accuracy_against_label_bytes, save
 from ddbench.synset.label_compression import Packing
 from ddbench.synset.synset import SynSet
@@ -86,7 +86,9 @@ def evaluate(args: argparse.Namespace, paths: list[Path], store: RecordStore, re
 
 def rows(records: list[Record]) -> list[str]:
     """A line per cell, by data set, method and form, the largest labels first."""
-    frame = cells(records).sort_values(["dataset", "method", "labels", "label_bytes"], ascending=[True] * 3 + [False])
+    frame = results_frame(records).sort_values(
+        ["dataset", "method", "labels", "label_bytes"], ascending=[True] * 3 + [False]
+    )
     packed = {record.recipe_hash[:12]: record.recipe.get("labels") for record in records}
     whole = frame[frame["recipe"].str.endswith(f"+{Packing().words()}")]
     full = {(cell["dataset"], cell["method"]): cell["label_bytes"] for _, cell in whole.iterrows()}
@@ -110,7 +112,7 @@ def line(cell: pd.Series, labels: dict | None, full: float | None) -> str:
 
 def write(records: list[Record], text: str) -> None:
     """The Markdown file, and a plot for each data set."""
-    frame, parts = cells(records), []
+    frame, parts = results_frame(records), []
     for (dataset, protocol, student), _ in frame[frame["status"] == "ok"].groupby(["dataset", "protocol", "student"]):
         path = HERE / f"label_budgets_{dataset.partition('@')[0]}.png"
         save(accuracy_against_label_bytes(frame, dataset, protocol, student), path)

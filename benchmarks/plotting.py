@@ -11,7 +11,7 @@ from pathlib import Path
 from tables import generated, stored, timed
 
 from ddbench.report import plots, tables
-from ddbench.report.frame import cells
+from ddbench.report.frame import results_frame
 from ddbench.system.environment import cores
 from ddbench.system.files import write_atomic
 
@@ -27,7 +27,7 @@ def main() -> None:
         store = stored(generated(given.records, watched=True), Path(folder) / "records")
         with timed("together"):
             with timed("reading and pooling"):
-                frame = cells(store)
+                frame = results_frame(store)
             with timed("tables"):
                 for form, view in product(tables.FORMATS, tables.VIEWS):
                     write_atomic(out / "tables" / f"{view}.{form}", tables.render(frame, form, view))

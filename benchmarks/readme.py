@@ -28,7 +28,7 @@ from ddbench.hashing import digest
 from ddbench.records.record import Record
 from ddbench.records.statistics import ties_with_best
 from ddbench.records.store import RecordStore, budget_label
-from ddbench.report.frame import COMPARED, SETTING, cells
+from ddbench.report.frame import COMPARED, SETTING, results_frame
 from ddbench.report.plots import bars, save
 from ddbench.report.renderers import DAGGER, DASH, Grid, Shown, markdown
 from ddbench.report.tables import notes, pivot, span
@@ -46,7 +46,7 @@ HASH = "cells"  # key of the figure's hash among the texts of its PNG
 
 def shown(records: Iterable[Record]) -> tuple[pd.DataFrame, int]:
     """The cells that README shows, with marks anew, and how many others of the same protocols are left out."""
-    frame = cells(records, protocols=[*FIXED, SHIPPED])
+    frame = results_frame(records, protocols=[*FIXED, SHIPPED])
     kept = _one_setting(frame[_of_the_grid(frame)])
     return _marked(kept), len(frame) - len(kept)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from ddbench.hashing import digest
 from ddbench.records.record import Record
 from ddbench.records.store import RecordStore
-from ddbench.report.frame import cells
+from ddbench.report.frame import results_frame
 from ddbench.report.renderers import data_text, grids_text
 from ddbench.report.score_table import data, grid, score_table
 from ddbench.report.significance import VIEWS as COMPARED_VIEWS
@@ -122,7 +122,7 @@ def make(store: RecordStore) -> None:
     with timed("reading"):
         records = list(store)
     with timed("cells"):
-        frame = cells(records)
+        frame = results_frame(records)
     print(f"{len(records)} records, {len(frame)} cells")
     with timed("scores"):
         scored = score_table(frame)

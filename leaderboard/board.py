@@ -49,7 +49,7 @@ class Row:
         bytes, distill_seconds, train_seconds: what it costs.
         figures: what papers report for the same cell; of a reported row, its own.
         records: the ids of its entries.
-        cell: the cell as `ddbench.report.frame.cells` gives it; of a reported row, nothing.
+        cell: the cell as `ddbench.report.frame.results_frame` gives it; of a reported row, nothing.
     """
 
     standing: str
@@ -76,7 +76,6 @@ class Row:
     bytes: float | None = None
     distill_seconds: float | None = None
     train_seconds: float | None = None
-    teacher_flag: bool = False
     figures: tuple[Figure, ...] = ()
     records: tuple[str, ...] = ()
     cell: Mapping[str, Any] | None = None
@@ -174,7 +173,6 @@ def _row(
         first=first,
         last=last,
         ranked=ranked,
-        teacher_flag=bool(cell["teacher_flag"]),
         figures=reported.beside(cell),
         records=records,
         cell=cell,

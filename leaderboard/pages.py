@@ -182,6 +182,5 @@ def _columns(rows: Sequence[Row]) -> dict[str, bool]:
     """Which notes a table needs."""
     return {
         "any_reduced": any(row.reduced for row in rows),
-        "any_flag": any(row.teacher_flag for row in rows),
         "any_reported": any(row.figures for row in rows),
     }

@@ -430,9 +430,9 @@ def grouped(failed: Sequence[tuple[str, str]]) -> list[str]:
 
 def print_records(records: "Sequence[Record]") -> None:
     """The table of some records on stdout."""
-    from ddbench.report.frame import cells
+    from ddbench.report.frame import results_frame
 
-    print_cells(cells(records))
+    print_cells(results_frame(records))
 
 
 @contextmanager

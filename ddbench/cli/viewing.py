@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from ddbench.records.record import Record
 
 KINDS = {
     "ipc": "what does more IPC buy?",
@@ -164,25 +163,21 @@ def read_cells(
 ) -> "pd.DataFrame":
     """The cells of the chosen records; UsageError if there are none, or a name that no record has."""
     from ddbench.records.store import read_records
-    from ddbench.report.frame import cells, left_out
+    from ddbench.report.frame import results_frame
 
-    records = read_records(results)
-    for flag, text, field in (
-        ("data set", dataset, "dataset"),
-        ("method", methods, "method"),
-        ("student network", network, "student_network"),
-    ):
-        records = _only(records, flag, text, field)
-    protocols = o.words(protocol, "--protocol") if protocol is not None else None
-    if protocols is not None:
-        _check_protocols(records, protocols)
-    frame = cells(records, protocols=protocols, superseded=superseded, former=former)
-    if frame.empty:
-        raise UsageError(
-            left_out(frame)
-            or "no record is left by what --dataset, --protocol, --methods and --network choose together"
-        )
-    return frame
+    return results_frame(
+        read_records(results),
+        datasets=_names(dataset, "--dataset"),
+        protocols=_names(protocol, "--protocol"),
+        methods=_names(methods, "--methods"),
+        networks=_names(network, "--network"),
+        superseded=superseded,
+        former=former,
+    )
+
+
+def _names(text: str | None, flag: str) -> list[str] | None:
+    return None if text is None else o.words(text, flag)
 
 
 def say_left_out(frame: "pd.DataFrame", *, noted: bool = False) -> None:
@@ -191,27 +186,6 @@ def say_left_out(frame: "pd.DataFrame", *, noted: bool = False) -> None:
 
     if not noted and (line := left_out(frame)):
         say(line)
-
-
-def _only(records: "list[Record]", kind: str, text: str | None, field: str) -> "list[Record]":
-    if text is None:
-        return records
-    wanted = o.words(text, f"--{kind}")
-    known = {str(getattr(record, field)) for record in records}
-    families = known | {name.partition("@")[0] for name in known}
-    for name in wanted:
-        if name not in families:
-            raise unknown(f"{kind} (among the records)", name, known)
-    return [r for r in records if {str(getattr(r, field)), str(getattr(r, field)).partition("@")[0]} & set(wanted)]
-
-
-def _check_protocols(records: "list[Record]", wanted: Sequence[str]) -> None:
-    from ddbench.report.frame import protocol_family, protocol_label
-
-    labels = {protocol_label(record) for record in records}
-    for name in wanted:
-        if name not in labels | {protocol_family(label) for label in labels}:
-            raise unknown("protocol (among the records)", name, labels)
 
 
 def plot(

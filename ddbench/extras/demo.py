@@ -214,10 +214,10 @@ def run_demo(
         watching = counted(todo, store, show) if counted else show
         part = run_cells(todo, store, workers=workers, reporter=watching)
         report = _joined(report, part)
-    from ddbench.report.frame import cells
+    from ddbench.report.frame import results_frame
 
     show.line("drawing")
-    frame = cells([read_record(path) for path in report.records])
+    frame = results_frame([read_record(path) for path in report.records])
     files = _write_table(frame, out) + _write_plots(frame, out) + _write_sets(chosen, out)
     return Outcome(report, files, chosen.left_out)
 

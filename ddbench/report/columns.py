@@ -62,7 +62,6 @@ CELL = {
     "teacher": "hash of the teacher that labels",
     "teacher_network": "its network",
     "teacher_accuracy": "its test accuracy",
-    "teacher_flag": "whether it is more than a point off the reference accuracy of the data set",
     **SETTING,
     "code": "digest of the code of the method that made the set; empty: unknown",
     "synthesis": "version of the core's part in the making of the set",

@@ -18,7 +18,7 @@ def network_table(frame: pd.DataFrame) -> pd.DataFrame:
     """The cells of places (data set, protocol, budget) where some method has several student networks, a row each.
 
     Args:
-        frame: cells (see `ddbench.report.frame.cells`) with a `label` each, that tells a place's methods apart.
+        frame: cells (see `ddbench.report.frame.results_frame`) with a `label` each, that tells a place's methods apart.
 
     Columns `columns.CELL`, `columns.NETWORKS` and `label`. The mean over other networks stands in every row of a method;
     a set without a distillation network (an imported one) leaves none out.

@@ -26,6 +26,7 @@ from ddbench.jobs.job import DataName, DistillJob, check_budget
 from ddbench.jobs.sweep import Cell
 from ddbench.networks import canonical
 from ddbench.records.record import Record
+from ddbench.report.frame import pooled
 from ddbench.report.papers import OWN, Figure, Paper, figures_of
 from ddbench.training.compute import Compute
 
@@ -308,18 +309,12 @@ def full_figure(figures: Sequence[Figure], method: str, dataset: str, budget: Bu
 
 def compare(items: Sequence[Item], records: Iterable[Record]) -> list[Compared]:
     """What the records say of each item: a pure function of both."""
-    from ddbench.report.frame import cells
-
     kept = list(records)
-    found = []
+    compared = []
     for item in items:
-        own = [record for record in kept if _belongs(record, item)]
-        rows = cells(own) if own else None
-        if rows is None or rows.empty:
-            found.append(Compared(item, "not run", item.why))
-        else:
-            found += [_compared(item, row) for row in rows.itertuples()]
-    return found
+        rows, _ = pooled(record for record in kept if _belongs(record, item))
+        compared += [_compared(item, row) for row in rows.itertuples()] or [Compared(item, "not run", item.why)]
+    return compared
 
 
 def _belongs(record: Record, item: Item) -> bool:

@@ -50,7 +50,7 @@ def score_table(
     """Scores of every set among the cells, columns `columns.SCORES` and `label`, in the order of the cells.
 
     Args:
-        frame: see `ddbench.report.frame.cells`; with the baselines that the scores need. A column `label` is taken over.
+        frame: see `ddbench.report.frame.results_frame`; with the baselines that the scores need. A column `label` is taken over.
         methods: methods to show; None shows all. The whole data has no row.
         weight: of IOR in LRS, in [0, 1].
         ars_weight: of the augmented protocol in ARS, in [0, 1].

@@ -35,7 +35,7 @@ def compared(
     """The "pairs" (columns `columns.PAIRS`) or "ranks" (columns `columns.RANKS`) of every column with several cells.
 
     Args:
-        frame: see `ddbench.report.frame.cells`; cells without an accuracy are left out.
+        frame: see `ddbench.report.frame.results_frame`; cells without an accuracy are left out.
         view: one of `VIEWS`.
         against: a method; only pairs with it, and p values adjusted for their number. Ranks need all pairs.
         alpha: level of the verdicts, in (0, 1); intervals of pairs are at 1 - alpha.

@@ -37,7 +37,7 @@ WIDEST = 7  # columns of a terminal table
 
 
 def render(frame: pd.DataFrame, form: str = "terminal", view: str = "pivot", *, width: int = 100) -> str:
-    """Write cells (see `ddbench.report.frame.cells`) as text in one of `FORMATS` and `VIEWS`; UsageError for another name.
+    """Write cells (see `ddbench.report.frame.results_frame`) as text in one of `FORMATS` and `VIEWS`; UsageError for another name.
 
     `width` is the terminal's, in characters.
     """
@@ -249,10 +249,9 @@ def _teacher_notes(frame: pd.DataFrame) -> list[str]:
     known = frame[frame["teacher"].notna()].drop_duplicates(["dataset", "protocol", "teacher"])
     lines = []
     for row in known.itertuples():
-        flag = "; more than a point off the reference accuracy" if row.teacher_flag else ""
         name = f"{row.teacher_network} {str(row.teacher)[:8]}"
         lines.append(
-            f"{row.protocol} on {row.dataset}: teacher {name}, test accuracy {percent(row.teacher_accuracy)} %{flag}."
+            f"{row.protocol} on {row.dataset}: teacher {name}, test accuracy {percent(row.teacher_accuracy)} %."
         )
     return lines
 

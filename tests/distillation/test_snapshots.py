@@ -26,7 +26,7 @@ from ddbench.jobs.job import DataName, DistillJob, cached_set, distill_job, fini
 from ddbench.jobs.sweep import Sweep
 from ddbench.records.record import Record, Snapshot
 from ddbench.records.store import RecordStore, merge
-from ddbench.report.frame import cells
+from ddbench.report.frame import results_frame
 from ddbench.settings import results_dir
 from ddbench.synset.synset import load
 from ddbench.training.checkpoints import Checkpoint
@@ -343,7 +343,7 @@ def test_two_records_unite_their_snapshots(toys):
 def test_cells_hold_the_curves_by_seeds(toys):
     ddbench.sweep(grid(snapshots=HALVES, synthesis_seeds=(0, 1)))
     ddbench.sweep(grid(seeds=(0, 1, 2)))
-    (row,) = cells(RecordStore(results_dir())).to_dict("records")
+    (row,) = results_frame(RecordStore(results_dir())).to_dict("records")
     assert row["n"] == 5 and row["snapshots"].keys() == {(0, 0), (0, 1), (1, 0), (1, 1)}
     for (synthesis, seed), curve in row["snapshots"].items():
         assert list(curve) == [0, 2, 4] and curve[4] == row["samples"][synthesis, seed]

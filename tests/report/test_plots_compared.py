@@ -15,7 +15,7 @@ from ddbench.hashing import digest
 from ddbench.records.statistics import t_interval
 from ddbench.records.store import RecordStore
 from ddbench.report import plots, scores
-from ddbench.report.frame import cells
+from ddbench.report.frame import results_frame
 from ddbench.report.plots.costs import on_front
 from ddbench.report.plots.curves import curve_of
 from ddbench.report.plots.labels import crossings, lrs_parts
@@ -60,7 +60,7 @@ def records():
 
 @pytest.fixture(scope="module")
 def frame(records):
-    return cells(records)
+    return results_frame(records)
 
 
 def lines(figure):
@@ -171,7 +171,7 @@ def test_parts_are_the_differences_that_the_scores_name(frame):
 def test_random_that_borrows_from_another_is_not_taken(records):
     """dm's recipe lent to random is not mtt's."""
     without = [r for r in records if r.borrowed != "mtt"]
-    parts = lrs_parts(cells(without), "cifar10", "ipc 10")
+    parts = lrs_parts(results_frame(without), "cifar10", "ipc 10")
     assert parts["dm"].shipped and not parts["mtt"].shipped
     assert parts["mtt"].ior == pytest.approx(LEVELS["mtt"] - LEVELS["random"])
 
@@ -215,15 +215,15 @@ def test_a_curve_has_the_mean_and_the_interval_at_every_step():
 
 
 def test_curves_are_against_steps_or_shares_of_them(records):
-    figure = plots.learning_curves(cells(records), *PLACE, "ipc 10")
+    figure = plots.learning_curves(results_frame(records), *PLACE, "ipc 10")
     drawn = lines(figure)
     assert list(drawn["mtt, 20 steps"].get_xdata()) == [0, 50, 100]
     assert list(drawn["mtt, 20 steps"].get_ydata()) == pytest.approx([24, 48, 60])
     assert "%" in figure.axes[0].get_xlabel() and {"random: 40.0", "whole: 90.0"} <= drawn.keys()
-    alone = plots.learning_curves(cells([r for r in records if r.method != "mtt"]), *PLACE, "ipc 10")
+    alone = plots.learning_curves(results_frame([r for r in records if r.method != "mtt"]), *PLACE, "ipc 10")
     assert list(lines(alone)["dm"].get_xdata()) == [0, 50, 100] and "%" not in alone.axes[0].get_xlabel()
     with pytest.raises(UsageError, match="--snapshots"):
-        plots.learning_curves(cells(records), "cifar10", "soft-v1", "resnet18", "ipc 10")
+        plots.learning_curves(results_frame(records), "cifar10", "soft-v1", "resnet18", "ipc 10")
 
 
 # images
