@@ -13,7 +13,7 @@ from ddbench.cli.output import progress, say
 from ddbench.report.format import duration
 
 if TYPE_CHECKING:
-    from ddbench.extras.demo import Outcome
+    from ddbench.extras.demo import DemoResult
 
 
 def register(app: typer.Typer) -> None:
@@ -70,7 +70,7 @@ def demo(
     raise typer.Exit(outcome.report.exit_code())
 
 
-def _finish(outcome: "Outcome", out: Path, seconds: float, quiet: bool) -> None:
+def _finish(outcome: "DemoResult", out: Path, seconds: float, quiet: bool) -> None:
     """The table on stdout; what was done, written and left out on stderr."""
     from ddbench.cli.running import print_records, tell
     from ddbench.records.store import read_record
@@ -83,7 +83,7 @@ def _finish(outcome: "Outcome", out: Path, seconds: float, quiet: bool) -> None:
         _list_files(outcome, out, seconds)
 
 
-def _list_files(outcome: "Outcome", out: Path, seconds: float) -> None:
+def _list_files(outcome: "DemoResult", out: Path, seconds: float) -> None:
     folders: dict[Path, int] = {}
     for path in [*outcome.report.records, *outcome.files]:
         top = out / path.relative_to(out).parts[0]

@@ -10,7 +10,7 @@ from ddbench.cli.output import print_json, print_table
 from ddbench.errors import DDBenchError
 
 if TYPE_CHECKING:
-    from ddbench.extras.doctor import Check
+    from ddbench.extras.doctor import Finding
 
 STATES = {True: "ok", False: "bad", None: "note"}
 DATA = "data set "
@@ -26,9 +26,9 @@ def doctor(as_json: Json = False) -> None:
 
     Exit code 1 if something is broken.
     """
-    from ddbench.extras.doctor import checks, healthy
+    from ddbench.extras.doctor import findings, healthy
 
-    found = checks()
+    found = findings()
     if as_json:
         print_json([asdict(check) for check in found])
     else:
@@ -38,7 +38,7 @@ def doctor(as_json: Json = False) -> None:
         raise DDBenchError(f"not in order: {broken}")
 
 
-def _rows(found: "list[Check]") -> list[tuple[str, str, str]]:
+def _rows(found: "list[Finding]") -> list[tuple[str, str, str]]:
     """A row per check; data sets that are not here share one, as `ddbench datasets` says how to get them."""
     rows = [(c.name, STATES[c.ok], c.detail) for c in found if c.ok is not None or not c.name.startswith(DATA)]
     absent = [c.name.removeprefix(DATA) for c in found if c.ok is None and c.name.startswith(DATA)]

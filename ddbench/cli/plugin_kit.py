@@ -11,7 +11,7 @@ from ddbench.cli.output import print_json, print_table, say
 from ddbench.errors import DDBenchError
 
 if TYPE_CHECKING:
-    from ddbench.extras.check import Outcome
+    from ddbench.extras.check import CheckResult
 
 
 def register(app: typer.Typer) -> None:
@@ -57,9 +57,9 @@ def check(method: o.MethodName, as_json: o.Json = False, quiet: o.Quiet = False)
         raise DDBenchError(f"{method} fails {len(failed)} of {len(found)} checks: {', '.join(failed)}")
 
 
-def _line(outcome: "Outcome") -> str:
+def _line(outcome: "CheckResult") -> str:
     return f"{outcome.check.name}: {outcome.problem or 'ok'}"
 
 
-def _row(outcome: "Outcome") -> tuple[str, str, str]:
+def _row(outcome: "CheckResult") -> tuple[str, str, str]:
     return outcome.check.name, "ok" if outcome.passed else "fails", outcome.problem or outcome.check.says

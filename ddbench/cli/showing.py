@@ -72,7 +72,7 @@ def _student_words(recipe: dict[str, Any]) -> str:
 def draw(synset: "SynSet", out: Path, dataset: str | None, dataset_name: str | None) -> None:
     """Draw a set's images, decoded into pixels, as a grid."""
     from ddbench.cli.import_export import source_of
-    from ddbench.extras.demo import draw_set
+    from ddbench.report.set_images import draw_set
 
     draw_set(synset, source_of(synset, dataset, dataset_name), out)
 

@@ -311,8 +311,8 @@ def _budget(cells: "pd.DataFrame", ipc: int | None, fraction: float | None) -> s
 def _images_of(text: str, dataset: str | None) -> "Figure":
     """Sets of one data set side by side, named by their methods, or by their files where those are not enough."""
     from ddbench.data.registry import load_dataset
-    from ddbench.extras.demo import shown
     from ddbench.report import plots
+    from ddbench.report.set_images import images_of_set
     from ddbench.synset.synset import load
 
     given = [Path(word) for word in o.words(text, "--sets")]
@@ -324,7 +324,10 @@ def _images_of(text: str, dataset: str | None) -> "Figure":
     data = load_dataset(dataset or names.pop())
     methods = [synset.provenance.method for synset in sets.values()]
     alike = len(set(methods)) < len(methods)
-    rows = {file.stem if alike else synset.provenance.method: shown(synset, data)[:2] for file, synset in sets.items()}
+    rows = {
+        file.stem if alike else synset.provenance.method: images_of_set(synset, data)[:2]
+        for file, synset in sets.items()
+    }
     return plots.images_side_by_side(rows, data.class_names, data.id)
 
 

@@ -15,11 +15,11 @@ from ddbench.errors import UsageError
 from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.evaluation.sizes import bytes_of
-from ddbench.extras.demo import shown
 from ddbench.extras.import_export import export_set, import_set
 from ddbench.jobs import estimate
 from ddbench.jobs.job import DataName
 from ddbench.randomness import rng
+from ddbench.report.set_images import images_of_set
 from ddbench.synset import teachers, views
 from ddbench.synset.matched_recipe import borrow
 from ddbench.synset.synset import SynSet, Targets, Views, load, save
@@ -381,7 +381,7 @@ def test_an_export_of_tiles_has_the_canvases(tmp_path, caplog, name):
 
 def test_a_picture_of_tiles_has_the_canvases():
     digits = load_dataset("digits")
-    pixels, _, title = shown(canvases(), digits)
+    pixels, _, title = images_of_set(canvases(), digits)
     assert torch.equal(pixels, transform_for(canvases().space, digits).decode(CANVASES))
     assert title.endswith("1 per class, shown by tiles")
 
