@@ -139,7 +139,7 @@ def tune(
     recipe: str | None = None,
     distill_network: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-    how: Compute | None = None,
+    compute: Compute | None = None,
     reporter: Reporter | None = None,
     out: Path | str | None = None,
 ) -> TuneReport:
@@ -160,7 +160,7 @@ def tune(
             default.
         distill_network: instead of the recipe's.
         overrides: hyper-parameters that are changed but not tried.
-        how: how to compute.
+        compute: how to compute; None: `Compute.here()`.
         reporter: shown the progress.
         out: recipe file to write (its name must end in .toml to be used as one).
 
@@ -172,7 +172,7 @@ def tune(
         JobFailed: every candidate failed; the first reason is given.
     """
     found = method if isinstance(method, Method) else find_method(method)
-    setting, show = how or Compute(), reporter or Reporter()
+    setting, show = compute or Compute.here(), reporter or Reporter()
     chosen = draw(grid, trials, seed)
     if out is not None:
         check_writable(Path(out))

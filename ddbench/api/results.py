@@ -1,0 +1,120 @@
+"""Calls that read records and sets: tables, scores, comparisons, plots, facts. Records are read without torch."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ddbench.errors import UsageError
+from ddbench.records.store import read_record, read_records
+from ddbench.report import significance, tables
+from ddbench.report.commands import commands_again
+from ddbench.report.frame import results_frame
+from ddbench.report.score_table import data, score_table
+
+if TYPE_CHECKING:
+    pass
+
+Folders = Sequence[Path | str] | Path | str | None
+
+
+def table(
+    results: Folders = None,
+    *,
+    datasets: Collection[str] | None = None,
+    protocols: Collection[str] | None = None,
+    methods: Collection[str] | None = None,
+    networks: Collection[str] | None = None,
+    view: str = "long",
+    superseded: bool = False,
+    former: bool = False,
+) -> pd.DataFrame:
+    """Pool records into one row per cell; accuracies are fractions, and `ddbench.report.columns` explains each column.
+
+    Args:
+        results: folder of records, or several; None: DDBENCH_RESULTS, else ./results/measured.
+        datasets: only these; None: all, as for the next three.
+        protocols: only these ("hard-v1") or these families ("hard").
+        methods: only these.
+        networks: only these student networks.
+        view: "long"; "variance" adds the parts of the variance; "networks" is a row per method and student network.
+        superseded: also records that a newer one supersedes.
+        former: also rows of code that is no longer there.
+
+    Raises:
+        UsageError: no records, or a name that no record has.
+    """
+    folders = [results] if isinstance(results, str | Path) else results
+    frame = results_frame(
+        read_records([Path(folder) for folder in folders] if folders else None),
+        datasets=datasets,
+        protocols=protocols,
+        methods=methods,
+        networks=networks,
+        superseded=superseded,
+        former=former,
+    )
+    return tables.data(frame, view)
+
+
+def scores(
+    results: Folders = None,
+    *,
+    methods: Collection[str] | None = None,
+    weight: float = 0.5,
+    ars_weight: float = 0.5,
+    **chosen: Any,
+) -> pd.DataFrame:
+    """Score sets from records, a row per method, data set, budget and student network: HLR, IOR, LRS, ARS, cost.
+
+    Args:
+        results: see `table`.
+        methods: only rows of these; baselines are looked for among all.
+        weight: weight of IOR in LRS; that of -HLR is 1 - weight.
+        ars_weight: weight of the augmented protocol in ARS.
+        chosen: `datasets`, `protocols`, `networks`, `former` as for `table`.
+
+    Raises:
+        UsageError: see `table`; or no set has an accuracy under a hard, soft or shipped protocol.
+    """
+    return data(scored(table(results, **chosen), methods=methods, weight=weight, ars_weight=ars_weight))
+
+
+def scored(frame: pd.DataFrame, **how: Any) -> pd.DataFrame:
+    """`score_table` of a results frame; UsageError where it is empty."""
+    rows = score_table(frame, **how)
+    if rows.empty:
+        raise UsageError("no scores: none of the chosen sets has an accuracy under a hard, soft or shipped protocol")
+    return rows
+
+
+def compare(
+    results: Folders = None, *, view: str = "pairs", against: str | None = None, alpha: float = 0.05, **chosen: Any
+) -> pd.DataFrame:
+    """Compare methods within each data set, protocol, student network and budget, corrected for many comparisons.
+
+    Args:
+        results: see `table`.
+        view: "pairs": difference, interval, p, p adjusted by Holm; "ranks": each method's range of ranks.
+        against: only pairs with this method, corrected for these.
+        alpha: level of the tests.
+        chosen: as for `table`.
+
+    Raises:
+        UsageError: see `table`; nothing to compare; a level outside (0, 1).
+    """
+    return significance.compared(table(results, **chosen), view, against=against, alpha=alpha)
+
+
+def show(file: Path | str) -> dict[str, Any]:
+    """Facts of a set, or of a record (.json) with the commands that make its runs again, as plain data."""
+    path = Path(file)
+    if path.suffix.lower() != ".json":
+        from ddbench.report.facts import set_facts  # imports torch
+        from ddbench.synset.synset import load
+
+        return set_facts(load(path), path)
+    record = read_record(path)
+    commands = list(dict.fromkeys(commands_again(record)))  # runs of two codes are made by one
+    return {"record": record.model_dump(mode="json", by_alias=True), "reproduce": commands}

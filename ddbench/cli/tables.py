@@ -1,0 +1,135 @@
+"""Tables of records: accuracies, scores of sets, and methods compared with each other."""
+
+from typing import Annotated
+
+import typer
+
+import ddbench
+from ddbench.api.results import scored
+from ddbench.cli import options as o
+from ddbench.cli.output import explain_columns, print_cells, print_grids, say_left_out, table_format, write_table
+from ddbench.errors import unknown
+from ddbench.report import columns, score_table, significance, tables
+from ddbench.report.renderers import data_text, grids_text
+
+
+@o.command(
+    "ddbench table --dataset digits --protocol hard-v1",
+    "ddbench table --results ddbench-demo/records --format latex --out table.tex",
+    "ddbench table --protocol hard-v1 --view variance",
+)
+def table(
+    chosen: o.RecordFlags,
+    how: o.TableFlags,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            "--view",
+            metavar="NAME",
+            help="pivot; long: a row per cell (default for csv and json); variance: its parts; networks: by student.",
+        ),
+    ] = None,
+    superseded: o.Superseded = False,
+) -> None:
+    """Make a table of records, with 95 % intervals.
+
+    In csv and json all views but pivot are data: every column, accuracies as fractions.
+    """
+    form = table_format(how.form, how.as_json)
+    view = view or ("long" if form in ("csv", "json") else "pivot")
+    if view not in tables.VIEWS:
+        raise unknown("view", view, tables.VIEWS)
+    if how.explain:
+        more = {"variance": columns.VARIANCE, "networks": columns.NETWORKS}
+        explain_columns(columns.CELL | more.get(view, {}), as_json=form == "json")
+        return
+    frame = ddbench.table(**chosen.chosen(), superseded=superseded)
+    if form in ("csv", "json"):  # in other formats a footnote says it
+        say_left_out(frame)
+    if how.out is None and form == "terminal":
+        print_cells(frame, view)
+    else:
+        write_table(tables.render(frame, form, view), how.out)
+
+
+@o.command(
+    "ddbench scores --dataset digits",
+    "ddbench scores --results ddbench-demo/records --format csv --out scores.csv",
+)
+def scores(
+    chosen: o.RecordFlags,
+    how: o.TableFlags,
+    weight: Annotated[float, typer.Option("--weight", metavar="W", help="Weight of IOR in LRS; of -HLR: 1 - W.")] = 0.5,
+    ars_weight: Annotated[
+        float, typer.Option("--ars-weight", metavar="W", help="Weight of the augmented protocol in ARS.")
+    ] = 0.5,
+) -> None:
+    """Score sets from records: HLR, IOR, LRS, ARS, and accuracy per cost.
+
+    A row per method, data set, budget and student network. Baselines are found among the records that --dataset,
+    --protocol and --network leave; what a score lacks is named with the command that makes it.
+    """
+    form = table_format(how.form, how.as_json)
+    if how.explain:
+        explain_columns(columns.SCORES, as_json=form == "json")
+        return
+    words = chosen.chosen()
+    methods = words.pop("methods")
+    frame = ddbench.table(**words)
+    say_left_out(frame)
+    table = scored(frame, methods=methods, weight=weight, ars_weight=ars_weight)
+    if form in ("csv", "json"):
+        write_table(data_text(score_table.data(table), form), how.out)
+    elif how.out is None and form == "terminal":
+        pieces = [score_table.grid(piece) for _, piece in table.groupby(["dataset", "student"], sort=False)]
+        print_grids([score_table.grid(table)], lambda: pieces, compact=True)
+    else:
+        write_table(grids_text([score_table.grid(table)], form), how.out)
+
+
+@o.command(
+    "ddbench compare --dataset digits --protocol hard-v1",
+    "ddbench compare --dataset digits --view pairs --against random",
+)
+def compare(
+    chosen: o.RecordFlags,
+    how: o.TableFlags,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            "--view",
+            metavar="NAME",
+            help="ranks, or pairs (default: ranks, and pairs too where one column is left; pairs for csv and json).",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="METHOD", help="Only pairs with this method, corrected for these."),
+    ] = None,
+    alpha: Annotated[float, typer.Option("--alpha", metavar="A", help="Level of the verdicts.")] = 0.05,
+    superseded: o.Superseded = False,
+) -> None:
+    """Compare methods within each column, corrected for many comparisons.
+
+    A column is one data set, protocol, student network and budget. Pairs: difference, interval, p, p adjusted by Holm.
+    Ranks are ranges: methods that do not differ significantly share them.
+    """
+    form = table_format(how.form, how.as_json)
+    data = form in ("csv", "json")
+    first = view or ("pairs" if data or against is not None else "ranks")
+    if how.explain:
+        explain_columns(columns.RANKS if view == "ranks" else columns.PAIRS, as_json=form == "json")
+        return
+    frame = ddbench.table(**chosen.chosen(), superseded=superseded)
+    say_left_out(frame)
+    table = significance.compared(frame, first, against=against, alpha=alpha)
+    if data:
+        write_table(data_text(table, form), how.out)
+        return
+    parts = significance.grids(table, first)
+    if view is None and first == "ranks" and len(parts) == 1:
+        parts += significance.grids(significance.compared(frame, "pairs", alpha=alpha), "pairs")
+    if how.out is None and form == "terminal":
+        print_grids(parts)
+    else:
+        write_table(grids_text(parts, form), how.out)
