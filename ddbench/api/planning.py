@@ -1,27 +1,14 @@
 """What a grid still has to do: for dry runs, and for progress that counts all jobs from the start."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
-from ddbench.errors import JobFailed, NotDefined, NotScored
-from ddbench.evaluation.protocol import find_protocol
-from ddbench.jobs.estimate import Estimate, estimate_distill, estimate_student
+from ddbench.errors import NotScored
+from ddbench.jobs.estimate import Estimate, Estimator
 from ddbench.jobs.job import DistillJob, finished
-from ddbench.jobs.sweep import (
-    Cell,
-    excluded,
-    missing_seeds,
-    missing_snapshots,
-    planned,
-    record_of,
-    without_set,
-)
+from ddbench.jobs.sweep import Cell, excluded, missing_seeds, missing_snapshots, planned, record_of, without_set
 from ddbench.progress import Reporter
 from ddbench.records.store import RecordStore
-from ddbench.synset.synset import SynSet
-from ddbench.synset.views import drawn, training_count
 
 
 @dataclass(frozen=True)
@@ -102,47 +89,14 @@ class Steady(Reporter):
         self.inner.line(text)
 
 
-class Estimator:
-    """Estimates of a grid's jobs, each kind timed once, when it is first asked for."""
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        """`tell` is called with a line on what is being timed."""
-        self.tell = tell
-        self._known: dict[tuple[Any, ...], Estimate] = {}
-
-    def distilling(self, job: DistillJob) -> Estimate:
-        """Estimate of making a set; seeds of one recipe share it."""
-        return self._once((job.resolved().hash, job.compute), job.label(), lambda: estimate_distill(job))
-
-    def studying(self, each: Planned) -> Estimate:
-        """Estimate of one training and test; the sets of one size share it."""
-        cell, synset = each.cell, each.cell.known_set()
-        recipe = synset.student_recipe if synset is not None and find_protocol(cell.protocol).shipped else None
-        images = _images(each, synset)
-        draw = None if synset is None else drawn(synset)
-        key = (cell.data, cell.protocol, cell.network, images, cell.compute, recipe and recipe.hash(), draw is None)
-        call = partial(estimate_student, *key[:5], recipe=recipe, draw=draw)
-        return self._once(key, f"{cell.protocol} on {images:,} images", call)
-
-    def _once(self, key: tuple[Any, ...], label: str, call: Callable[[], Estimate]) -> Estimate:
-        if key not in self._known:
-            self.tell(f"timing {label}")
-            try:
-                self._known[key] = call()
-            except JobFailed as failure:
-                self._known[key] = Estimate(None, None, str(failure))
-            except NotDefined as reason:
-                self._known[key] = Estimate(None, None, str(reason), excluded=True)
-        return self._known[key]
+def set_cost(job: DistillJob, estimator: Estimator) -> Estimate:
+    """Estimate the distillation of a set."""
+    return estimator.of_set(job.resolved(), job.data.load(), job=job)
 
 
-def _images(each: Planned, synset: SynSet | None) -> int:
-    """Number of images that a student trains on: the set's, where it is known, or what its budget says."""
-    if synset is not None:
-        return training_count(synset)
-    job = each.cell.made
-    assert job is not None
-    budget, dataset = job.resolved().budget, job.data.load()
-    if budget.ipc is not None:
-        return budget.ipc * len(dataset.class_names)
-    return max(1, round((budget.fraction or 1.0) * len(dataset.train)))
+def student_cost(each: Planned, estimator: Estimator) -> Estimate:
+    """Estimate one training and test, by the recipe of the set, or of the set that a baseline takes its recipe from."""
+    cell = each.cell
+    job = cell.lender if isinstance(cell.lender, DistillJob) else cell.made
+    recipe = None if job is None else job.resolved()
+    return estimator.of_student(recipe, cell.data.load(), cell.protocol, cell.network, synset=cell.known_set())

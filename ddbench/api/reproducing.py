@@ -1,25 +1,23 @@
 """Calls that run a paper's table and compare it with the records."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ddbench.api.planning import plan
 from ddbench.api.running import run_all_cells
 from ddbench.data.registry import dataset_names
-from ddbench.errors import JobFailed, NotDefined, UsageError
-from ddbench.jobs.estimate import Estimate, Foreseen, estimate_distill, estimate_student, foresee
+from ddbench.errors import NotDefined, UsageError
+from ddbench.jobs.estimate import Estimate, Estimator, cached_stages
 from ddbench.jobs.job import DataName, finished
 from ddbench.jobs.pool import Engine
-from ddbench.jobs.probe import Enough, Peek
 from ddbench.jobs.sweep import Report
 from ddbench.progress import Reporter
 from ddbench.records.store import RecordStore
-from ddbench.report.papers import figures_of, find_paper, papers
+from ddbench.report import papers
+from ddbench.report.papers import figures_of, find_paper
 from ddbench.report.reproduce import Choice, Compared, Item, chosen_figures, compare, items_of, reduced_items
 from ddbench.settings import results_dir
 from ddbench.training.compute import Compute
@@ -90,7 +88,7 @@ def reproduce(
     Raises:
         UsageError: an unknown paper, method, cell or network, or a choice that leaves none.
     """
-    known = papers()
+    known = papers.papers()
     key, own = find_paper(paper, known)
     have = list(dict.fromkeys(figure.method for figure in figures_of(key, known[key])))
     names = have if methods == "all" else list(methods) if methods else [name for name in own if name in have]
@@ -138,7 +136,8 @@ class Cost:
         cached: sets that are made already.
         stages: cached entries of each stage of the first set that is missing.
         missing: trainings that are not recorded.
-        foreseen: estimate of one set and of one student; None: there is none.
+        making: estimate of one set; None: nothing is known of the cell.
+        student: estimate of one student, likewise.
         draws: sets, made or not.
     """
 
@@ -146,17 +145,17 @@ class Cost:
     cached: int = 0
     stages: dict[str, list[int]] = field(default_factory=dict)
     missing: int = 0
-    foreseen: Foreseen | None = None
+    making: Estimate | None = None
+    student: Estimate | None = None
     draws: int = 1
 
     def seconds(self) -> float | None:
         """Seconds for the sets and students that are missing; None without estimate."""
-        if self.foreseen is None or self.excluded:
+        if self.making is None or self.student is None or self.excluded:
             return None
-        distill, student = self.foreseen.distill.seconds, self.foreseen.student.seconds
-        if distill is None or student is None:
+        if self.making.seconds is None or self.student.seconds is None:
             return None
-        return self.sets * distill + self.missing * student
+        return self.sets * self.making.seconds + self.missing * self.student.seconds
 
     @property
     def sets(self) -> int:
@@ -166,17 +165,15 @@ class Cost:
     @property
     def excluded(self) -> str | None:
         """Reason why a definition excludes the cell, if one does."""
-        both = (self.foreseen.distill, self.foreseen.student) if self.foreseen else ()
-        return next((each.basis for each in both if each.excluded), None)
+        return next((each.basis for each in (self.making, self.student) if each and each.excluded), None)
 
     def memory(self) -> int:
         """Bytes of the larger of the two; 0 without estimate."""
-        both = (self.foreseen.distill, self.foreseen.student) if self.foreseen else ()
-        return max((each.peak_memory or 0 for each in both), default=0)
+        return max((each.peak_memory or 0 for each in (self.making, self.student) if each), default=0)
 
     def plain(self) -> dict[str, Any]:
         """The cost as plain data."""
-        foreseen = self.foreseen
+        making, student = self.making, self.student
         return {
             **self.item.plain(),
             "not_run": self.item.why,
@@ -185,51 +182,25 @@ class Cost:
             "stages": self.stages,
             "trainings_missing": self.missing,
             "seconds": self.seconds(),
-            "seconds_distill": foreseen and foreseen.distill.seconds,
-            "seconds_student": foreseen and foreseen.student.seconds,
+            "seconds_distill": making and making.seconds,
+            "seconds_student": student and student.seconds,
             "memory": self.memory() or None,
-            "basis": foreseen and {"distill": foreseen.distill.basis, "student": foreseen.student.basis},
+            "basis": making and student and {"distill": making.basis, "student": student.basis},
         }
 
 
-def cost_of(item: Item, table: Reproduction, *, retry_failed: bool, tell: Callable[[str], None]) -> Cost:
-    """Find what is cached, missing and foreseen of an item; nothing is run. `tell` takes lines on what is being timed."""
+def item_cost(item: Item, table: Reproduction, estimator: Estimator, *, retry_failed: bool = False) -> Cost:
+    """Find what is cached and missing of an item, and estimate it; nothing is run."""
     choice = table.choice
     cost = Cost(item, draws=len(choice.synthesis_seeds), missing=len(choice.seeds) * len(choice.synthesis_seeds))
     if item.recipe is None or item.source is None:
         return cost
-    if item.cells:
+    first = item.cells[0].made if item.cells else None
+    if first is not None:
         cost.cached = sum(cell.made is not None and finished(cell.made) is not None for cell in item.cells)
         cost.missing = sum(len(plan(cell, table.store, retry_failed=retry_failed).missing) for cell in item.cells)
-        cost.stages = _stages_of(item, choice) if cost.sets else {}
-    cost.foreseen = foresee(
-        item.recipe, item.source, item.protocol, item.network, choice.compute, cached=cost.stages, tell=tell
-    ) or _probed(item, choice, tell)
+        with suppress(NotDefined):  # the estimate says so
+            cost.stages = cached_stages(first) if cost.sets else {}
+    cost.making = estimator.of_set(item.recipe, item.source, job=first, cached=cost.stages)
+    cost.student = estimator.of_student(item.recipe, item.source, item.protocol, item.network)
     return cost
-
-
-def _stages_of(item: Item, choice: Choice) -> dict[str, list[int]]:
-    """Cached entries of the stages that the first distillation would open, by name; a method that fails early has none."""
-    assert item.recipe is not None and item.source is not None
-    device = torch.device(choice.compute.device)
-    peek = Peek(item.source, item.recipe.budget, item.recipe.network, choice.synthesis_seeds[0], device)
-    with suppress(Enough, Exception):  # what a method does without its stages' content is its own affair
-        item.recipe.method.distill(peek, item.recipe.hyper)
-    return peek.stages
-
-
-def _probed(item: Item, choice: Choice, tell: Callable[[str], None]) -> Foreseen | None:
-    """Estimates by short timed runs, for a method that states no costs; None where the data are not here."""
-    if not item.cells or item.cells[0].made is None or item.source is None or item.recipe is None:
-        return None
-    tell(f"timing {item.words()}")
-    budget, dataset = item.recipe.budget, item.source
-    images = (budget.ipc or 0) * len(dataset.class_names) or max(1, round((budget.fraction or 1) * len(dataset.train)))
-    try:
-        distill = estimate_distill(item.cells[0].made)
-        student = estimate_student(item.cells[0].data, item.protocol, item.network, images, choice.compute)
-    except NotDefined as reason:
-        distill = student = Estimate(None, None, str(reason), excluded=True)
-    except JobFailed as failure:
-        distill = student = Estimate(None, None, str(failure))
-    return Foreseen(distill, student)

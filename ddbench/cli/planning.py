@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ddbench.api.planning import Estimator, Planned, plan
+from ddbench.api.planning import Planned, plan, set_cost, student_cost
 from ddbench.api.running import with_lender
 from ddbench.cli.output import print_facts, say
-from ddbench.jobs.estimate import Estimate
+from ddbench.jobs.estimate import Estimate, Estimator
 from ddbench.jobs.job import DistillJob, cached_set, finished
 from ddbench.jobs.sweep import Sweep, changes
 from ddbench.records.store import RecordStore
@@ -17,7 +17,7 @@ from ddbench.report.format import counted, duration, plain, size
 def print_distillation(job: DistillJob, *, quiet: bool = False) -> None:
     """The dry run of `distill`."""
     _print_recipes([job])
-    _print_job(job, Estimator(lambda text: say(text, quiet=quiet)))
+    _print_job(job, Estimator(job.compute, lambda text: say(text, quiet=quiet)))
 
 
 def print_plan(
@@ -33,7 +33,7 @@ def print_plan(
     """The dry run of a grid on stdout: recipes once each, then every set with its trainings, then the sums."""
     cells, store = with_lender(grid.cells(), borrow), RecordStore(results)
     plans = [plan(cell, store, retry_failed=retry_failed, again=again) for cell in cells]
-    estimator = Estimator(lambda text: say(text, quiet=quiet))
+    estimator = Estimator(grid.compute, lambda text: say(text, quiet=quiet))
     jobs = list(dict.fromkeys(each.cell.made for each in plans if each.cell.made))
     _print_recipes(jobs)
     needed = {job for each in plans for job in (each.sets() if not each.excluded else [each.cell.made])}
@@ -52,7 +52,7 @@ def print_plan(
 
 def _defined(each: Planned, estimator: Estimator) -> Planned:
     """A plan without trainings where its method turns out to exclude the cell."""
-    reason = next((cost.basis for cost in map(estimator.distilling, each.sets()) if cost.excluded), None)
+    reason = next((cost.basis for job in each.sets() if (cost := set_cost(job, estimator)).excluded), None)
     return each if reason is None else replace(each, missing=(), excluded=reason, snapshots=0)
 
 
@@ -74,7 +74,7 @@ def _print_job(job: DistillJob, estimator: Estimator, *, needed: bool = True, ag
     if not needed:
         print(f"{job.label()}: set is not cached, and not needed")
         return
-    cost, why = estimator.distilling(job), "again, " if again else "again for its snapshots, "
+    cost, why = set_cost(job, estimator), "again, " if again else "again for its snapshots, "
     made = "" if cached_set(job) is None else why
     print(f"{job.label()}: {f'n/a, {cost.basis}' if cost.excluded else f'set is to be made, {made}{_cost(cost)}'}")
 
@@ -93,13 +93,13 @@ def _training(each: Planned, estimator: Estimator) -> str:
         )
     if each.snapshots:
         parts.append(f"{counted(each.snapshots, 'training')} on snapshots")
-    return f"{head} {' and '.join(parts)}, each {_cost(estimator.studying(each))}"
+    return f"{head} {' and '.join(parts)}, each {_cost(student_cost(each, estimator))}"
 
 
 def _print_sums(plans: Sequence[Planned], workers: int, estimator: Estimator) -> None:
     sets = {job.path: job for each in plans for job in each.sets()}.values()
-    costs = [estimator.distilling(job) for job in sets]
-    costs += [estimator.studying(each) for each in plans for _ in range(len(each.missing) + each.snapshots)]
+    costs = [set_cost(job, estimator) for job in sets]
+    costs += [student_cost(each, estimator) for each in plans for _ in range(len(each.missing) + each.snapshots)]
     trainings = len(costs) - len(sets)
     print(f"\nTo do: {counted(len(sets), 'set')}, {counted(trainings, 'training')}. Nothing was run or written.")
     if costs:

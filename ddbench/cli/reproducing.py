@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 import ddbench
-from ddbench.api.reproducing import Cost, Reproduction, cost_of
+from ddbench.api.reproducing import Cost, Reproduction, item_cost
 from ddbench.cli import options as o
 from ddbench.cli.output import print_json, print_prose, print_table, progress, say, table_format, tell
 from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
+from ddbench.jobs.estimate import Estimator
 from ddbench.report.format import duration, size
 from ddbench.report.renderers import DASH
 from ddbench.report.verdict import grids, render
@@ -126,9 +127,8 @@ def print_comparison(table: Reproduction, form: str) -> None:
 def print_costs(table: Reproduction, *, retry_failed: bool, as_json: bool, quiet: bool) -> None:
     """Every cell once: recipe, hash, what is cached, device hours and memory; nothing is run."""
     distinct = {item.key(): item for item in table.items}.values()
-    lines = [
-        cost_of(item, table, retry_failed=retry_failed, tell=lambda text: say(text, quiet=quiet)) for item in distinct
-    ]
+    estimator = Estimator(table.choice.compute, lambda text: say(text, quiet=quiet))
+    lines = [item_cost(item, table, estimator, retry_failed=retry_failed) for item in distinct]
     if as_json:
         print_json([line.plain() for line in lines])
         return

@@ -21,7 +21,7 @@ from ddbench.errors import JobFailed, UsageError
 from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs import job as jobs
-from ddbench.jobs.estimate import estimate_distill
+from ddbench.jobs.estimate import probed
 from ddbench.jobs.job import DataName, DistillJob, cached_set, distill_job, finished
 from ddbench.jobs.sweep import Sweep
 from ddbench.records.record import Record, Snapshot
@@ -144,7 +144,7 @@ def test_nobody_asks_nothing_is_made(toys):
 
 
 def test_a_dry_run_keeps_none(toys):
-    estimate_distill(a_job(snapshots=HALVES))
+    probed(a_job(snapshots=HALVES))
     assert not a_job().snapshot_folder.exists()
 
 
