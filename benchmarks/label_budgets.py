@@ -26,7 +26,8 @@ from ddbench.records.record import Record
 from ddbench.records.store import RecordStore
 from ddbench.report.format import between, percent
 from ddbench.report.frame import results_frame
-from ddbench.report.plots import accuracy_against_label_bytes, save
+from ddbench.report.plots.label_bytes import accuracy_against_label_bytes
+from ddbench.report.plots.style import save
 from ddbench.synset.label_compression import Packing
 from ddbench.synset.synset import SynSet
 from ddbench.synset.synset import save as save_set

@@ -22,7 +22,7 @@ from ddbench.records.store import budget_label, budget_size
 from ddbench.report.baselines import FULL
 from ddbench.report.frame import COMPARED, left_out, pooled, protocol_label
 from ddbench.report.papers import OWN, Figure, Paper, figures_of
-from ddbench.report.significance import compared
+from ddbench.report.significance import compare
 from ddbench.report.tables import row_labels
 
 from .entries import RANKED, STANDINGS, Entry, Standing
@@ -147,7 +147,7 @@ def _ranked(ranked: pd.DataFrame) -> dict[str, tuple[int, int, int]]:
     alone = dict.fromkeys(ranked.loc[sizes == 1, "group"], (1, 1, 1)) if len(ranked) else {}
     if not len(ranked) or not (sizes > 1).any():
         return alone
-    table = compared(ranked, "ranks")
+    table = compare(ranked, "ranks")
     found = zip(table["group"], table["first"], table["last"], table["cells"], strict=True)
     return alone | {group: (int(first), int(last), int(count)) for group, first, last, count in found}
 

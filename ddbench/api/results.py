@@ -1,6 +1,6 @@
 """Calls that read records and sets: tables, scores, comparisons, plots, facts. Records are read without torch."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,15 @@ from ddbench.errors import UsageError
 from ddbench.records.store import read_record, read_records
 from ddbench.report import significance, tables
 from ddbench.report.commands import commands_again
-from ddbench.report.frame import results_frame
+from ddbench.report.frame import left_out, results_frame
+from ddbench.report.plots.registry import plot as draw_plot
 from ddbench.report.score_table import data, score_table
 
 if TYPE_CHECKING:
     pass
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Folders = Sequence[Path | str] | Path | str | None
 
@@ -104,7 +108,41 @@ def compare(
     Raises:
         UsageError: see `table`; nothing to compare; a level outside (0, 1).
     """
-    return significance.compared(table(results, **chosen), view, against=against, alpha=alpha)
+    return significance.compare(table(results, **chosen), view, against=against, alpha=alpha)
+
+
+def plot(
+    kind: str | None = None,
+    results: Folders = None,
+    *,
+    ipc: int | None = None,
+    fraction: float | None = None,
+    sets: Sequence[Path | str] = (),
+    say: Callable[[str], object] = lambda text: None,
+    **chosen: Any,
+) -> "Figure":
+    """Draw one plot of records, or the images of sets.
+
+    Args:
+        kind: a name of `ddbench.report.plots.registry.PLOTS`; None: "ipc" where there are several, else "bars".
+        results: see `table`.
+        ipc: budget, of a plot of one budget; or
+        fraction: of the training images.
+        sets: for "images": files of sets, and folders of them; no records are read.
+        say: called with a line on what was left out, or chosen among several student networks.
+        chosen: as for `table`; what a plot shows one of, such as a protocol, must be chosen where the records have several.
+
+    Raises:
+        UsageError: see `table`; an unknown kind, a choice that is left open, nothing to show.
+    """
+    if kind == "images":
+        from ddbench.report.plots.images import images_of  # imports torch
+
+        return images_of([Path(path) for path in sets], next(iter(chosen.get("datasets") or ()), None))
+    frame = table(results, **chosen)
+    if line := left_out(frame):
+        say(line)
+    return draw_plot(frame, kind, ipc=ipc, fraction=fraction, say=say)
 
 
 def show(file: Path | str) -> dict[str, Any]:

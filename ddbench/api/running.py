@@ -22,7 +22,7 @@ from ddbench.jobs.sweep import Cell, Report, Sweep, run_cells
 from ddbench.progress import Reporter
 from ddbench.records.record import Record
 from ddbench.records.store import RecordStore, read_record
-from ddbench.report.set_images import draw_set
+from ddbench.report.pictures import draw_set
 from ddbench.settings import cache_dir, results_dir
 from ddbench.synset import label_compression
 from ddbench.synset.label_compression import Packing

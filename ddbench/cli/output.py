@@ -18,7 +18,8 @@ from rich.text import Text
 
 from ddbench.errors import unknown
 from ddbench.progress import LineReporter, Reporter, TerminalReporter
-from ddbench.report.renderers import DASH, Grid, blocks, plain_table, rich_table
+from ddbench.report.format import DASH
+from ddbench.report.renderers import FORMATS, Grid, blocks, plain_table, rich_table
 from ddbench.system.files import write_atomic
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from ddbench.jobs.sweep import Report
     from ddbench.records.record import Record
-
-FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 
 
 def console() -> Console:

@@ -12,8 +12,7 @@ from ddbench.cli.output import print_json, print_prose, print_table, progress, s
 from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.estimate import Estimator
-from ddbench.report.format import duration, size
-from ddbench.report.renderers import DASH
+from ddbench.report.format import DASH, duration, size
 from ddbench.report.verdict import grids, render
 from ddbench.settings import default_workers
 

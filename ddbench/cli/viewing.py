@@ -1,39 +1,132 @@
-"""Plots of records and sets."""
+"""Tables and plots of records."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
-from matplotlib.figure import Figure
 
 import ddbench
+from ddbench.api.results import scored
 from ddbench.cli import options as o
-from ddbench.cli.output import say, say_left_out
-from ddbench.data.registry import load_dataset
+from ddbench.cli.output import explain_columns, print_cells, print_grids, say, say_left_out, table_format, write_table
 from ddbench.errors import UsageError, unknown
-from ddbench.records.store import budget_label
-from ddbench.report import plots
-from ddbench.report.baselines import soft_twins
-from ddbench.report.set_images import images_of_set
-from ddbench.synset.synset import load
+from ddbench.report import columns, score_table, significance, tables
+from ddbench.report.plots import SUFFIXES
+from ddbench.report.plots.registry import PLOTS, plot_all
+from ddbench.report.plots.style import save
 from ddbench.system.environment import cores
 from ddbench.system.files import check_writable
 
-KINDS = {
-    "ipc": "what does more IPC buy?",
-    "bytes": "what does a byte buy?",
-    "seconds": "what does a second of distillation buy?",
-    "bars": "who is best at one budget?",
-    "students": "does it transfer across networks?",
-    "labels": "how far are hard and soft labels apart?",
-    "label-bytes": "what does a byte of labels buy?",
-    "weights": "does the ranking survive another LRS weight?",
-    "curves": "when is a distillation done?",
-    "images": "what do the images look like?",
-}
-"""Every kind of plot and the question that it answers."""
+
+@o.command(
+    "ddbench table --dataset digits --protocol hard-v1",
+    "ddbench table --results ddbench-demo/records --format latex --out table.tex",
+    "ddbench table --protocol hard-v1 --view variance",
+)
+def table(
+    chosen: o.RecordFlags,
+    how: o.TableFlags,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            "--view",
+            metavar="NAME",
+            help="pivot; long: a row per cell (default for csv and json); variance: its parts; networks: by student.",
+        ),
+    ] = None,
+    superseded: o.Superseded = False,
+) -> None:
+    """Make a table of records, with 95 % intervals.
+
+    In csv and json all views but pivot are data: every column, accuracies as fractions.
+    """
+    form = table_format(how.form, how.as_json)
+    view = view or ("long" if form in ("csv", "json") else "pivot")
+    if view not in tables.VIEWS:
+        raise unknown("view", view, tables.VIEWS)
+    if how.explain:
+        more = {"variance": columns.VARIANCE, "networks": columns.NETWORKS}
+        explain_columns(columns.CELL | more.get(view, {}), as_json=form == "json")
+        return
+    frame = ddbench.table(**chosen.chosen(), superseded=superseded)
+    if form in ("csv", "json"):  # in other formats a footnote says it
+        say_left_out(frame)
+    if how.out is None and form == "terminal":
+        print_cells(frame, view)
+    else:
+        write_table(tables.render(frame, form, view), how.out)
+
+
+@o.command(
+    "ddbench scores --dataset digits",
+    "ddbench scores --results ddbench-demo/records --format csv --out scores.csv",
+)
+def scores(
+    chosen: o.RecordFlags,
+    how: o.TableFlags,
+    weight: Annotated[float, typer.Option("--weight", metavar="W", help="Weight of IOR in LRS; of -HLR: 1 - W.")] = 0.5,
+    ars_weight: Annotated[
+        float, typer.Option("--ars-weight", metavar="W", help="Weight of the augmented protocol in ARS.")
+    ] = 0.5,
+) -> None:
+    """Score sets from records: HLR, IOR, LRS, ARS, and accuracy per cost.
+
+    A row per method, data set, budget and student network. Baselines are found among the records that --dataset,
+    --protocol and --network leave; what a score lacks is named with the command that makes it.
+    """
+    form = table_format(how.form, how.as_json)
+    if how.explain:
+        explain_columns(columns.SCORES, as_json=form == "json")
+        return
+    words = chosen.chosen()
+    methods = words.pop("methods")
+    frame = ddbench.table(**words)
+    say_left_out(frame)
+    table = scored(frame, methods=methods, weight=weight, ars_weight=ars_weight)
+    if how.out is None and form == "terminal":
+        pieces = [score_table.grid(piece) for _, piece in table.groupby(["dataset", "student"], sort=False)]
+        print_grids([score_table.grid(table)], lambda: pieces, compact=True)
+    else:
+        write_table(score_table.render(table, form), how.out)
+
+
+@o.command(
+    "ddbench compare --dataset digits --protocol hard-v1",
+    "ddbench compare --dataset digits --view pairs --against random",
+)
+def compare(
+    chosen: o.RecordFlags,
+    how: o.TableFlags,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            "--view",
+            metavar="NAME",
+            help="ranks, or pairs (default: ranks, and pairs too where one column is left; pairs for csv and json).",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="METHOD", help="Only pairs with this method, corrected for these."),
+    ] = None,
+    alpha: Annotated[float, typer.Option("--alpha", metavar="A", help="Level of the verdicts.")] = 0.05,
+    superseded: o.Superseded = False,
+) -> None:
+    """Compare methods within each column, corrected for many comparisons.
+
+    A column is one data set, protocol, student network and budget. Pairs: difference, interval, p, p adjusted by Holm.
+    Ranks are ranges: methods that do not differ significantly share them.
+    """
+    form = table_format(how.form, how.as_json)
+    if how.explain:
+        explain_columns(columns.RANKS if view == "ranks" else columns.PAIRS, as_json=form == "json")
+        return
+    frame = ddbench.table(**chosen.chosen(), superseded=superseded)
+    say_left_out(frame)
+    if how.out is None and form == "terminal":
+        print_grids(significance.grids(frame, view, against=against, alpha=alpha))
+    else:
+        write_table(significance.render(frame, form, view, against=against, alpha=alpha), how.out)
 
 
 @o.command(
@@ -48,7 +141,7 @@ def plot(
         typer.Option(
             "--kind",
             metavar="NAME",
-            help="What a single file answers. " + " ".join(f"{kind}: {asks}" for kind, asks in KINDS.items()),
+            help="What a single file answers. " + " ".join(f"{kind}: {each.question}" for kind, each in PLOTS.items()),
         ),
     ] = None,
     ipc: Annotated[int | None, typer.Option("--ipc", metavar="N", help="Budget, for what is drawn of one.")] = None,
@@ -70,116 +163,26 @@ def plot(
 
     A folder gets every plot that the records allow; a file gets the one that --kind and the other flags choose.
     """
-    single = out.suffix.lower() in plots.SUFFIXES
-    if kind is not None and kind not in KINDS:
-        raise unknown("plot kind", kind, KINDS)
+    single = out.suffix.lower() in SUFFIXES
+    if kind is not None and kind not in PLOTS:
+        raise unknown("plot kind", kind, PLOTS)
     if kind is not None and not single:
-        raise UsageError(f"--kind {kind} makes one plot: --out FILE with one of {', '.join(plots.SUFFIXES)} is needed")
+        raise UsageError(f"--kind {kind} makes one plot: --out FILE with one of {', '.join(SUFFIXES)} is needed")
     if not single and out.suffix and not out.is_dir():
-        raise UsageError(f"--out {out}: a plot is written as one of {', '.join(plots.SUFFIXES)}, or give a folder")
+        raise UsageError(f"--out {out}: a plot is written as one of {', '.join(SUFFIXES)}, or give a folder")
     if (kind == "images") != (sets is not None):
         raise UsageError("--kind images draws the sets that --sets FILES|DIR names, and no other kind does")
-    if sets is not None:
-        figure = _images_of(sets, chosen.dataset)
-        check_writable(out)
-        print(plots.save(figure, out))
-        return
-    frame = ddbench.table(**chosen.chosen())
-    say_left_out(frame)
     check_writable(out if single else out / "plot")
     if single:
-        written = [plots.save(_one_plot(frame, kind, ipc, fraction), out)]
+        figure = ddbench.plot(
+            kind, **chosen.chosen(), ipc=ipc, fraction=fraction, sets=o.listed(sets, "--sets") or (), say=say
+        )
+        written = [save(figure, out)]
     else:
-        written = plots.plot_all(frame, out, (".png",), workers=cores())
+        frame = ddbench.table(**chosen.chosen())
+        say_left_out(frame)
+        written = plot_all(frame, out, [".png"], workers=cores())
     if not written:
         raise UsageError("nothing to plot: the chosen records hold no accuracy")
     for path in written:
         print(path)
-
-
-def _one_plot(frame: pd.DataFrame, kind: str | None, ipc: int | None, fraction: float | None) -> Figure:
-    """The plot that the flags choose; UsageError where they leave several."""
-    good = frame[frame["status"] == "ok"]
-    watched = good[good["snapshots"].map(bool)]
-    if kind == "curves" and len(watched):
-        good = watched
-    kind = kind or ("ipc" if good["ipc"].nunique() > 1 else "bars")
-    dataset = _single(good, "dataset", "--dataset")
-    if kind == "bars":
-        return plots.bars(frame, dataset, _budget(good, ipc, fraction))
-    if kind in ("labels", "weights"):
-        return _of_labels(frame, kind, dataset, _budget(good, ipc, fraction))
-    protocol = _single(good, "protocol", "--protocol")
-    if kind == "students":
-        return plots.accuracy_by_student(frame, dataset, protocol, _budget(good, ipc, fraction))
-    student = _student(good)
-    against: dict[str, Callable[[pd.DataFrame, str, str, str], Figure]] = {
-        "ipc": plots.accuracy_against_ipc,
-        "bytes": plots.accuracy_against_bytes,
-        "seconds": plots.accuracy_against_seconds,
-        "label-bytes": plots.accuracy_against_label_bytes,
-    }
-    if kind == "curves":
-        figure = plots.learning_curves(frame, dataset, protocol, student, _budget(good, ipc, fraction))
-    else:
-        figure = against[kind](frame, dataset, protocol, student)
-    _say_student(good)
-    return figure
-
-
-def _of_labels(frame: pd.DataFrame, kind: str, dataset: str, budget: str) -> Figure:
-    """The plots that read several protocols: those of the one hard family among the records."""
-    twins = soft_twins(frame.loc[frame["status"] == "ok", "protocol"])
-    if len(twins) != 1:
-        raise UsageError(f"one plot reads one hard protocol: choose with --protocol among {', '.join(twins) or 'none'}")
-    ((hard, soft),) = twins.items()
-    if kind == "weights":
-        return plots.lrs_against_weight(frame, dataset, budget, hard)
-    return plots.hard_and_soft(frame, dataset, budget, hard, soft)
-
-
-def _budget(cells: pd.DataFrame, ipc: int | None, fraction: float | None) -> str:
-    """The budget that the flags name, or the only one that there is."""
-    if ipc is not None or fraction is not None:
-        return budget_label({"ipc": ipc} if ipc is not None else {"fraction": fraction})
-    return _single(cells[cells["budget"] != "all"], "budget", "--ipc")
-
-
-def _images_of(text: str, dataset: str | None) -> Figure:
-    """Sets of one data set side by side, named by their methods, or by their files where those are not enough."""
-    given = [Path(word) for word in o.words(text, "--sets")]
-    files = [file for path in given for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]
-    sets = {file: load(file) for file in files}
-    names = {synset.dataset for synset in sets.values()}
-    if len(names) != 1:
-        raise UsageError(f"--sets: sets of one data set are needed, these are of {', '.join(sorted(names)) or 'none'}")
-    data = load_dataset(dataset or names.pop())
-    methods = [synset.provenance.method for synset in sets.values()]
-    alike = len(set(methods)) < len(methods)
-    rows = {
-        file.stem if alike else synset.provenance.method: images_of_set(synset, data)[:2]
-        for file, synset in sets.items()
-    }
-    return plots.images_side_by_side(rows, data.class_names, data.id)
-
-
-def _student(cells: pd.DataFrame) -> str:
-    """The only student network, or else the one that most cells have; UsageError where that leaves several."""
-    counts = cells["student"].value_counts()
-    if len(counts) < 2 or counts.iloc[0] == counts.iloc[1]:
-        return _single(cells, "student", "--network")
-    return str(counts.index[0])
-
-
-def _say_student(cells: pd.DataFrame) -> None:
-    """Tell which of several was drawn."""
-    first, *others = cells["student"].value_counts().index
-    if others:
-        say(f"students of {first}, which has most of the cells; --network draws another of {', '.join(sorted(others))}")
-
-
-def _single(frame: pd.DataFrame, column: str, flag: str) -> str:
-    values = sorted(set(frame[column]))
-    if len(values) != 1:
-        raise UsageError(f"one plot shows one {column}: choose with {flag} among {', '.join(values) or 'none'}")
-    return str(values[0])

@@ -20,9 +20,11 @@ from ddbench.jobs.job import DataName, DistillJob, finished
 from ddbench.jobs.sweep import Cell, Report
 from ddbench.progress import Reporter
 from ddbench.records.store import RecordStore, read_record
-from ddbench.report import plots
 from ddbench.report.frame import results_frame
-from ddbench.report.set_images import draw_set, images_of_set
+from ddbench.report.pictures import as_seen, draw_set
+from ddbench.report.plots.images import images_side_by_side
+from ddbench.report.plots.registry import plot_all
+from ddbench.report.plots.style import save as save_plot
 from ddbench.report.tables import render
 from ddbench.synset.synset import SynSet, save
 from ddbench.system.files import check_writable, write_atomic
@@ -217,7 +219,7 @@ def run_demo(
     reporter.line("drawing")
     frame = results_frame([read_record(path) for path in report.records])
     files = _write_table(frame, out)
-    files += plots.plot_all(frame, out / "plots", (".png",), workers)
+    files += plot_all(frame, out / "plots", (".png",), workers)
     return DemoResult(report, files + _write_sets(chosen, out), chosen.left_out)
 
 
@@ -244,8 +246,8 @@ def _write_sets(chosen: ChosenSets, out: Path) -> list[Path]:
         save(synset, out / "sets" / f"{stem}.safetensors")
         picture = draw_set(synset, data, out / "pictures" / f"{stem}.png")
         written += [out / "sets" / f"{stem}.safetensors", picture]
-        rows[name] = images_of_set(synset, data)[:2]
+        rows[name] = as_seen(synset, data)[:2]
     if rows:
-        figure = plots.images_side_by_side(rows, data.class_names, f"{data.id}, the first image of each class")
-        written.append(plots.save(figure, out / "plots" / "images.png"))
+        figure = images_side_by_side(rows, data.class_names, f"{data.id}, the first image of each class")
+        written.append(save_plot(figure, out / "plots" / "images.png"))
     return written

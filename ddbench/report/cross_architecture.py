@@ -7,8 +7,8 @@ import pandas as pd
 
 from ddbench.records.statistics import combine
 from ddbench.report import columns
-from ddbench.report.format import budget_words, half, percent
-from ddbench.report.renderers import DAGGER, DASH, DDAGGER, Grid, Shown
+from ddbench.report.format import DAGGER, DASH, DDAGGER, budget_words, half, percent
+from ddbench.report.renderers import Grid, Shown
 
 PLACE = ["dataset", "protocol", "budget"]
 NUMBERS = ("top1_others", "low_others", "high_others")

@@ -115,7 +115,7 @@ def left_out(frame: pd.DataFrame) -> str | None:
     if not methods:
         return None
     names = ", ".join(sorted(set(methods)))
-    return f"Left out: {counted(len(methods), 'row')} of code that is no longer there ({names}); --former shows them."
+    return f"Left out: {counted(len(methods), 'row')} of former code, changed since ({names}); --former shows them."
 
 
 def protocol_label(record: Record) -> str:

@@ -4,13 +4,17 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import TYPE_CHECKING
+
+from ddbench.errors import unknown
+from ddbench.report.format import DAGGER, DASH, DDAGGER, MARK
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-DASH, DAGGER, DDAGGER, MARK = "—", "†", "‡", "*"
+FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,13 @@ def data_json(frame: "pd.DataFrame") -> str:
 def data_text(frame: "pd.DataFrame", form: str) -> str:
     """Data as "csv" or "json"."""
     return data_csv(frame) if form == "csv" else data_json(frame)
+
+
+def is_data(form: str) -> bool:
+    """Whether a format is read by programs rather than by people; UsageError unless it is one of `FORMATS`."""
+    if form not in FORMATS:
+        raise unknown("table format", form, FORMATS)
+    return form in ("csv", "json")
 
 
 def grids_text(tables: Sequence[Grid], form: str, width: int = 100) -> str:
@@ -199,23 +210,16 @@ WRITERS: dict[str, Callable[[Grid], str]] = {
 
 
 def _latex_level(table: Grid, level: int) -> str:
-    """One header line: equal neighbours span one column, with a rule below all levels but the last."""
-    last = level == len(table.headers[0]) - 1 if table.headers else True
-    texts, rules, start = [], [], 0
-    while start < len(table.headers):
-        stop = start + 1
-        while (
-            not last
-            and stop < len(table.headers)
-            and table.headers[stop][: level + 1] == table.headers[start][: level + 1]
-        ):
-            stop += 1
-        text = _escape(table.headers[start][level])
-        texts.append(text if last else f"\\multicolumn{{{stop - start}}}{{c}}{{{text}}}")
-        rules.append(f"\\cmidrule(lr){{{start + 2}-{stop + 1}}}")
-        start = stop
-    line = " & ".join([_escape(table.corner) if last else "", *texts]) + r" \\"
-    return line if last else line + "\n" + " ".join(rules)
+    """One header line: equal neighbors span one column, with a rule below all levels but the last."""
+    if not table.headers or level == len(table.headers[0]) - 1:
+        return " & ".join([_escape(table.corner), *(_escape(head[level]) for head in table.headers)]) + r" \\"
+    texts, rules, first = [""], [], 2
+    for names, spanned in groupby(table.headers, key=lambda head: head[: level + 1]):
+        width = len(list(spanned))
+        texts.append(f"\\multicolumn{{{width}}}{{c}}{{{_escape(names[-1])}}}")
+        rules.append(f"\\cmidrule(lr){{{first}-{first + width - 1}}}")
+        first += width
+    return " & ".join(texts) + r" \\" + "\n" + " ".join(rules)
 
 
 def _escape(text: str) -> str:

@@ -31,8 +31,8 @@ from ddbench.report.baselines import (
     random_command,
     whole_command,
 )
-from ddbench.report.format import budget_words, half, percent
-from ddbench.report.renderers import DAGGER, DASH, Grid, Shown
+from ddbench.report.format import DAGGER, DASH, budget_words, half, percent
+from ddbench.report.renderers import Grid, Shown, data_text, grids_text, is_data
 from ddbench.report.tables import row_labels
 
 _NUMBERS = (
@@ -211,6 +211,11 @@ def data(table: pd.DataFrame) -> pd.DataFrame:
     """The scores as plain data: columns `columns.SCORES`, what is missing as text."""
     missing = ["; ".join(map(str, found)) or None for found in table["missing"]]
     return table.assign(missing=pd.Series(missing, index=table.index, dtype=object))[list(columns.SCORES)]
+
+
+def render(table: pd.DataFrame, form: str = "terminal") -> str:
+    """The scores as text in one of `renderers.FORMATS`."""
+    return data_text(data(table), form) if is_data(form) else grids_text([grid(table)], form)
 
 
 def grid(table: pd.DataFrame) -> Grid:

@@ -8,12 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from ddbench.errors import unknown
 from ddbench.evaluation.protocol import find_protocol
-from ddbench.report.format import between, percent, signed
-from ddbench.report.renderers import DASH, Grid, Shown, data_text, grids_text
+from ddbench.report.format import DASH, between, percent, signed
+from ddbench.report.renderers import Grid, Shown, data_text, grids_text, is_data
 from ddbench.report.reproduce import RULE, Compared
-from ddbench.report.tables import FORMATS
 
 FULL = ("cell", "student", "paper %", "ours %", "difference", "n", "95 % interval", "verdict")
 REDUCED = ("cell", "recipe", "full setting's figure %", "ours %", "n", "95 % interval", "status")
@@ -36,10 +34,8 @@ def grids(title: str, compared: Sequence[Compared]) -> list[Grid]:
 
 
 def render(title: str, compared: Sequence[Compared], form: str) -> str:
-    """The tables as text in one of `ddbench.report.tables.FORMATS` but "terminal"; UsageError for another."""
-    if form not in FORMATS or form == "terminal":
-        raise unknown("table format", form, FORMATS)
-    if form in ("csv", "json"):
+    """The tables as text in one of `ddbench.report.renderers.FORMATS`; UsageError for another."""
+    if is_data(form):
         return data_text(pd.DataFrame(rows(compared), dtype=object), form)
     return grids_text(grids(title, compared), form)
 

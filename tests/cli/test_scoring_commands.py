@@ -109,9 +109,7 @@ def test_bad_comparisons_are_refused(quick):
 
 
 def test_table_has_the_views_variance_and_networks(quick):
-    assert "between syntheses" in " ".join(
-        done(ddbench("table", "--view", "variance", "--network", "mlp")).stdout.split()
-    )
+    assert "between sets" in " ".join(done(ddbench("table", "--view", "variance", "--network", "mlp")).stdout.split())
     rows = json.loads(done(ddbench("table", "--view", "variance", "--json")).stdout)
     assert all(row["std_between"] >= 0 and row["std_within"] >= 0 for row in rows) and len(rows) == 4
     text = done(ddbench("table", "--view", "networks")).stdout

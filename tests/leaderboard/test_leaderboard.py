@@ -29,7 +29,7 @@ from ddbench.records.record import Record
 from ddbench.records.store import RecordStore
 from ddbench.report import papers as reported
 from ddbench.report.frame import pooled, results_frame
-from ddbench.report.significance import compared
+from ddbench.report.significance import compare
 from ddbench.report.tables import pivot
 
 NETWORKS = {"student_network": "convnet-d3", "distill_network": "convnet-d3"}
@@ -155,7 +155,7 @@ def test_records_behind_a_cell_give_its_samples():
 
 def test_ranks_are_ranges_and_ties_share_them():
     found = {row.method: row for row in rows(entries(toy()), {}) if row.dataset == "digits" and row.status == "ok"}
-    table = compared(results_frame([each for each in toy() if each.dataset == "digits"]), "ranks")
+    table = compare(results_frame([each for each in toy() if each.dataset == "digits"]), "ranks")
     wanted = {row.method: (row.first, row.last) for row in table.itertuples()}
     assert {name: (row.first, row.last) for name, row in found.items()} == wanted
     assert found["random"].first <= 3 and found["random"].last == 4 == found["herding"].last

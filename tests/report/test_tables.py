@@ -14,10 +14,10 @@ from ddbench.errors import UsageError
 from ddbench.hashing import digest
 from ddbench.records.statistics import t_interval, variance_parts
 from ddbench.records.store import RecordStore
-from ddbench.report import columns
+from ddbench.report import columns, tables
 from ddbench.report.frame import bytes_total, label_bytes, label_form, results_frame
-from ddbench.report.renderers import Grid, Shown, blocks, grids_text
-from ddbench.report.tables import FORMATS, VIEWS, data, grids, pivot, render, row_labels
+from ddbench.report.renderers import FORMATS, Grid, Shown, blocks, grids_text
+from ddbench.report.tables import VIEWS, grids, pivot, render, row_labels
 
 
 def record(method="dm", ipc=1, values=(), *, teacher=None, setting=None, **changes):
@@ -96,13 +96,13 @@ MARKDOWN = """\
 | random | 51.0 ±12.7 | **90.8 ±3.2** | — |
 | whole | — | — | 99.0 |
 
-- ±: half of the 95 % t interval of the mean over evaluation seeds of one synthesis.
-- Runs behind a cell: 1 to 2, from 1 synthesis seed(s).
-- **bold**: the best of its column, and what is not told apart from it at 5 % (paired t, else Welch).
-- One run has no interval; between single runs nothing can be tested.
+- ±: 95 % confidence half-width (Student's t) over the evaluation seeds of a single set.
+- n = 1-2 runs (1 distilled set x evaluation seeds).
+- **bold**: the best of its column, and those that are not significantly different from it (p > 0.05; paired t test, else Welch's; not corrected).
+- A single run has no interval, and two single runs cannot be tested against each other.
 - †: a reduced recipe, cheaper than the published one.
-- n/a: the method's definition excludes the cell.
-- All cells: device cpu, precision float32, threads 1, build 2.9.0.
+- n/a: the method is not defined there.
+- All results: device cpu, precision float32, threads 1, build 2.9.0.
 """
 # By hand: with two values the half width is 12.706 * |a - b| / 2. At IPC 1 datadam is 0.10 and 0.11 below dm (paired
 # t = 21, p = 0.03), random 0.20 and 0.20; at IPC 10 random is 0.01 above and 0.015 below (t = 0.2): a tie.
@@ -142,7 +142,7 @@ def test_golden_terminal():
 def test_a_wide_pivot_is_cut_on_the_terminal_only():
     wide = [record("dm", ipc, [0.5], dataset=name) for ipc in (1, 2, 3, 4) for name in ("digits", "mnist", "svhn")]
     text = render(results_frame(wide), "terminal")
-    assert text.count("Top-1 accuracy") == 3 and text.count("All cells") == 1
+    assert text.count("Top-1 accuracy") == 3 and text.count("All results") == 1
     assert render(results_frame(wide), "markdown").count("Top-1 accuracy") == 1
 
 
@@ -151,8 +151,8 @@ def test_long_csv_and_json_are_fractions():
     rows = list(csv.DictReader(io.StringIO(render(frame, "csv", "long"))))
     data = json.loads(render(frame, "json", "long"))
     assert len(rows) == len(data) == len(frame)
-    for table in (rows, data):
-        dm = next(row for row in table if row["method"] == "dm" and str(row["ipc"]) == "1")
+    for found in (rows, data):
+        dm = next(row for row in found if row["method"] == "dm" and str(row["ipc"]) == "1")
         assert float(dm["top1"]) == pytest.approx(0.71)
     infer = next(row for row in data if row["method"] == "infer" and row["ipc"] == 1)
     assert (infer["top1"], infer["status"], infer["reason"]) == (None, "n/a", "needs two images per class")
@@ -352,7 +352,7 @@ def test_variance_view_shows_the_parts_as_standard_deviations():
 
 
 def test_variance_data_are_roots_of_the_parts():
-    frame = data(results_frame(nested()), "variance")
+    frame = tables.table(results_frame(nested()), "variance")
     parts = variance_parts(frame["samples"].iloc[0])
     row = frame.iloc[0]
     assert (row.std_total**2, row.std_between**2, row.std_within**2) == pytest.approx(
@@ -389,7 +389,7 @@ def test_networks_view_pivots_by_student_and_averages_the_others():
 
 
 def test_networks_data_repeat_the_mean_in_every_row():
-    frame = data(results_frame(crossed()), "networks")
+    frame = tables.table(results_frame(crossed()), "networks")
     assert len(frame) == 8
     dm, random = (frame[frame["method"] == name] for name in ("dm", "random"))
     assert set(dm["others"]) == {2} and set(random["others"]) == {3}
@@ -405,13 +405,13 @@ def test_networks_data_repeat_the_mean_in_every_row():
 
 def test_a_failed_network_leaves_no_mean():
     lost = without_set("dm", "failed", "diverged").model_copy(update={"student_network": "vgg11"})
-    frame = data(results_frame([*crossed(), lost]), "networks")
+    frame = tables.table(results_frame([*crossed(), lost]), "networks")
     assert frame["top1_others"].isna().all()
 
 
 def test_networks_of_different_methods_are_no_comparison_across_architectures():
     records = [record("dm", 1, [0.5]), record("mtt", 1, [0.6], student_network="mlp")]
-    assert data(results_frame(records), "networks").empty
+    assert tables.table(results_frame(records), "networks").empty
     assert "No method has several student networks" in render(results_frame(records), "markdown", "networks")
 
 
@@ -428,7 +428,7 @@ def test_networks_of_different_methods_are_no_comparison_across_architectures():
 )
 def test_csv_and_json_load_into_pandas_unchanged(view, documented):
     frame = results_frame([*toy(), *nested(), *crossed()])
-    made = data(frame, view)
+    made = tables.table(frame, view)
     read = {
         "csv": pd.read_csv(io.StringIO(render(frame, "csv", view))),
         "json": pd.read_json(io.StringIO(render(frame, "json", view))),

@@ -147,7 +147,7 @@ def test_a_table_leaves_out_former_code_and_says_so(own):
     old = code.of_method("own")
     own.edit("page.py", "images=images[where]", "images=0 * images[where]")
     run("--seeds", "2")
-    line = "Left out: 1 row of code that is no longer there (own); --former shows them."
+    line = "Left out: 1 row of former code, changed since (own); --former shows them."
     assert line in table() and "code" not in table().replace(line, "")
     shown = table("--former")
     assert "Left out" not in shown and f"own (code {old[:8]})" in shown
