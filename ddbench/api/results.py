@@ -42,7 +42,7 @@ def table(
         protocols: only these ("hard-v1") or these families ("hard").
         methods: only these.
         networks: only these student networks.
-        view: "long"; "variance" adds the parts of the variance; "networks" is a row per method and student network.
+        view: "long"; "pivot", "variance" or "networks" as in `ddbench.report.tables.table`.
         superseded: also records that a newer one supersedes.
         former: also rows of code that is no longer there.
 
@@ -59,7 +59,7 @@ def table(
         superseded=superseded,
         former=former,
     )
-    return tables.data(frame, view)
+    return tables.table(frame, view)
 
 
 def scores(

@@ -71,21 +71,6 @@ class Method:
     snapshots: bool = False
 
 
-def method_names() -> tuple[str, ...]:
-    """The names of all installed methods."""
-    return plugins.names(GROUP)
-
-
-def find_method(name: str) -> Method:
-    """The method registered under `name`; UsageError if there is none, or if what is registered is no method."""
-    found = plugins.find(GROUP, name)
-    if not isinstance(found, Method):
-        raise UsageError(
-            f"method {name!r}: its entry point gives {type(found).__name__}, not a ddbench.distillation.method.Method"
-        )
-    return found
-
-
 def declared_budgets(name: str) -> tuple[str, ...] | None:
     """The budgets of a method as its source says, which is read and not imported: importing a method imports torch.
 
@@ -109,3 +94,18 @@ def declared_budgets(name: str) -> tuple[str, ...] | None:
     except (ImportError, OSError, SyntaxError, ValueError):
         return None
     return None
+
+
+def method_names() -> tuple[str, ...]:
+    """The names of all installed methods."""
+    return plugins.names(GROUP)
+
+
+def find_method(name: str) -> Method:
+    """The method registered under `name`; UsageError if there is none, or if what is registered is no method."""
+    found = plugins.find(GROUP, name)
+    if not isinstance(found, Method):
+        raise UsageError(
+            f"method {name!r}: its entry point gives {type(found).__name__}, not a ddbench.distillation.method.Method"
+        )
+    return found

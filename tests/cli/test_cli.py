@@ -16,6 +16,7 @@ from command import ddbench, done
 from typer.main import get_command
 
 from ddbench.cli.app import COMMANDS, HOMES, app
+from ddbench.distillation.method import declared_budgets, find_method, method_names
 from ddbench.records.store import RecordStore
 from ddbench.report.format import component
 
@@ -73,6 +74,11 @@ def test_help_and_bad_input_load_nothing_heavy(words, heavy, code):
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.endswith("loaded []\n")
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_budgets_of_a_method_are_read_from_its_source(name):
+    assert declared_budgets(name) == find_method(name).budgets
 
 
 def test_version():
