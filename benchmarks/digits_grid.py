@@ -24,21 +24,19 @@ from pathlib import Path
 
 import torch
 
-from ddbench.api import setting
+from ddbench.api.planning import Planned, plan
+from ddbench.api.running import run_all_cells
 from ddbench.budget import Budget
-from ddbench.cli.output import progress, say
-from ddbench.cli.planning import Planned, Steady, missing_work, plan
-from ddbench.cli.running import tell
+from ddbench.cli.output import progress, say, tell
 from ddbench.distillation.method import find_method, method_names
 from ddbench.errors import NotDefined, UsageError, unknown
 from ddbench.jobs.estimate import Estimate, Estimator
 from ddbench.jobs.job import DataName, DistillJob
 from ddbench.jobs.steps import Steps, cost_of
-from ddbench.jobs.sweep import Cell, Sweep, run_cells
+from ddbench.jobs.sweep import Cell, Sweep
 from ddbench.records.record import Record
 from ddbench.records.store import RecordStore
 from ddbench.report.format import duration
-from ddbench.system.files import check_writable
 from ddbench.training.compute import Compute
 
 MEASURED = Path(__file__).parents[1] / "results" / "measured"
@@ -185,10 +183,8 @@ def dry_run(names: Sequence[str], store: RecordStore, how: Compute, workers: int
 def run(names: Sequence[str], store: RecordStore, how: Compute, workers: int, *, retry_failed: bool) -> int:
     """Run what is missing, part after part in one go; the exit code."""
     cells = [cell for name in names for cell in part(name, how)]
-    check_writable(store.root / "record")
     with progress(quiet=False) as reporter:
-        steady = Steady(reporter, missing_work(cells, store, retry_failed=retry_failed))
-        report = run_cells(cells, store, workers=workers, retry_failed=retry_failed, reporter=steady)
+        report = run_all_cells(cells, store, workers=workers, retry_failed=retry_failed, reporter=reporter)
     tell(report)
     return report.exit_code()
 
@@ -204,7 +200,7 @@ def main() -> int:
     parser.add_argument("--retry-failed", action="store_true")
     parser.add_argument("--dry-run", action="store_true", help="say what is missing and for how long; run nothing")
     args = parser.parse_args()
-    names, how, store = args.parts.split(","), setting(args.device, args.threads), RecordStore(args.results)
+    names, how, store = args.parts.split(","), Compute.here(args.device, args.threads), RecordStore(args.results)
     try:
         if args.dry_run:
             dry_run(names, store, how, args.workers)

@@ -17,7 +17,6 @@ from pathlib import Path
 import pandas as pd
 from pages import tell
 
-from ddbench.api import setting
 from ddbench.budget import Budget
 from ddbench.jobs.job import DataName
 from ddbench.jobs.sweep import Sweep, run_cells
@@ -25,6 +24,7 @@ from ddbench.progress import LineReporter
 from ddbench.records.statistics import Samples, equivalent
 from ddbench.records.store import RecordStore
 from ddbench.report.frame import results_frame
+from ddbench.training.compute import Compute
 
 HERE = Path(__file__).parent
 MARGINS = {"digits": 0.5}  # points; 1 for others
@@ -36,8 +36,8 @@ HEAD = (
 
 def measure(options: argparse.Namespace, store: RecordStore) -> None:
     """Train what is missing of both settings."""
-    plain = setting("cpu" if options.device is None else options.device, options.threads, "float32", "off")
-    other = setting(plain.device, options.threads, options.precision, options.compile)
+    plain = Compute.here("cpu" if options.device is None else options.device, options.threads, "float32", "off")
+    other = Compute.here(plain.device, options.threads, options.precision, options.compile)
     for how in (plain, other):
         grid = Sweep(
             methods=["random"],

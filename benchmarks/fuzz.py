@@ -32,7 +32,7 @@ from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import parse, published, read_hyper
 from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
-from ddbench.extras.submit import _appeal_problems, _claim_problems
+from ddbench.extras.submit import appeal_problems, claim_problems
 from ddbench.hashing import digest
 from ddbench.records.record import Record
 from ddbench.report.frame import results_frame
@@ -213,8 +213,8 @@ def read_a_record(raw: bytes, folder: Path) -> None:
     record = read_record(path)
     assert Record.from_json(record.to_json(), "again") == record
     record.key_hash()
-    list(_claim_problems(record))
-    list(_appeal_problems(record, {record.key_hash(): record}))
+    list(claim_problems(record))
+    list(appeal_problems(record, {record.key_hash(): record}))
     results_frame([record])
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ddbench.api import distill, pack_labels, setting
+from ddbench import distill, pack_labels
 from ddbench.jobs.job import DataName
 from ddbench.jobs.sweep import Cell, run_cells
 from ddbench.progress import LineReporter, Reporter
@@ -31,6 +31,7 @@ from ddbench.report.plots.style import save
 from ddbench.synset.label_compression import Packing
 from ddbench.synset.synset import SynSet
 from ddbench.synset.synset import save as save_set
+from ddbench.training.compute import Compute
 
 HERE = Path(__file__).parent
 PROTOCOL = "shipped-v1"
@@ -76,7 +77,7 @@ def _keep(synset: SynSet, path: Path) -> None:
 
 def evaluate(args: argparse.Namespace, paths: list[Path], store: RecordStore, reporter: Reporter) -> None:
     """Train the students that are missing."""
-    data, how = DataName(args.dataset, args.dataset_name), setting(args.device, args.threads)
+    data, how = DataName(args.dataset, args.dataset_name), Compute.here(args.device, args.threads)
     found = [
         Cell(data=data, file=path, protocol=PROTOCOL, seeds=tuple(range(args.seeds)), compute=how) for path in paths
     ]

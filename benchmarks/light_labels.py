@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ddbench.api import distill, evaluate
+from ddbench import distill, evaluate
 from ddbench.data.dataset import Dataset
 from ddbench.data.registry import load_dataset
 from ddbench.progress import LineReporter

@@ -1,76 +1,31 @@
-"""Results: tables and plots of records, and what is in a file."""
+"""Tables and plots of records."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+import ddbench
+from ddbench.api.results import scored
 from ddbench.cli import options as o
-from ddbench.cli.options import examples
-from ddbench.cli.output import print_cells, print_json, print_table, say
+from ddbench.cli.output import explain_columns, print_cells, print_grids, say, say_left_out, table_format, write_table
 from ddbench.errors import UsageError, unknown
-from ddbench.report.plots.registry import PLOTS
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command(
-        "table",
-        epilog=examples(
-            "ddbench table --dataset digits --protocol hard-v1",
-            "ddbench table --results ddbench-demo/records --format latex --out table.tex",
-            "ddbench table --protocol hard-v1 --view variance",
-        ),
-    )(table)
-    app.command(
-        "plot",
-        epilog=examples(
-            "ddbench plot --results ddbench-demo/records --out plots",
-            "ddbench plot --kind ipc --dataset digits --protocol hard-v1 --out figure.pdf",
-            "ddbench plot --kind images --sets ddbench-demo/sets --out images.png",
-        ),
-    )(plot)
-    app.command(
-        "show",
-        epilog=examples(
-            "ddbench show dm.safetensors --out dm.png", "ddbench show results/measured/digits/.../dm_....json"
-        ),
-    )(show)
+from ddbench.report import columns, score_table, significance, tables
+from ddbench.report.plots import SUFFIXES
+from ddbench.report.plots.registry import PLOTS, plot_all
+from ddbench.report.plots.style import save
+from ddbench.system.environment import cores
+from ddbench.system.files import check_writable
 
 
-Shown = Annotated[str | None, typer.Option("--dataset", "--datasets", metavar="NAMES", help="Only these data sets.")]
-ShownProtocols = Annotated[
-    str | None,
-    typer.Option(
-        "--protocol", "--protocols", metavar="NAMES", help="Only these protocols (hard-v1) or families (hard)."
-    ),
-]
-ShownMethods = Annotated[str | None, typer.Option("--methods", "--method", metavar="NAMES", help="Only these methods.")]
-ShownNetworks = Annotated[
-    str | None, typer.Option("--network", "--networks", metavar="NAMES", help="Only these student networks.")
-]
-Superseded = Annotated[bool, typer.Option("--superseded", help="Also records that a newer one supersedes.")]
-Former = Annotated[
-    bool, typer.Option("--former", help="Also rows of code that is no longer there: the method's, or the core's.")
-]
-Form = Annotated[str, typer.Option("--format", metavar="NAME", help="terminal, markdown, csv, latex or json.")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file, not to stdout.")]
-Explain = Annotated[
-    bool, typer.Option("--columns", help="Say what each column of the csv and json means; read nothing.")
-]
-
-
+@o.command(
+    "ddbench table --dataset digits --protocol hard-v1",
+    "ddbench table --results ddbench-demo/records --format latex --out table.tex",
+    "ddbench table --protocol hard-v1 --view variance",
+)
 def table(
-    results: o.ResultsToRead = None,
-    dataset: Shown = None,
-    protocol: ShownProtocols = None,
-    methods: ShownMethods = None,
-    network: ShownNetworks = None,
-    form: Form = "terminal",
+    chosen: o.RecordFlags,
+    how: o.TableFlags,
     view: Annotated[
         str | None,
         typer.Option(
@@ -79,101 +34,108 @@ def table(
             help="pivot; long: a row per cell (default for csv and json); variance: its parts; networks: by student.",
         ),
     ] = None,
-    superseded: Superseded = False,
-    former: Former = False,
-    out: Out = None,
-    explain: Explain = False,
-    as_json: o.Json = False,
+    superseded: o.Superseded = False,
 ) -> None:
     """Make a table of records, with 95 % intervals.
 
     In csv and json all views but pivot are data: every column, accuracies as fractions.
     """
-    from ddbench.report import columns, tables
-
-    form = checked_form(form, as_json)
+    form = table_format(how.form, how.as_json)
     view = view or ("long" if form in ("csv", "json") else "pivot")
     if view not in tables.VIEWS:
         raise unknown("view", view, tables.VIEWS)
-    if explain:
+    if how.explain:
         more = {"variance": columns.VARIANCE, "networks": columns.NETWORKS}
         explain_columns(columns.CELL | more.get(view, {}), as_json=form == "json")
         return
-    frame = read_cells(results, dataset, protocol, methods, network, superseded=superseded, former=former)
-    say_left_out(frame, noted=form not in ("csv", "json"))
-    if out is None and form == "terminal":
+    frame = ddbench.table(**chosen.chosen(), superseded=superseded)
+    if form in ("csv", "json"):  # in other formats a footnote says it
+        say_left_out(frame)
+    if how.out is None and form == "terminal":
         print_cells(frame, view)
     else:
-        deliver(tables.render(frame, form, view), out)
+        write_table(tables.render(frame, form, view), how.out)
 
 
-def checked_form(form: str, as_json: bool) -> str:
-    """The format of a table; UsageError for another."""
-    from ddbench.report.renderers import is_data
+@o.command(
+    "ddbench scores --dataset digits",
+    "ddbench scores --results ddbench-demo/records --format csv --out scores.csv",
+)
+def scores(
+    chosen: o.RecordFlags,
+    how: o.TableFlags,
+    weight: Annotated[float, typer.Option("--weight", metavar="W", help="Weight of IOR in LRS; of -HLR: 1 - W.")] = 0.5,
+    ars_weight: Annotated[
+        float, typer.Option("--ars-weight", metavar="W", help="Weight of the augmented protocol in ARS.")
+    ] = 0.5,
+) -> None:
+    """Score sets from records: HLR, IOR, LRS, ARS, and accuracy per cost.
 
-    form = "json" if as_json else form
-    is_data(form)
-    return form
-
-
-def deliver(text: str, out: Path | None) -> None:
-    """A table's text on stdout, or in a file whose name is printed."""
-    from ddbench.system.files import write_atomic
-
-    if out is None:
-        print(text, end="")
+    A row per method, data set, budget and student network. Baselines are found among the records that --dataset,
+    --protocol and --network leave; what a score lacks is named with the command that makes it.
+    """
+    form = table_format(how.form, how.as_json)
+    if how.explain:
+        explain_columns(columns.SCORES, as_json=form == "json")
         return
-    write_atomic(out, text)
-    print(out)
-
-
-def explain_columns(meanings: Mapping[str, str], *, as_json: bool) -> None:
-    """What the columns of a table's data mean."""
-    if as_json:
-        print_json(dict(meanings))
+    words = chosen.chosen()
+    methods = words.pop("methods")
+    frame = ddbench.table(**words)
+    say_left_out(frame)
+    table = scored(frame, methods=methods, weight=weight, ars_weight=ars_weight)
+    if how.out is None and form == "terminal":
+        pieces = [score_table.grid(piece) for _, piece in table.groupby(["dataset", "student"], sort=False)]
+        print_grids([score_table.grid(table)], lambda: pieces, compact=True)
     else:
-        print_table(("column", "meaning"), meanings.items())
+        write_table(score_table.render(table, form), how.out)
 
 
-def read_cells(
-    results: Sequence[Path] | None,
-    dataset: str | None,
-    protocol: str | None,
-    methods: str | None,
-    network: str | None,
-    *,
-    superseded: bool = False,
-    former: bool = False,
-) -> "pd.DataFrame":
-    """The cells of the chosen records; UsageError if there are none, or a name that no record has."""
-    from ddbench.records.store import read_records
-    from ddbench.report.frame import results_frame
+@o.command(
+    "ddbench compare --dataset digits --protocol hard-v1",
+    "ddbench compare --dataset digits --view pairs --against random",
+)
+def compare(
+    chosen: o.RecordFlags,
+    how: o.TableFlags,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            "--view",
+            metavar="NAME",
+            help="ranks, or pairs (default: ranks, and pairs too where one column is left; pairs for csv and json).",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="METHOD", help="Only pairs with this method, corrected for these."),
+    ] = None,
+    alpha: Annotated[float, typer.Option("--alpha", metavar="A", help="Level of the verdicts.")] = 0.05,
+    superseded: o.Superseded = False,
+) -> None:
+    """Compare methods within each column, corrected for many comparisons.
 
-    return results_frame(
-        read_records(results),
-        datasets=_names(dataset, "--dataset"),
-        protocols=_names(protocol, "--protocol"),
-        methods=_names(methods, "--methods"),
-        networks=_names(network, "--network"),
-        superseded=superseded,
-        former=former,
-    )
+    A column is one data set, protocol, student network and budget. Pairs: difference, interval, p, p adjusted by Holm.
+    Ranks are ranges: methods that do not differ significantly share them.
+    """
+    form = table_format(how.form, how.as_json)
+    if how.explain:
+        explain_columns(columns.RANKS if view == "ranks" else columns.PAIRS, as_json=form == "json")
+        return
+    frame = ddbench.table(**chosen.chosen(), superseded=superseded)
+    say_left_out(frame)
+    if how.out is None and form == "terminal":
+        print_grids(significance.grids(frame, view, against=against, alpha=alpha))
+    else:
+        write_table(significance.render(frame, form, view, against=against, alpha=alpha), how.out)
 
 
-def _names(text: str | None, flag: str) -> list[str] | None:
-    return None if text is None else o.words(text, flag)
-
-
-def say_left_out(frame: "pd.DataFrame", *, noted: bool = False) -> None:
-    """Tell on stderr what cells leave out, unless a footnote does."""
-    from ddbench.report.frame import left_out
-
-    if not noted and (line := left_out(frame)):
-        say(line)
-
-
+@o.command(
+    "ddbench plot --results ddbench-demo/records --out plots",
+    "ddbench plot --kind ipc --dataset digits --protocol hard-v1 --out figure.pdf",
+    "ddbench plot --kind images --sets ddbench-demo/sets --out images.png",
+)
 def plot(
-    results: o.ResultsToRead = None,
+    chosen: o.RecordFlags,
     kind: Annotated[
         str | None,
         typer.Option(
@@ -182,10 +144,6 @@ def plot(
             help="What a single file answers. " + " ".join(f"{kind}: {each.question}" for kind, each in PLOTS.items()),
         ),
     ] = None,
-    dataset: Shown = None,
-    protocol: ShownProtocols = None,
-    methods: ShownMethods = None,
-    network: ShownNetworks = None,
     ipc: Annotated[int | None, typer.Option("--ipc", metavar="N", help="Budget, for what is drawn of one.")] = None,
     fraction: Annotated[
         float | None, typer.Option("--fraction", metavar="F", help="Budget, for what is drawn of one.")
@@ -196,7 +154,6 @@ def plot(
             "--sets", metavar="FILES|DIR", help="Sets of --kind images, comma-separated, or a folder of them."
         ),
     ] = None,
-    former: Former = False,
     out: Annotated[
         Path,
         typer.Option("--out", metavar="FILE|DIR", help="FILE.png, .svg or .pdf; or a folder for all plots, as PNG."),
@@ -206,13 +163,6 @@ def plot(
 
     A folder gets every plot that the records allow; a file gets the one that --kind and the other flags choose.
     """
-    from ddbench.report.plots import SUFFIXES
-    from ddbench.report.plots.registry import plot as plot_one
-    from ddbench.report.plots.registry import plot_all
-    from ddbench.report.plots.style import save
-    from ddbench.system.environment import cores
-    from ddbench.system.files import check_writable
-
     single = out.suffix.lower() in SUFFIXES
     if kind is not None and kind not in PLOTS:
         raise unknown("plot kind", kind, PLOTS)
@@ -222,49 +172,17 @@ def plot(
         raise UsageError(f"--out {out}: a plot is written as one of {', '.join(SUFFIXES)}, or give a folder")
     if (kind == "images") != (sets is not None):
         raise UsageError("--kind images draws the sets that --sets FILES|DIR names, and no other kind does")
-    if sets is not None:
-        from ddbench.report.plots.images import images_of
-
-        figure = images_of([Path(word) for word in o.words(sets, "--sets")], dataset)
-        check_writable(out)
-        print(save(figure, out))
-        return
-    frame = read_cells(results, dataset, protocol, methods, network, former=former)
-    say_left_out(frame)
     check_writable(out if single else out / "plot")
     if single:
-        written = [save(plot_one(frame, kind, ipc=ipc, fraction=fraction, say=say), out)]
+        figure = ddbench.plot(
+            kind, **chosen.chosen(), ipc=ipc, fraction=fraction, sets=o.listed(sets, "--sets") or (), say=say
+        )
+        written = [save(figure, out)]
     else:
+        frame = ddbench.table(**chosen.chosen())
+        say_left_out(frame)
         written = plot_all(frame, out, [".png"], workers=cores())
     if not written:
         raise UsageError("nothing to plot: the chosen records hold no accuracy")
     for path in written:
         print(path)
-
-
-def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A set (.safetensors), or a record (.json).")],
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.png", help="Draw the set's images, a row per class.")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="NAME", help="folder:PATH, for a set made on a folder.")
-    ] = None,
-    dataset_name: o.GivenName = None,
-    as_json: o.Json = False,
-) -> None:
-    """Show what is in a set or a record; draw a set.
-
-    A record comes with the commands that make its runs again.
-    """
-    from ddbench.cli import showing
-
-    if file.suffix.lower() == ".json":
-        if out is not None:
-            raise UsageError(f"--out draws a set's images; {file} is a record")
-        showing.show_record(file, as_json=as_json)
-        return
-    synset = showing.show_set(file, as_json=as_json)
-    if out is not None:
-        showing.draw(synset, out, dataset, dataset_name)
-        say(f"{out} written")

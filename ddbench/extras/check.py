@@ -1,7 +1,7 @@
-"""What every installed method must do, on digits with its declared toy settings: a third party's as ours.
+"""Checks that every method must pass, on digits with its own toy settings: a plugin's as ours.
 
-`ddbench check NAME` runs these checks on one method, and the suite's own tests run them on all of ours. Each is a function
-of the method that raises `Broken` with the reason. They distil into a cache of their own.
+`ddbench check NAME` runs them on one method, and the suite's own tests run them on all of ours. Each check is a function
+of the method that raises `Broken` with the reason. The sets are distilled into a cache of their own.
 """
 
 import inspect
@@ -26,21 +26,21 @@ from ddbench.hashing import canonical_json
 from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.randomness import forked
 from ddbench.settings import data_dir, variables_kept
-from ddbench.synset.synset import SynSet, load
+from ddbench.synset.synset import load
 from ddbench.training.compute import Compute
 
 CHANCE, BETTER = 0.1, 0.3
-"""Top-1 of a guess on the ten digits, and what a student must reach on a toy set: far above it, far below a good one."""
+"""Top-1 of a guess on the ten digits, and what a student of a toy set must exceed: far above a guess, far below a good set."""
 TOLERANCE = 1e-3  # of the sum of a row of probabilities
 
 
 class Broken(DDBenchError):
-    """A method does not do what every method must."""
+    """A method fails a check."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One demand: what it is called, what it says, and what raises `Broken` where a method does not meet it."""
+    """One check: its name, one sentence about it, and the function that raises `Broken` where a method fails."""
 
     name: str
     says: str
@@ -48,39 +48,38 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A check and what came of it; `problem` is None where the method passed."""
+class CheckResult:
+    """Result of a check; `problem` is None where the method passed."""
 
     check: Check
     problem: str | None
 
     @property
     def passed(self) -> bool:
-        """Whether the method does what the check demands."""
+        """True where the check found no problem."""
         return self.problem is None
 
 
 def toy_job(method: Method, seed: int = 0) -> DistillJob:
-    """The cheapest cell of a method: digits at its smallest IPC (or a tenth, or all of it), generic recipe, toy settings."""
+    """Make the cheapest job of a method: digits, its smallest budget, the generic recipe with its toy settings."""
+    budget = Budget()
+    if "ipc" in method.budgets:
+        budget = Budget(ipc=method.toy_ipc)
+    elif "fraction" in method.budgets:
+        budget = Budget(fraction=0.1)
     fields = {**published(method).generic, **method.toy}
-    recipe = resolve(method, load_dataset("digits"), _budget(method), recipe="generic", overrides=fields)
+    recipe = resolve(method, load_dataset("digits"), budget, recipe="generic", overrides=fields)
     return DistillJob.of(DataName("digits"), recipe, seed, Compute())
 
 
-def _budget(method: Method) -> Budget:
-    if "ipc" in method.budgets:
-        return Budget(ipc=method.toy_ipc)
-    return Budget(fraction=0.1) if "fraction" in method.budgets else Budget()
-
-
 def demand(truth: bool, otherwise: str) -> None:
-    """Raise `Broken` with the reason unless it is true."""
+    """Raise `Broken` with the reason `otherwise` unless `truth` holds."""
     if not truth:
         raise Broken(otherwise)
 
 
 def page(method: Method) -> None:
-    """The module has a docstring, every hyper-parameter says what it is, and the settings can be written down."""
+    """The module has a docstring, every hyper-parameter has a description, and the settings can be written as JSON."""
     module = inspect.getmodule(method.hyper)
     demand(bool(module and (module.__doc__ or "").strip()), "its module has no docstring: say what the steps are")
     silent = [name for name, field in method.hyper.model_fields.items() if not field.description]
@@ -92,7 +91,7 @@ def page(method: Method) -> None:
 
 
 def recipes(method: Method) -> None:
-    """Published recipes read strictly, are of this method, fill its hyper-parameters, and one at most is a cell's default."""
+    """Published recipes are well formed, belong to this method, and name at most one default for each cell."""
     file = published(method)
     demand(file.method == method.name, f"recipes/{method.name}.toml is of method {file.method!r}")
     read_hyper(method, {**file.generic, **method.toy}, "generic and toy settings")
@@ -107,10 +106,10 @@ def recipes(method: Method) -> None:
 
 
 def whole_set(method: Method) -> None:
-    """The set is whole: of this data set, balanced if declared so, finite, of the right shape, and its file reads back."""
+    """The set is complete: right data set, shape and balance, finite values, and its file reads back unchanged."""
     dataset = load_dataset("digits")
-    before, made = dataset.train.read().clone(), toy_job(method)
-    synset = distill_job(made)
+    before, job = dataset.train.read().clone(), toy_job(method)
+    synset = distill_job(job)
     demand(synset.dataset == "digits" and synset.split_hash == dataset.train.hash, "the set is of another data set")
     demand(synset.class_names == dataset.class_names, "the set's class names are not the data set's")
     demand(synset.classes.dtype == torch.int64, f"classes are {synset.classes.dtype}, not int64")
@@ -122,91 +121,75 @@ def whole_set(method: Method) -> None:
     shape = (len(synset), dataset.channels, dataset.side, dataset.side)
     demand(tuple(images.shape) == shape, f"images have shape {list(images.shape)}, not {list(shape)}")
     demand(bool(torch.isfinite(images).all()), "images hold values that are not finite")
-    _probabilities(synset)
-    told = synset.provenance
-    demand(told.method == method.name, f"the set's provenance names {told.method!r}")
-    demand(told.recipe == made.resolved().to_json(), "the set's provenance has another recipe than it was made by")
-    demand(torch.equal(dataset.train.read(), before), "the training images were written to")
-    demand(load(made.path).hash == synset.hash, "the set reads back from its file with another hash")
-
-
-def _probabilities(synset: SynSet) -> None:
-    """Rows of stored probabilities sum to 1."""
     targets = synset.targets
-    if targets is None or targets.params.get("form") != "probabilities" or "labels" not in targets.tensors:
-        return
-    sums = targets.tensors["labels"].double().sum(1)
-    demand(float((sums - 1).abs().max()) <= TOLERANCE, "rows of its label probabilities do not sum to 1")
+    if targets is not None and targets.params.get("form") == "probabilities" and "labels" in targets.tensors:
+        sums = targets.tensors["labels"].double().sum(1)
+        demand(float((sums - 1).abs().max()) <= TOLERANCE, "rows of its label probabilities do not sum to 1")
+    provenance = synset.provenance
+    demand(provenance.method == method.name, f"the set's provenance names {provenance.method!r}")
+    demand(provenance.recipe == job.resolved().to_json(), "the set's provenance has another recipe than it was made by")
+    demand(torch.equal(dataset.train.read(), before), "the training images were written to")
+    demand(load(job.path).hash == synset.hash, "the set reads back from its file with another hash")
 
 
 def equal_seeds(method: Method) -> None:
-    """Equal seeds give equal bits, whatever a global random stream holds."""
+    """Equal seeds give equal bits, whatever the state of torch's global generator."""
     first = distill_job(toy_job(method)).hash
     with own_cache(), forked(99, "conformance"):
         second = distill_job(toy_job(method)).hash
-    demand(
-        first == second, "equal seeds gave two sets: it draws from a stream that is not keyed (task.rng, task.forked)"
-    )
+    reason = "equal seeds gave two sets: it draws from a generator that is not keyed (use task.rng, task.forked)"
+    demand(first == second, reason)
 
 
 def other_seeds(method: Method) -> None:
-    """Another seed gives another set, or the method declares that it draws nothing."""
+    """Another seed gives another set, unless the method declares that it draws nothing."""
     same = distill_job(toy_job(method, 0)).hash == distill_job(toy_job(method, 1)).hash
-    demand(same or not method.deterministic, "another seed gave another set, though it declares deterministic=True")
-    demand(
-        not same or method.deterministic, "another seed gave the same set: draw by task.rng, or say deterministic=True"
-    )
+    if method.deterministic:
+        demand(same, "another seed gave another set, though it declares deterministic=True")
+    else:
+        demand(not same, "another seed gave the same set: draw by task.rng, or declare deterministic=True")
 
 
 def better_than_chance(method: Method) -> None:
-    """A student of `hard-v1` that is trained on the toy set tells digits apart."""
-    synset = distill_job(toy_job(method))
-    (run,) = evaluate_seeds(
-        synset, load_dataset("digits"), find_protocol("hard-v1"), seeds=(0,), setting=Compute()
-    ).runs
-    demand(run.status == "ok", f"its student failed: {run.reason}")
-    reached = run.top1 or 0.0
-    demand(
-        reached > BETTER, f"its student reaches {reached:.3f}; a guess reaches {CHANCE}, above {BETTER} is asked for"
+    """A `hard-v1` student that is trained on the toy set classifies digits better than chance."""
+    record = evaluate_seeds(
+        distill_job(toy_job(method)), load_dataset("digits"), find_protocol("hard-v1"), seeds=(0,), setting=Compute()
     )
+    (run,) = record.runs
+    demand(run.status == "ok", f"its student failed: {run.reason}")
+    top1 = run.top1 or 0.0
+    demand(top1 > BETTER, f"its student reaches {top1:.3f}; a guess reaches {CHANCE}, more than {BETTER} is needed")
 
 
 CHECKS = tuple(
-    Check(name, inspect.cleandoc(run.__doc__ or "").splitlines()[0], run)
-    for name, run in (
-        ("page", page),
-        ("recipes", recipes),
-        ("whole set", whole_set),
-        ("equal seeds", equal_seeds),
-        ("other seeds", other_seeds),
-        ("better than chance", better_than_chance),
-    )
+    Check(run.__name__.replace("_", " "), inspect.cleandoc(run.__doc__ or "").splitlines()[0], run)
+    for run in (page, recipes, whole_set, equal_seeds, other_seeds, better_than_chance)
 )
 
 
-def check_method(method: Method, seen: Callable[[Outcome], None] | None = None) -> list[Outcome]:
-    """Put a method through every check, in a cache that is gone afterwards; one that breaks does not stop the others.
+def check_method(method: Method, seen: Callable[[CheckResult], None] | None = None) -> list[CheckResult]:
+    """Run every check on a method, in a temporary cache; a failed check does not stop the others.
 
     Args:
-        method: what `ddbench.distillation.method.find_method` gives.
-        seen: told each outcome as soon as it is there.
+        method: the method, from `ddbench.distillation.method.find_method`.
+        seen: called with each result as soon as it is there.
     """
-    found = []
+    results = []
     with own_cache():
         for check in CHECKS:
-            found.append(Outcome(check, _problem(check, method)))
+            results.append(CheckResult(check, _problem(check, method)))
             if seen is not None:
-                seen(found[-1])
-    return found
+                seen(results[-1])
+    return results
 
 
 def _problem(check: Check, method: Method) -> str | None:
-    """Why a method does not pass, in one line; an error of its own code with the place where it arose."""
+    """Return why a method fails a check, in one line; for an error of the method's own code, with file and line."""
     try:
         check.run(method)
     except DDBenchError as error:
         return " ".join(str(error).split()) or type(error).__name__
-    except Exception as error:  # the code is somebody's: whatever it raises is its outcome
+    except Exception as error:  # anyone's code may raise anything, and that is the result
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}, line {place.lineno}"
         return " ".join(f"{type(error).__name__}: {error} ({where})".split())
@@ -215,7 +198,7 @@ def _problem(check: Check, method: Method) -> str | None:
 
 @contextmanager
 def own_cache() -> Iterator[None]:
-    """An empty cache within the block, gone afterwards; data sets stay where they are."""
+    """Use an empty temporary cache within the block; data sets stay where they are."""
     data, names = data_dir(), ("DDBENCH_CACHE", "DDBENCH_DATA")
     with tempfile.TemporaryDirectory(prefix="ddbench-check-") as folder, variables_kept(*names):
         os.environ.update(DDBENCH_CACHE=folder, DDBENCH_DATA=str(data))

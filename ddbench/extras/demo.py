@@ -1,25 +1,31 @@
-"""The demo: every installed method on the embedded digits, scored, drawn and tabulated. The plan is data.
+"""Demo: every installed method on the embedded digits, with records, a table, plots, pictures and the sets in one folder.
 
-A method takes part with its published recipes for the data set, at the plan's IPC or, where it has none for that, at
-the IPC that comes nearest. One that has none at all takes part if it needs none, that is if it names no cheaper `toy`
-settings either; else it is left out, and a line says so. A cell that a method's definition excludes is n/a in the
-table, has no set, picture or bar, and its reason is among what the report skipped.
+A method takes part with its published recipes for the data set, at the plan's IPC or at the nearest IPC that has one. A
+method without any recipe takes part if it needs none, that is if it has no `toy` settings either. Otherwise it is left
+out, and a line says so. A cell that a method's definition excludes is n/a in the table and has no set, picture or bar.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddbench.api.running import run_all_cells
 from ddbench.budget import Budget
 from ddbench.distillation.method import Method, find_method, method_names
 from ddbench.distillation.recipes import published, resolve
 from ddbench.errors import UsageError
 from ddbench.jobs.job import DataName, DistillJob, finished
-from ddbench.jobs.sweep import Cell, Report, run_cells
+from ddbench.jobs.sweep import Cell, Report
 from ddbench.progress import Reporter
 from ddbench.records.store import RecordStore, read_record
+from ddbench.report.frame import results_frame
+from ddbench.report.pictures import as_seen, draw_set
+from ddbench.report.plots.images import images_side_by_side
+from ddbench.report.plots.registry import plot_all
+from ddbench.report.plots.style import save as save_plot
+from ddbench.report.tables import render
 from ddbench.synset.synset import SynSet, save
 from ddbench.system.files import check_writable, write_atomic
 from ddbench.training.compute import Compute
@@ -29,22 +35,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is run.
+class DemoPlan:
+    """Everything that the demo runs.
 
     Attributes:
-        dataset: its name.
+        dataset: name of the data set.
         ipc: images per class of every method.
         lines: methods whose accuracy is drawn against IPC.
-        line_ipcs: at these.
-        protocol: what everything is scored by.
+        line_ipcs: IPC values of these.
+        protocol: protocol of every set.
         soft: methods that are also scored by `soft_protocol`, at `ipc`.
-        soft_protocol: with the reference teacher's labels.
-        shipped: methods whose sets are also scored with the student recipe that they ship, each beside `baseline`
-            trained by the same recipe; two long trainings a seed.
-        shipped_protocol: by this protocol.
-        shipped_ipc: at this IPC where the method has a set of it among the lines, else at `ipc`: such recipes are long.
-        baseline: that method.
+        soft_protocol: protocol with a reference teacher's labels.
+        shipped: methods whose sets are also scored with their own training recipe, each beside `baseline` trained by the
+            same recipe; two long trainings a seed.
+        shipped_protocol: protocol of these.
+        shipped_ipc: IPC of these where `lines` has such a set, else `ipc`: the recipes are long.
+        baseline: the method of the matched-recipe baseline.
         seeds: evaluation seeds.
     """
 
@@ -62,41 +68,40 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
-PLAN = Plan()
+PLAN = DemoPlan()
 
 
 @dataclass
-class Chosen:
-    """Which sets are made.
+class ChosenSets:
+    """Sets that the demo distills.
 
     Attributes:
-        shown: by method, the one set that stands for it: at the plan's IPC, or what comes nearest to it.
-        more: further sets for the lines.
-        left_out: why a method does not take part, as lines.
+        main: by method, its one set at the plan's IPC, or at the nearest IPC.
+        others: further sets, for the lines.
+        left_out: why a method does not take part, one line each.
     """
 
-    shown: dict[str, DistillJob] = field(default_factory=dict)
-    more: list[DistillJob] = field(default_factory=list)
+    main: dict[str, DistillJob] = field(default_factory=dict)
+    others: list[DistillJob] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
 
 @dataclass
-class Outcome:
-    """What the demo did: the report of its jobs, the files it wrote, and who was left out."""
+class DemoResult:
+    """Report of the demo's jobs, the files that it wrote, and the methods that were left out."""
 
     report: Report
     files: list[Path]
     left_out: list[str]
 
 
-def choose(plan: Plan, setting: Compute, methods: Sequence[str] | None = None) -> Chosen:
-    """The sets of the plan for the installed methods, or for those named; UsageError for an unknown name."""
-    chosen = Chosen()
+def choose(plan: DemoPlan, compute: Compute, methods: Sequence[str] | None = None) -> ChosenSets:
+    """Choose the sets of the installed methods, or of those named; UsageError for an unknown name."""
+    chosen = ChosenSets()
     for name in methods or method_names():
         try:
             method = find_method(name)
-            budgets = _budgets(method, plan)
-            jobs = [job for budget in budgets if (job := _job(method, plan, budget, setting))]
+            jobs = [job for budget in _budgets(method, plan) if (job := _job(method, plan, budget, compute))]
         except UsageError as error:
             if methods:
                 raise
@@ -105,14 +110,14 @@ def choose(plan: Plan, setting: Compute, methods: Sequence[str] | None = None) -
         if not jobs:
             chosen.left_out.append(f"{name} has no recipe for {plan.dataset}")
             continue
-        chosen.shown[name] = jobs[0]
+        chosen.main[name] = jobs[0]
         if name in plan.lines:
-            chosen.more += [job for job in jobs[1:] if job.resolved().budget.ipc in plan.line_ipcs]
+            chosen.others += [job for job in jobs[1:] if job.resolved().budget.ipc in plan.line_ipcs]
     return chosen
 
 
-def _budgets(method: Method, plan: Plan) -> list[Budget]:
-    """What to try for a method, in order: the plan's IPC, those of the lines, and what its recipes are for, nearest first."""
+def _budgets(method: Method, plan: DemoPlan) -> list[Budget]:
+    """List the budgets to try, best first: the plan's, then those that the method has a recipe for, nearest first."""
     if method.budgets == ("all",):
         return [Budget()]
     sizes = [Budget(ipc=ipc) for ipc in (plan.ipc, *plan.line_ipcs)] if "ipc" in method.budgets else []
@@ -121,8 +126,8 @@ def _budgets(method: Method, plan: Plan) -> list[Budget]:
     return list(dict.fromkeys(sizes + own))
 
 
-def _job(method: Method, plan: Plan, budget: Budget, setting: Compute) -> DistillJob | None:
-    """The job, or None where the method has no recipe for the cell but needs one."""
+def _job(method: Method, plan: DemoPlan, budget: Budget, compute: Compute) -> DistillJob | None:
+    """Return the job of a cell; None where the method has no recipe for it but needs one."""
     data = DataName(plan.dataset)
     if method.toy and not published(method).recipe:
         return None
@@ -130,29 +135,33 @@ def _job(method: Method, plan: Plan, budget: Budget, setting: Compute) -> Distil
         recipe = resolve(method, data.load(), budget)
     except UsageError:
         return None
-    return DistillJob.of(data, recipe, 0, setting)
+    return DistillJob.of(data, recipe, 0, compute)
 
 
-def first_cells(plan: Plan, chosen: Chosen, setting: Compute) -> list[Cell]:
-    """Everything under the plan's protocol, a few methods under the soft one."""
-    jobs = [*chosen.shown.values(), *chosen.more]
-    pairs = [(job, plan.protocol) for job in jobs]
-    pairs += [(chosen.shown[name], plan.soft_protocol) for name in plan.soft if name in chosen.shown]
-    return [_cell(plan, job, protocol, setting) for job, protocol in pairs]
+def first_cells(plan: DemoPlan, chosen: ChosenSets, compute: Compute) -> list[Cell]:
+    """List the cells of all sets under the plan's protocol, and of some methods under the soft one."""
+    pairs = [(job, plan.protocol) for job in [*chosen.main.values(), *chosen.others]]
+    pairs += [(chosen.main[name], plan.soft_protocol) for name in plan.soft if name in chosen.main]
+    return [_cell(plan, job, protocol, compute) for job, protocol in pairs]
 
 
-def shipped_cells(plan: Plan, chosen: Chosen, setting: Compute) -> list[Cell]:
-    """The sets that ship a student recipe, each with the baseline that borrows it; they have to be there by now."""
+def shipped_cells(plan: DemoPlan, chosen: ChosenSets, compute: Compute) -> list[Cell]:
+    """List the cells of sets with a training recipe of their own, each with its matched-recipe baseline.
+
+    Sets that are not distilled yet are passed over.
+    """
     cells = []
-    for name, shown in ((name, job) for name, job in chosen.shown.items() if name in plan.shipped):
-        job = next((j for j in chosen.more if _is(j, name, plan.shipped_ipc)), shown)
+    for name in plan.shipped:
+        if name not in chosen.main:
+            continue
+        job = next((job for job in chosen.others if _is(job, name, plan.shipped_ipc)), chosen.main[name])
         synset = finished(job)
         if synset is None or synset.student_recipe is None:
             continue
-        cells.append(_cell(plan, job, plan.shipped_protocol, setting))
-        own = _baseline(plan, job, synset, setting) if plan.baseline in chosen.shown else None
+        cells.append(_cell(plan, job, plan.shipped_protocol, compute))
+        own = _baseline(plan, job, synset, compute) if plan.baseline in chosen.main else None
         if own is not None:
-            cells.append(replace(_cell(plan, own, plan.shipped_protocol, setting), lender=job))
+            cells.append(replace(_cell(plan, own, plan.shipped_protocol, compute), lender=job))
     return cells
 
 
@@ -161,105 +170,84 @@ def _is(job: DistillJob, method: str, ipc: int) -> bool:
     return recipe.method.name == method and recipe.budget.ipc == ipc
 
 
-def _baseline(plan: Plan, job: DistillJob, synset: SynSet, setting: Compute) -> DistillJob | None:
-    """The baseline at the set's budget and in its space; None where it cannot be made so."""
+def _baseline(plan: DemoPlan, job: DistillJob, synset: SynSet, compute: Compute) -> DistillJob | None:
+    """Return the baseline's job at the set's budget and in its space; None where it cannot be made."""
     method, budget = find_method(plan.baseline), job.resolved().budget
-    overrides = {"space": synset.space.kind}
     try:
         recipe = resolve(method, job.data.load(), budget)
         if getattr(recipe.hyper, "space", None) != synset.space.kind:
-            recipe = resolve(method, job.data.load(), budget, overrides=overrides)
+            recipe = resolve(method, job.data.load(), budget, overrides={"space": synset.space.kind})
     except UsageError:
         return None
-    return DistillJob.of(job.data, recipe, 0, setting)
+    return DistillJob.of(job.data, recipe, 0, compute)
 
 
-def _cell(plan: Plan, job: DistillJob, protocol: str, setting: Compute) -> Cell:
-    return Cell(data=job.data, made=job, protocol=protocol, seeds=plan.seeds, compute=setting)
+def _cell(plan: DemoPlan, job: DistillJob, protocol: str, compute: Compute) -> Cell:
+    return Cell(data=job.data, made=job, protocol=protocol, seeds=plan.seeds, compute=compute)
 
 
 def run_demo(
     out: Path,
     *,
-    plan: Plan = PLAN,
+    plan: DemoPlan = PLAN,
     methods: Sequence[str] | None = None,
     workers: int = 1,
-    setting: Compute | None = None,
+    compute: Compute | None = None,
     reporter: Reporter | None = None,
-    counted: Callable[[Sequence[Cell], RecordStore, Reporter], Reporter] | None = None,
-) -> Outcome:
-    """Run the plan and write records, table, plots, pictures and sets below `out`; what is there is reused.
+) -> DemoResult:
+    """Run the plan and write records, table, plots, pictures and sets below `out`; finished work is reused.
 
     Args:
         out: the folder.
         plan: what to run.
         methods: only these; None: all that are installed.
-        workers: processes.
-        setting: how to compute.
+        workers: number of processes.
+        compute: how to compute; None: `Compute.here()`.
         reporter: shows progress.
-        counted: wraps the reporter once the cells are known, so that it can count ahead.
 
     Raises:
         UsageError: an unknown method, or a folder that cannot be written.
     """
-    how, show = setting or Compute(), reporter or Reporter()
+    compute, reporter = compute or Compute.here(), reporter or Reporter()
     store = RecordStore(out / "records")
     check_writable(store.root / "record")
-    chosen = choose(plan, how, methods)
+    chosen = choose(plan, compute, methods)
     report = Report()
     for cells_of in (first_cells, shipped_cells):
-        todo = cells_of(plan, chosen, how)
-        watching = counted(todo, store, show) if counted else show
-        part = run_cells(todo, store, workers=workers, reporter=watching)
-        report = _joined(report, part)
-    from ddbench.report.frame import results_frame
-    from ddbench.report.plots.registry import plot_all
-
-    show.line("drawing")
+        cells = cells_of(plan, chosen, compute)
+        report = _joined(report, run_all_cells(cells, store, workers=workers, reporter=reporter))
+    reporter.line("drawing")
     frame = results_frame([read_record(path) for path in report.records])
-    files = _write_table(frame, out) + plot_all(frame, out / "plots", [".png"]) + _write_sets(chosen, out)
-    return Outcome(report, files, chosen.left_out)
+    files = _write_table(frame, out)
+    files += plot_all(frame, out / "plots", (".png",), workers)
+    return DemoResult(report, files + _write_sets(chosen, out), chosen.left_out)
 
 
 def _joined(first: Report, second: Report) -> Report:
-    return Report(
-        reused=first.reused + second.reused,
-        done=first.done + second.done,
-        snapshots=first.snapshots + second.snapshots,
-        failed=first.failed + second.failed,
-        skipped=first.skipped + second.skipped,
-        problems=first.problems + second.problems,
-        records=list(dict.fromkeys(first.records + second.records)),
-    )
+    total = {each.name: getattr(first, each.name) + getattr(second, each.name) for each in fields(Report)}
+    return Report(**{**total, "records": list(dict.fromkeys(total["records"]))})
 
 
 def _write_table(frame: "pd.DataFrame", out: Path) -> list[Path]:
-    from ddbench.report.tables import render
-
-    written = [out / "table.md", out / "table.csv"]
-    write_atomic(written[0], render(frame, "markdown"))
-    write_atomic(written[1], render(frame, "csv", "long"))
-    return written
+    tables = {out / "table.md": render(frame, "markdown"), out / "table.csv": render(frame, "csv", "long")}
+    for path, text in tables.items():
+        write_atomic(path, text)
+    return list(tables)
 
 
-def _write_sets(chosen: Chosen, out: Path) -> list[Path]:
-    """Every method's set that could be made, its picture, and all of them side by side."""
-    from ddbench.report.pictures import as_seen, draw_set
-    from ddbench.report.plots.images import images_side_by_side
-    from ddbench.report.plots.style import save as save_plot
-
+def _write_sets(chosen: ChosenSets, out: Path) -> list[Path]:
+    """Write every set that could be distilled, a picture of each, and all of them side by side."""
     written, rows = [], {}
-    for name, job in chosen.shown.items():
+    for name, job in chosen.main.items():
         synset = finished(job)
         if synset is None:
             continue
-        stem = f"{name}_{str(job.resolved().budget).replace(' ', '').lower()}"
+        data, stem = job.data.load(), f"{name}_{str(job.resolved().budget).replace(' ', '').lower()}"
         save(synset, out / "sets" / f"{stem}.safetensors")
-        picture = draw_set(synset, job.data.load(), out / "pictures" / f"{stem}.png")
+        picture = draw_set(synset, data, out / "pictures" / f"{stem}.png")
         written += [out / "sets" / f"{stem}.safetensors", picture]
-        rows[name] = as_seen(synset, job.data.load())[:2]
+        rows[name] = as_seen(synset, data)[:2]
     if rows:
-        dataset = next(iter(chosen.shown.values())).data.load()
-        figure = images_side_by_side(rows, dataset.class_names, f"{dataset.id}, the first image of each class")
+        figure = images_side_by_side(rows, data.class_names, f"{data.id}, the first image of each class")
         written.append(save_plot(figure, out / "plots" / "images.png"))
     return written

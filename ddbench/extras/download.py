@@ -1,12 +1,12 @@
-"""Pulling: the files that a record states, from where it says they are, hash-checked before they are put in place.
+"""Downloads of the files that a record names, each checked against its hash before it is put in place.
 
-A set comes into a folder; a teacher into the cache, under the hash of its content, where whatever asks for it finds it;
-experts into the stage that they are an entry of, only when they are asked for by name. Nothing in a file is executed.
+A set goes into a folder. A teacher goes into the cache under the hash of its content, where the suite finds it. Experts
+go into the cached stage that they are an entry of, only when they are asked for by name. Nothing in a file is executed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ddbench.errors import UsageError
 from ddbench.records.addresses import CannotFetch, Progress, fetch
@@ -21,7 +21,7 @@ from ddbench.training.sealed import look_sealed
 Kind = Literal["set", "teacher", "experts"]
 KINDS: tuple[Kind, ...] = ("set", "teacher", "experts")
 LIMIT = 8 * 2**30
-"""Bytes of one file that are taken unless more are allowed."""
+"""Bytes of the largest file that is downloaded by default."""
 
 
 def pull(
@@ -33,71 +33,69 @@ def pull(
     limit: int = LIMIT,
     progress: Progress | None = None,
 ) -> list[tuple[Path, str]]:
-    """Fetch the files of one kind that a record states.
+    """Download the files of one kind that a record names.
 
     Args:
         record: with a submission that has files of this kind.
-        where: the record's file; `file:` addresses are beside it.
+        where: the record's file; `file:` addresses are relative to its folder.
         what: "set", "teacher" or "experts".
         out: folder for sets (default: the current one).
-        limit: bytes of a file above which nothing is fetched.
+        limit: largest size of a file, in bytes.
         progress: called with (bytes read, size).
 
     Returns:
-        Each file and the hash of its content, in the order of the hashes. One that was there already is kept.
+        Path and content hash of each file, in the order of the hashes. A file that is there already is kept.
 
     Raises:
         UsageError: no such file in the record, a size above the limit, a place that cannot be written.
-        CannotFetch: the network failed, or what came is not what the record states; nothing is left behind.
+        CannotFetch: the network failed, or the file is not the one that the record states; nothing is left behind.
     """
     files = record.submission.files if record.submission is not None else {}
     wanted = {key: file for key, file in sorted(files.items()) if file.kind == what}
     if not wanted:
-        raise UsageError(f"{where}: states no address of a {what}; it has {_kinds(files)}")
-    return [(_pulled(key, file, record, where, out or Path(), limit, progress), key) for key, file in wanted.items()]
+        kinds = ", ".join(sorted({file.kind for file in files.values()})) or "none of anything"
+        raise UsageError(f"{where}: states no address of a {what}; it has {kinds}")
+    downloads = []
+    for key, file in wanted.items():
+        place = _place(key, file, record, out or Path())
+        _download(key, file, place, where.parent, limit, progress)
+        downloads.append((place, key))
+    return downloads
 
 
-def _kinds(files: Mapping[str, SharedFile]) -> str:
-    return ", ".join(sorted({file.kind for file in files.values()})) or "none of anything"
-
-
-def _pulled(
-    key: str, file: SharedFile, record: Record, where: Path, out: Path, limit: int, progress: Progress | None
-) -> Path:
-    place, stated = _place(key, file, record, out), f"{file.kind} {key[:12]} that the record states"
+def _download(key: str, file: SharedFile, place: Path, folder: Path, limit: int, progress: Progress | None) -> None:
     if place.exists():
-        _check(place, key, file, CannotFetch(f"{place}: is there already, and is not the file {key[:12]}"))
-        return place
+        _check(place, key, file, f"{place}: is there already, and is not the file {key[:12]}")
+        return
+    problem = f"{file.address}: is not the {file.kind} {key[:12]} that the record states"
     fetch(
         file.address,
         place,
         size=file.size,
         sha256=file.sha256,
-        folder=where.parent,
+        folder=folder,
         limit=limit,
         progress=progress,
-        check=lambda fresh: _check(fresh, key, file, CannotFetch(f"{file.address}: is not the {stated}")),
+        check=lambda fresh: _check(fresh, key, file, problem),
     )
-    return place
 
 
 def _place(key: str, file: SharedFile, record: Record, out: Path) -> Path:
-    """Where a file belongs: below `out` or the cache, whatever the record says."""
+    """Return the path of a file: below `out` or the cache, whatever the record says."""
     if file.kind == "set":
         return out / f"{safe_name(record.method, 48)}_{key[:12]}.safetensors"
     if file.kind == "teacher":
         return cache_dir() / "teachers" / f"{key}.safetensors"
-    assert file.entry is not None  # a record has been read: its form is checked
-    stage, digest, entry = file.entry.split("/")
-    return cache_dir() / "stages" / stage / digest / f"{entry}.safetensors"
+    assert file.entry is not None  # the record's schema demands it of experts
+    return cache_dir() / "stages" / f"{file.entry}.safetensors"
 
 
-def _check(path: Path, key: str, file: SharedFile, otherwise: CannotFetch) -> None:
-    """Raise an error unless the content of a file, read as its kind is, has that hash."""
-    readers = {"set": lambda: load(path).hash, "teacher": lambda: read_teacher(path).hash}
+def _check(path: Path, key: str, file: SharedFile, problem: str) -> None:
+    """Raise CannotFetch(`problem`) unless the file is of its kind and its content has the hash `key`."""
+    readers: dict[str, Callable[[Path], Any]] = {"set": load, "teacher": read_teacher, "experts": look_sealed}
     try:
-        found = readers.get(file.kind, lambda: look_sealed(path).hash)()
+        content = readers[file.kind](path)
     except UsageError as error:
-        raise CannotFetch(f"{otherwise}: {str(error).removeprefix(f'{path}: ')}") from error
-    if found != key:
-        raise otherwise
+        raise CannotFetch(f"{problem}: {str(error).removeprefix(f'{path}: ')}") from error
+    if content.hash != key:
+        raise CannotFetch(problem)

@@ -1,7 +1,7 @@
-"""A method plugin to start from: a package of its own that works as it is, installs, and passes `ddbench check`.
+"""Template of a method plugin: a package of its own that installs, works as it is, and passes `ddbench check`.
 
-What is written is a small method, means of groups of real images, on one page: its docstring, hyper-parameters, `distill`
-and `METHOD` are there to be replaced one after the other, with the checks passing in between.
+It holds a small method on one page, the means of groups of real images. Its author replaces the docstring, the
+hyper-parameters, `distill` and `METHOD` step by step; the checks pass in between.
 """
 
 import re
@@ -55,7 +55,7 @@ ddbench run $name --dataset digits --ipc 3
 """
 
 METHOD = '''\
-"""$title: every image is the mean of a group of real ones.
+"""$title: each image is the mean of a group of real images.
 
 Replace this text by the algorithm box of your paper.
 
@@ -76,14 +76,14 @@ from pydantic import Field
 
 
 class $hyper(Hyper):
-    """Hyper-parameters of `$name`: a line for each, with its unit, the paper's symbol and its range."""
+    """Hyper-parameters of `$name`: one line each, with unit, the paper's symbol and range."""
 
     group: int = Field(4, ge=1, description="images in a group, g")
-    space: Literal["pixel", "normalised", "zca"] = Field("normalised", description="space that a student trains in")
+    space: Literal["pixel", "normalised", "zca"] = Field("normalised", description="space in which a student trains")
 
 
 def distill(task: Task, hyper: $hyper) -> SynSet:
-    """The means of IPC groups of every class."""
+    """Return a set of the means of IPC groups of each class."""
     assert task.ipc is not None  # METHOD says that the budget is images per class
     space = task.space(hyper.space)
     images, labels = task.tensors(space)
@@ -92,7 +92,7 @@ def distill(task: Task, hyper: $hyper) -> SynSet:
 
 
 def draw_groups(task: Task, places: torch.Tensor, size: int) -> torch.Tensor:
-    """IPC groups of a class's places, int64 [ipc, size], each place in one group at most; NotDefined if there are too few."""
+    """Draw IPC disjoint groups from a class's indices: int64 [ipc, size]; NotDefined if there are too few images."""
     assert task.ipc is not None
     if task.ipc * size > len(places):
         raise NotDefined(f"{task.ipc} groups of {size} images are more than the {len(places)} of a class")
@@ -102,7 +102,7 @@ def draw_groups(task: Task, places: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def group_means(images: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Means of the images [n, C, H, W] of each group, int64 [m, g]: float32 [m, C, H, W]."""
+    """Return the mean image of each group: images [n, C, H, W] and int64 groups [m, g] give float32 [m, C, H, W]."""
     return images[groups.to(images.device)].mean(1)
 
 
@@ -119,7 +119,7 @@ METHOD = Method(
 '''
 
 RECIPE = """\
-# Settings of $name. Each names its source; what a paper does not establish is said here.
+# Settings of $name. Each names its source, and says what the paper leaves open.
 method = "$name"
 
 [[recipe]]
@@ -134,7 +134,7 @@ group = 4
 """
 
 TEST = '''\
-"""$name: its formula against the definition, and what every method must do."""
+"""$name: its formula against the definition, and the checks that every method must pass."""
 
 import pytest
 import torch
@@ -145,7 +145,7 @@ from $package.method import METHOD, group_means
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """Nothing of a test stays in your own cache."""
+    """Keep the tests out of your own cache."""
     monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path))
 
 
@@ -153,55 +153,53 @@ def test_group_means_by_definition():
     """One pixel at a time, in float64."""
     images = torch.randn(6, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     groups = torch.tensor([[0, 3, 5], [1, 2, 4]])
-    found = group_means(images, groups)
+    means = group_means(images, groups)
     for row, group in enumerate(groups.tolist()):
         for y in range(2):
             for x in range(2):
                 wanted = sum(images[place, 0, y, x].double().item() for place in group) / 3
-                assert abs(found[row, 0, y, x].item() - wanted) < 1e-6
+                assert abs(means[row, 0, y, x].item() - wanted) < 1e-6
 
 
 def test_it_is_registered():
-    """The entry point leads here."""
+    """The entry point leads to this method."""
     assert find_method("$name") is METHOD
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 def test_conformance(check):
-    """What `ddbench check $name` runs."""
+    """The checks of `ddbench check $name`."""
     check.run(METHOD)
 '''
 
 
 def new_method(name: str, folder: Path | None = None) -> Path:
-    """Write a plugin for a method of that name; returns its folder.
+    """Write a plugin for a method of that name and return its folder.
 
     Args:
-        name: small letters and digits, parts joined by hyphens; of no installed method.
-        folder: where to; None: `ddbench-NAME` in the current folder. It must be new or empty, and outside of ddbench.
+        name: small letters and digits, parts joined by hyphens; not the name of an installed method.
+        folder: the folder to make; None: `ddbench-NAME` in the current one. It must be new or empty, and outside ddbench.
 
     Raises:
-        UsageError: a name that cannot be, a folder with something in it, a place that cannot be written.
+        UsageError: a name that is not allowed, a folder that is not empty, a place that cannot be written.
     """
     if not NAME.fullmatch(name) or len(name) > LONGEST:
-        raise UsageError(
-            f"method name {name!r:.80}: at most {LONGEST} small letters and digits are needed, parts joined by -"
-        )
+        raise UsageError(f"method name {name!r:.80}: at most {LONGEST} small letters and digits, parts joined by -")
     if name in method_names():
         raise UsageError(f"method {name!r} is installed already: choose another name")
     place = folder if folder is not None else Path(f"ddbench-{name}")
     if (SOURCE / "pyproject.toml").exists() and place.resolve().is_relative_to(SOURCE):
-        raise UsageError(f"{place}: is inside of ddbench; a plugin is a package of its own: give another --out DIR")
+        raise UsageError(f"{place}: is inside ddbench; a plugin is a package of its own: give another --out DIR")
     make_folder(place)
     if not place.is_dir() or any(place.iterdir()):
-        raise CannotWrite(f"{place}: there is something in it already")
+        raise CannotWrite(f"{place}: is not empty")
     for path, text in _files(name).items():
         write_atomic(place / path, text)
     return place
 
 
 def _files(name: str) -> dict[str, str]:
-    """Every file of the plugin, by its path in the folder."""
+    """Return the plugin's files by their paths in the folder."""
     package = "ddbench_" + name.replace("-", "_")
     title = name.replace("-", " ").capitalize()
     hyper = "".join(part.capitalize() for part in name.split("-")) + "Hyper"

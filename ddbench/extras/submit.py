@@ -1,11 +1,11 @@
-"""Submissions written and checked: what `ddbench submit` leaves in results/submitted, and what a pull request must hold.
+"""Submissions: `ddbench submit` writes them into results/submitted, `ddbench check-submissions` checks a pull request.
 
-A submission is a record with a claim (`ddbench.records.submission`), kept where the store keeps that record, so that tables and
-plots read it as any other. Checking reads files and the plugins that are installed; it fetches nothing and runs nothing.
+A submission is a record with a claim (`ddbench.records.submission`). It lies where the store keeps that record, so tables
+and plots read it as any other. The check reads files and the installed plugins; it downloads nothing and runs nothing.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -28,16 +28,15 @@ from ddbench.training.precision import admitted
 from ddbench.training.sealed import look_sealed
 
 SEEDS = 3
-"""The fewest evaluation seeds of a claim: a mean of fewer says too little of its own spread."""
+"""Fewest evaluation seeds of a claim: fewer say too little about their own spread."""
 CELL = ("protocol", "protocol_version", "dataset", "budget", "student_network", "method", "borrowed")
-"""What a record and one that it supersedes have in common."""
-CHUNK = 2**22
+"""Fields in which a record and one that it supersedes are equal."""
 Part = TypeVar("Part", SharedFile, Submission)
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What is wrong with a file of a submission, in one line."""
+class SubmissionProblem:
+    """A file of a submission and what is wrong with it, in one line."""
 
     file: Path
     text: str
@@ -47,27 +46,24 @@ class Problem:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits; UsageError if it cannot be read."""
-    total = hashlib.sha256()
+    """Return the SHA-256 of a file's bytes, 64 hex digits; UsageError if it cannot be read."""
     try:
         with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                total.update(chunk)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return total.hexdigest()
 
 
 def shared_set(path: Path, address: str) -> tuple[str, SharedFile]:
-    """A set's content hash, and how its file is told apart, where it is to be kept."""
+    """Describe a set's file: the set's content hash, and size, SHA-256 and address of the file."""
     return load(path).hash, _shared("set", path, address)
 
 
 def shared_product(path: Path, address: str) -> tuple[str, SharedFile]:
-    """As `shared_set`, for a teacher (`teachers/HASH.safetensors` of the cache) or an entry of a stage.
+    """Describe a teacher's file (`teachers/HASH.safetensors` of the cache) or an entry of a stage, as `shared_set` does.
 
     Raises:
-        UsageError: neither of the two.
+        UsageError: the file is neither of the two.
     """
     product = look_sealed(path)
     if path.parent.name == "teachers":
@@ -82,9 +78,9 @@ def _shared(kind: str, path: Path, address: str, entry: str | None = None) -> Sh
 
 
 def claim(files: Mapping[str, SharedFile], **words: object) -> Submission:
-    """A claim; `words` are the other fields of `Submission`. UsageError names the field that is wrong."""
-    given = {name: value for name, value in words.items() if value is not None}
-    return _read(Submission, {**given, "files": dict(files)}, "submission")
+    """Make a claim; `words` are the other fields of `Submission`. UsageError names the field that is wrong."""
+    fields = {name: value for name, value in words.items() if value is not None}
+    return _read(Submission, {**fields, "files": dict(files)}, "submission")
 
 
 def _read(kind: type[Part], fields: Mapping[str, object], where: str) -> Part:
@@ -95,78 +91,75 @@ def _read(kind: type[Part], fields: Mapping[str, object], where: str) -> Part:
 
 
 def submit(record: Record, about: Submission, out: Path, *, superseded: Record | None = None) -> Path:
-    """Write a record with a claim into a folder of submissions; returns its file.
+    """Write a record with a claim into a folder of submissions and return its file.
 
     Args:
         record: the runs that are claimed.
         about: who claims them.
-        out: folder of submissions, results/submitted say.
-        superseded: the record of somebody's baseline that an appeal's better recipe supersedes; its file stays.
+        out: folder of submissions, such as results/submitted.
+        superseded: record of somebody's baseline that an appeal's better recipe supersedes; its file stays.
 
     Raises:
-        UsageError: what `ddbench check-submissions` would not accept, in one line.
+        UsageError: the first problem that `ddbench check-submissions` would find.
     """
     changes: dict[str, object] = {"submission": about}
     if superseded is not None:
         changes["supersedes"] = superseded.key_hash()
-    made = record.model_copy(update=changes)
-    made = Record.from_json(made.to_json(), "submission")
-    wrong = [
-        *_claim_problems(made),
-        *(_appeal_problems(made, {superseded.key_hash(): superseded}) if superseded else ()),
-    ]
-    if wrong:
-        raise UsageError(wrong[0])
+    made = Record.from_json(record.model_copy(update=changes).to_json(), "submission")
+    problems = list(claim_problems(made))
+    if superseded is not None:
+        problems += appeal_problems(made, {superseded.key_hash(): superseded})
+    if problems:
+        raise UsageError(problems[0])
     return RecordStore(make_folder(out)).add(made)
 
 
 def records_of(synset: Path, results: Sequence[Path]) -> list[Record]:
-    """The records, in some folders, that have runs on the set of a file; UsageError if there are none."""
+    """Return the records, in some folders, that have runs on the set of a file; UsageError if there are none."""
     wanted = load(synset).hash
-    found = [record for root in results for record in RecordStore(root) if wanted in record.synsets]
-    if not found:
-        raise UsageError(
-            f"no record of {synset} in {', '.join(map(str, results))}: ddbench evaluate {synset} makes one"
-        )
-    return found
+    records = [record for root in results for record in RecordStore(root) if wanted in record.synsets]
+    if not records:
+        folders = ", ".join(map(str, results))
+        raise UsageError(f"no record of {synset} in {folders}: ddbench evaluate {synset} makes one")
+    return records
 
 
-def check_submissions(results: Path, base: Path | None = None) -> list[Problem]:
-    """Everything that is wrong with the submissions below `results`/submitted, a line each; none: they may be merged.
+def check_submissions(results: Path, base: Path | None = None) -> list[SubmissionProblem]:
+    """List all problems of the submissions below `results`/submitted; they may be merged if there are none.
 
     Args:
         results: folder with `submitted` and, for appeals, `measured`.
-        base: the same folder before the change: what is recorded there must still be there.
+        base: the same folder before the change: its records must still be there.
     """
     root = results / "submitted"
     if root.is_symlink() or (root.exists() and not root.is_dir()):
-        return [Problem(root, "no folder")]
+        return [SubmissionProblem(root, "no folder")]
     problems, records = [], {}
     for path in _files(root):
         try:
             records[path] = _own_record(path, root)
         except UsageError as error:
-            problems.append(Problem(path, str(error).removeprefix(f"{path}: ")))
-    appeals = any(record.supersedes for record in records.values())
-    others = {r.key_hash(): r for r in _other_records(results, records)} if appeals else {}
+            problems.append(SubmissionProblem(path, str(error).removeprefix(f"{path}: ")))
+    measured = RecordStore(results / "measured") if any(record.supersedes for record in records.values()) else ()
+    known = {record.key_hash(): record for record in (*records.values(), *measured)}
     for path, record in records.items():
-        problems += [Problem(path, text) for text in _each(_record_problems, record, path)]
-        problems += [Problem(path, text) for text in _each(_appeal_problems, record, others)]
+        for part in (claim_problems(record), _file_problems(record, path), appeal_problems(record, known)):
+            problems += [SubmissionProblem(path, text) for text in _texts(part)]
     return problems + (_lost(base / "submitted", root, records) if base is not None else [])
 
 
-def _each(check: Callable[..., Iterator[str]], *given: object) -> Iterator[str]:
-    """What a check says; an error that it raises is one more line."""
+def _texts(problems: Iterator[str]) -> Iterator[str]:
+    """Pass problems on; an error that is raised while they are looked for is one more."""
     try:
-        yield from check(*given)
+        yield from problems
     except DDBenchError as error:
         yield str(error)
 
 
 def _files(root: Path) -> list[Path]:
-    """Everything below a folder that is no folder itself, but the empty lock files of the store; links are not followed."""
-    found = root.rglob("*") if root.is_dir() else ()
-    return sorted(path for path in found if path.is_symlink() or not (path.is_dir() or _is_lock(path)))
+    """List everything below a folder but folders and the store's empty lock files; links are not followed."""
+    everything = root.rglob("*") if root.is_dir() else ()
+    return sorted(path for path in everything if path.is_symlink() or not (path.is_dir() or _is_lock(path)))
 
 
 def _is_lock(path: Path) -> bool:
@@ -174,7 +167,7 @@ def _is_lock(path: Path) -> bool:
 
 
 def _own_record(path: Path, root: Path) -> Record:
-    """The record of a file, which must be a plain one, written as we write it, where the store keeps that record."""
+    """Read a record, which must be a plain file, in the suite's own format, where the store keeps that record."""
     if path.is_symlink() or path.suffix != ".json" or not path.is_file():
         raise UsageError("only records belong here: .json files, no links")
     record = read_record(path)
@@ -186,19 +179,8 @@ def _own_record(path: Path, root: Path) -> Record:
     return record
 
 
-def _other_records(results: Path, submitted: Mapping[Path, Record]) -> list[Record]:
-    return [*submitted.values(), *RecordStore(results / "measured")]
-
-
-def _record_problems(record: Record, path: Path) -> Iterator[str]:
-    """What of a single submission cannot stand."""
-    yield from _claim_problems(record)
-    if record.submission is not None:
-        yield from _kept_here(record.submission, path)
-
-
-def _claim_problems(record: Record) -> Iterator[str]:
-    """What of a record with a claim cannot stand, whatever else there is."""
+def claim_problems(record: Record) -> Iterator[str]:
+    """List what is wrong with a record's claim and runs, without looking at other files."""
     if record.submission is None:
         yield "no submission in it: who claims these runs?"
         return
@@ -212,11 +194,6 @@ def _claim_problems(record: Record) -> Iterator[str]:
     missing = sorted({run.synset for run in record.runs if run.synset} - shared)
     if missing:
         yield f"set {missing[0][:12]} has no file in the submission"
-    yield from _run_problems(record)
-
-
-def _run_problems(record: Record) -> Iterator[str]:
-    """Seeds may not be chosen: every setting has the seeds 0 to n - 1, the failed ones among them."""
     for runs in record.by_setting().values():
         seeds = {run.seed for run in runs}
         if seeds != set(range(len(seeds))):
@@ -232,9 +209,9 @@ def _run_problems(record: Record) -> Iterator[str]:
         yield "made with a changed checkout of ddbench (dirty)"
 
 
-def _kept_here(claim: Submission, path: Path) -> Iterator[str]:
-    """Files that are kept beside the record are there and are those that it states."""
-    for key, file in claim.files.items():
+def _file_problems(record: Record, path: Path) -> Iterator[str]:
+    """List the files beside the record that are missing or differ from what it states."""
+    for key, file in record.submission.files.items() if record.submission is not None else ():
         place = parse_address(file.address).path
         if place is None:
             continue
@@ -245,8 +222,8 @@ def _kept_here(claim: Submission, path: Path) -> Iterator[str]:
             yield f"{file.address}: not the file {key[:12]} that the record states"
 
 
-def _appeal_problems(record: Record, known: Mapping[str, Record]) -> Iterator[str]:
-    """A record supersedes one of its own cell, by a better mean, and not in a circle."""
+def appeal_problems(record: Record, known: Mapping[str, Record]) -> Iterator[str]:
+    """List why a record may not supersede another: that must be of the same cell, and have a lower mean."""
     if record.supersedes is None:
         return
     old = known.get(record.supersedes)
@@ -265,25 +242,25 @@ def _appeal_problems(record: Record, known: Mapping[str, Record]) -> Iterator[st
 
 
 def _best(record: Record) -> float:
-    """The mean of its accuracies, of the best setting; 0 where there is none."""
+    """Return the highest mean accuracy of its settings; 0 where there is none."""
     groups = ([run.top1 for run in runs if run.top1 is not None] for runs in record.by_setting().values())
     return max((fmean(values) for values in groups if values), default=0.0)
 
 
-def _lost(before: Path, root: Path, records: Mapping[Path, Record]) -> list[Problem]:
-    """Records of the base that are gone or changed: a submission adds, and takes nothing away."""
+def _lost(before: Path, root: Path, records: Mapping[Path, Record]) -> list[SubmissionProblem]:
+    """List the records of the base that are gone or changed: a submission only adds."""
     problems = []
     for path in RecordStore(before).paths():
         place = root / path.relative_to(before)
         now = records.get(place)
         if now is None:
-            problems.append(Problem(place, "was recorded before, and is gone or broken"))
+            problems.append(SubmissionProblem(place, "was recorded before, and is gone or broken"))
             continue
         try:
             kept = merge(read_record(path), now) == now
         except UsageError as error:
-            problems.append(Problem(place, str(error).removeprefix("record: ")))
+            problems.append(SubmissionProblem(place, str(error).removeprefix("record: ")))
             continue
         if not kept:
-            problems.append(Problem(place, "changes what was recorded before: a submission adds runs, and no more"))
+            problems.append(SubmissionProblem(place, "changes what was recorded before; a submission only adds runs"))
     return problems

@@ -1,4 +1,4 @@
-"""Whether a claim holds: the runs of a record against students that are trained here on the same set.
+"""Verification of claims: the runs of a record against students that are trained here on the same set.
 
 Rule. Let m be the mean of the a claimed runs of one setting, and x_1..x_n the accuracies of n students trained here on
 the very set (its hash is checked), with mean x and sample standard deviation s. The claim
@@ -6,15 +6,15 @@ the very set (its hash is checked), with mean x and sample standard deviation s.
     holds where |m - x| <= w,  w = 0.005 + t(0.995, n - 1) s sqrt(1/a + 1/n),
     is too high where m - x > w, and too low where x - m > w;
 
-half a point for another machine's arithmetic, and the 99 % interval in which the mean of a more runs is expected. Only
-our spread counts: a claim cannot widen its own interval. It is undecided with fewer than 3 students, and where it would
-hold by a w above 0.03: more seeds are needed. An honest claim is refused at most once in a hundred.
+half a point for another machine's arithmetic, plus the 99 % interval for the mean of a further runs. Only the spread of
+our students counts, so a claim cannot widen its own interval. The claim is undecided with fewer than 3 students, and where
+it would hold only by a w above 0.03: more seeds are needed. An honest claim is refused at most once in a hundred.
 
-A claim of 3 or more seeds, 0 to a - 1 so that none is chosen, also holds where every one of its runs was made here again
-in its setting and gave the very accuracy: then there is nothing to decide.
+A claim of 3 or more seeds, 0 to a - 1, also holds where each of its runs was repeated here in its setting with exactly
+the same accuracy.
 
-Before that the record must be of the cell that the set belongs to, under the protocol as it is installed, and state the
-set's images and bytes as they are counted here. The cost of the distillation cannot be checked, and is not.
+First the facts must agree: the cell of the set, the installed protocol, and the set's images and bytes as counted here.
+The cost of the distillation cannot be checked this way.
 """
 
 import math
@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from ddbench.api import evaluate, setting
+from ddbench.api.running import evaluate
 from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName, borrowed_set
@@ -35,6 +35,7 @@ from ddbench.records.statistics import std, t_quantile
 from ddbench.records.store import RecordStore, merge
 from ddbench.settings import cache_dir
 from ddbench.synset.synset import load
+from ddbench.training.compute import Compute
 
 Verdict = Literal["holds", "too high", "too low", "undecided"]
 LEVEL, MARGIN, WIDEST, FEWEST = 0.99, 0.005, 0.03, 3
@@ -42,15 +43,15 @@ LEVEL, MARGIN, WIDEST, FEWEST = 0.99, 0.005, 0.03, 3
 
 @dataclass(frozen=True)
 class Verification:
-    """The claimed runs of one setting and what was found; accuracies and tolerance are fractions.
+    """Claimed runs of one setting against ours; accuracies and tolerance are fractions.
 
     Attributes:
         verdict: by the rule of the module.
         claimed, claimed_runs: mean and number of the claimed runs.
-        found, found_runs: mean and number of ours.
+        found, found_runs: mean and number of our runs.
         tolerance: w of the rule; infinite with one student.
-        repeated: claimed runs that were made here with the same seed and setting, and those of them that agree exactly.
-        setting: of the claimed runs, in words.
+        repeated: number of claimed runs that we have with the same seed and setting, and number of those equal to ours.
+        setting: setting of the claimed runs, in words.
     """
 
     verdict: Verdict
@@ -64,12 +65,12 @@ class Verification:
 
     @property
     def holds(self) -> bool:
-        """Whether the claim holds."""
+        """True where the claim holds."""
         return self.verdict == "holds"
 
 
 def tolerance(claimed: int, found: Sequence[float]) -> float:
-    """W of the rule: how far the mean of so many claimed runs may be from the mean of these; infinite for one."""
+    """Return w of the rule for so many claimed runs and our accuracies; infinite for one student."""
     spread = std(found)
     if spread is None:
         return math.inf
@@ -78,7 +79,7 @@ def tolerance(claimed: int, found: Sequence[float]) -> float:
 
 
 def judge(claimed: Sequence[float], found: Sequence[float]) -> Verification:
-    """The rule of the module's docstring, on one or more accuracies of each side (fractions)."""
+    """Apply the rule of the module's docstring to one or more accuracies of each side (fractions)."""
     wide, gap = tolerance(len(claimed), found), fmean(claimed) - fmean(found)
     verdict: Verdict = "holds"
     if abs(gap) > wide:
@@ -89,11 +90,11 @@ def judge(claimed: Sequence[float], found: Sequence[float]) -> Verification:
 
 
 def judge_record(claimed: Record, found: Record, synset: str) -> list[Verification]:
-    """Every setting that a record claims for a set, against our runs on it.
+    """Judge each setting that a record claims for a set.
 
     Args:
         claimed: the claim.
-        found: our record of the same cell; of several settings of ours the one with most runs counts.
+        found: our record of the same cell; of several settings, the one with most runs counts.
         synset: hash of the set.
 
     Raises:
@@ -103,15 +104,15 @@ def judge_record(claimed: Record, found: Record, synset: str) -> list[Verificati
     ours = max(_settings(found, synset).values(), key=len, default=[])
     theirs = _settings(claimed, synset)
     if not theirs or not ours:
-        who = "the record claims" if not theirs else "there is here"
-        raise UsageError(f"{who} no accuracy of set {synset[:12]}")
+        side = "the record claims" if not theirs else "there is here"
+        raise UsageError(f"{side} no accuracy of set {synset[:12]}")
     return [_judge_setting(runs, ours, found) for runs in theirs.values()]
 
 
 def claim_holds(claimed: Record, measured: Sequence[Record]) -> bool:
-    """Whether all that a submitted record claims holds against what was measured, the parts of one record of its cell.
+    """Return True if every claim of a submitted record holds against our measured records of its cell.
 
-    False as well where nothing was measured on one of its sets, or where the records differ in their facts.
+    Returns False as well where nothing was measured on one of its sets, or where the records differ in their facts.
     """
     sets = {run.synset for run in claimed.runs if run.status == "ok" and run.synset is not None}
     if not measured or not sets:
@@ -124,24 +125,25 @@ def claim_holds(claimed: Record, measured: Sequence[Record]) -> bool:
 
 
 def _judge_setting(runs: list[Run], ours: list[Run], found: Record) -> Verification:
-    base = judge([run.top1 or 0.0 for run in runs], [run.top1 or 0.0 for run in ours])
+    result = judge([run.top1 or 0.0 for run in runs], [run.top1 or 0.0 for run in ours])
     own = {_trained(run): run.top1 for run in found.runs}
     pairs = [(run.top1, own[_trained(run)]) for run in runs if _trained(run) in own]
-    words = f"{runs[0].device}, {runs[0].precision}, {runs[0].threads} thread(s), torch {runs[0].build}"
-    equal = sum(one == other for one, other in pairs)
+    equal = sum(theirs == mine for theirs, mine in pairs)
     none_chosen = len(runs) >= FEWEST and sorted(run.seed for run in runs) == list(range(len(runs)))
     if none_chosen and equal == len(runs):
-        base = replace(base, verdict="holds")
-    return replace(base, repeated=(len(pairs), equal), setting=words)
+        result = replace(result, verdict="holds")
+    first = runs[0]
+    words = f"{first.device}, {first.precision}, {first.threads} thread(s), torch {first.build}"
+    return replace(result, repeated=(len(pairs), equal), setting=words)
 
 
 def _trained(run: Run) -> Identity:
-    """The identity of a training on a set that is at hand, whatever code the set is said to be made by."""
+    """Return the identity of a training on a given set, whatever code the set is said to be made by."""
     return run.identity()._replace(code=None, synthesis=1)
 
 
 def _settings(record: Record, synset: str) -> dict[tuple[Any, ...], list[Run]]:
-    """The runs of a set with an accuracy, by setting."""
+    """Group the runs of a set that have an accuracy by setting."""
     groups = {
         setting: [run for run in runs if run.status == "ok" and run.synset == synset]
         for setting, runs in record.by_setting().items()
@@ -150,7 +152,7 @@ def _settings(record: Record, synset: str) -> dict[tuple[Any, ...], list[Run]]:
 
 
 def check_facts(claimed: Record, found: Record, synset: str) -> None:
-    """Raise UsageError where a claim is of another cell than ours, or states another size of the set."""
+    """Raise UsageError where a claim is of another cell or protocol than ours, or states another size of the set."""
     own, other = claimed.key(), found.key()
     if own != other:
         names = sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name))
@@ -161,8 +163,8 @@ def check_facts(claimed: Record, found: Record, synset: str) -> None:
         raise UsageError(f"the record does not name the set {synset[:12]}")
     stated, counted = claimed.synsets[synset], found.synsets[synset]
     if stated.images != counted.images or stated.bytes != counted.bytes:
-        said, is_ = (f"{facts.images} images, {dict(facts.bytes)} bytes" for facts in (stated, counted))
-        raise UsageError(f"the record states {said}, but the set has {is_}")
+        theirs, ours = (f"{facts.images} images, {dict(facts.bytes)} bytes" for facts in (stated, counted))
+        raise UsageError(f"the record states {theirs}, but the set has {ours}")
 
 
 def verify(
@@ -175,13 +177,12 @@ def verify(
     borrow: Path | None = None,
     results: Path | None = None,
     workers: int = 1,
-    device: str | None = None,
-    threads: int | None = None,
+    compute: Compute | None = None,
     reporter: Reporter | None = None,
 ) -> list[Verification]:
-    """Train students on the set of a record, and say for each setting that it claims whether the claim holds.
+    """Train students on the set of a record and judge each setting that the record claims.
 
-    Our runs are kept in the cache, so that a stopped verification goes on; what the record claims is never reused.
+    Our runs are kept in the cache, so a verification can be interrupted and resumed. The claimed runs are never reused.
 
     Args:
         claimed: the record.
@@ -189,24 +190,22 @@ def verify(
         seeds: evaluation seeds of our students.
         dataset: "folder:PATH", for a set made on a folder.
         dataset_name: name of a folder data set in records.
-        borrow: file of the set whose student recipe a baseline borrows.
+        borrow: for a matched-recipe baseline, file of the set whose training recipe it uses.
         results: folder of records to add our runs to.
         workers: processes.
-        device: see `ddbench.api.setting`.
-        threads: see `ddbench.api.setting`.
-        reporter: shown the progress.
+        compute: how to compute; None: `Compute.here()`.
+        reporter: shows progress.
 
     Raises:
         UsageError: the file is no set of the record, the record is of another cell or protocol, nothing is claimed.
     """
-    if (claimed.borrowed is None) != (borrow is None):
-        lender = (
-            f"borrows the student recipe of {claimed.borrowed}: give that set" if borrow is None else "borrows none"
-        )
-        raise UsageError(f"--borrow: the record {lender}")
-    how, own = setting(device, threads), load(synset)
+    if claimed.borrowed is not None and borrow is None:
+        raise UsageError(f"--borrow: the record uses the student recipe of {claimed.borrowed}: give that set")
+    if claimed.borrowed is None and borrow is not None:
+        raise UsageError("--borrow: the record uses no other set's student recipe")
+    compute, own = compute or Compute.here(), load(synset)
     data = DataName(dataset or own.dataset, dataset_name)
-    wanted = own.hash if borrow is None else borrowed_set(own, borrow, data.load(), how)[0].hash
+    wanted = own.hash if borrow is None else borrowed_set(own, borrow, data.load(), compute)[0].hash
     if wanted not in claimed.synsets:
         raise UsageError(f"{synset}: its hash is {wanted[:12]}..., which the record does not name")
     if claimed.protocol_digest != find_protocol(claimed.protocol).digest():
@@ -222,11 +221,10 @@ def verify(
         borrow=borrow,
         results=cache_dir() / "verifications",
         workers=workers,
-        device=device,
-        threads=threads,
+        compute=compute,
         reporter=reporter,
     )
-    told = judge_record(claimed, found, wanted)
+    verifications = judge_record(claimed, found, wanted)
     if results is not None:
         RecordStore(results).add(found)
-    return told
+    return verifications

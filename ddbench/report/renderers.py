@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from ddbench.errors import unknown
 from ddbench.report.format import DAGGER, DASH, DDAGGER, MARK
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
@@ -66,12 +65,12 @@ def latex(table: Grid) -> str:
     return "\n".join([*opening, *levels, r"\midrule", *body, *closing]) + "\n"
 
 
-def data_csv(frame: pd.DataFrame) -> str:
+def data_csv(frame: "pd.DataFrame") -> str:
     """Every column but samples and snapshots, one line per row, fractions."""
     return frame.drop(columns=["samples", "snapshots"], errors="ignore").to_csv(index=False, lineterminator="\n")
 
 
-def data_json(frame: pd.DataFrame) -> str:
+def data_json(frame: "pd.DataFrame") -> str:
     """Every column, a list with one object per row, fractions.
 
     Samples as [synthesis seed, evaluation seed, top-1], snapshots as [synthesis seed, evaluation seed, step, top-1].
@@ -88,7 +87,7 @@ def data_json(frame: pd.DataFrame) -> str:
     return json.dumps(rows, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def data_text(frame: pd.DataFrame, form: str) -> str:
+def data_text(frame: "pd.DataFrame", form: str) -> str:
     """Data as "csv" or "json"."""
     return data_csv(frame) if form == "csv" else data_json(frame)
 
@@ -153,6 +152,8 @@ def grid_csv(table: Grid) -> str:
     """The grid as people read it, in CSV, without its notes."""
     heads = [" ".join(head) for head in table.headers]
     rows = [[label, *(cell.text for cell in shown)] for label, shown in table.rows]
+    import pandas as pd  # `--help` and bad input need no frames, which take half a second to import
+
     return pd.DataFrame(rows, columns=[table.corner, *heads]).to_csv(index=False, lineterminator="\n")
 
 

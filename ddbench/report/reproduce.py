@@ -49,14 +49,14 @@ class Choice:
         protocols: names; `shipped-v1` is the paper's own post-evaluation.
         seeds: evaluation seeds.
         synthesis_seeds: seeds of the distillations.
-        setting: how to compute.
+        compute: how to compute.
         data: data sets that are folders here, by the name that they have in figures and recipes.
     """
 
     protocols: tuple[str, ...] = ("shipped-v1",)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     synthesis_seeds: tuple[int, ...] = (0,)
-    setting: Compute = field(default_factory=Compute)
+    compute: Compute = field(default_factory=Compute)
     data: Mapping[str, DataName] | None = None
 
     def named(self, dataset: str) -> DataName:
@@ -253,11 +253,11 @@ def _planned(item: Item, method: Method, recipe: str | None, choice: Choice) -> 
     cells = tuple(
         Cell(
             data=data,
-            made=DistillJob.of(data, found, seed, choice.setting),
+            made=DistillJob.of(data, found, seed, choice.compute),
             protocol=item.protocol,
             network=item.network,
             seeds=choice.seeds,
-            compute=choice.setting,
+            compute=choice.compute,
         )
         for seed in choice.synthesis_seeds
     )

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 from watching import StopAt, Stopped
 
 import ddbench
+from ddbench.api.planning import missing_work, plan
 from ddbench.budget import Budget
 from ddbench.cli import options
 from ddbench.cli.app import app
-from ddbench.cli.planning import missing_work, plan
 from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method, method_names
 from ddbench.distillation.recipes import published, resolve

@@ -12,13 +12,14 @@ from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space
 from ddbench.distillation.method import method_names
 from ddbench.errors import UsageError
-from ddbench.extras.demo import PLAN, Plan, choose, first_cells, run_demo, shipped_cells, shown
+from ddbench.extras.demo import PLAN, DemoPlan, choose, first_cells, run_demo, shipped_cells
 from ddbench.jobs.job import distill_job
 from ddbench.records.store import RecordStore
+from ddbench.report.pictures import as_seen
 from ddbench.synset.synset import SynSet, Views
 from ddbench.training.compute import Compute
 
-TOY = Plan(
+TOY = DemoPlan(
     ipc=2,
     lines=("random", "toy"),
     line_ipcs=(1, 2),
@@ -35,12 +36,12 @@ def names(cells):
 
 def test_every_method_of_ours_takes_part_with_a_set_at_the_plans_ipc():
     chosen = choose(PLAN, Compute())
-    assert set(chosen.shown) == set(method_names()) and not chosen.left_out
-    for name, job in chosen.shown.items():
+    assert set(chosen.main) == set(method_names()) and not chosen.left_out
+    for name, job in chosen.main.items():
         recipe = job.resolved()
         assert recipe.budget.ipc == (None if name == "whole" else PLAN.ipc)
         assert recipe.dataset == "digits" and recipe.name in ("demo", "generic")
-    lines = {(job.resolved().method.name, job.resolved().budget.ipc) for job in chosen.more}
+    lines = {(job.resolved().method.name, job.resolved().budget.ipc) for job in chosen.others}
     assert lines == {(name, ipc) for name in PLAN.lines for ipc in PLAN.line_ipcs if ipc != PLAN.ipc}
 
 
@@ -61,15 +62,15 @@ def test_a_method_without_a_recipe_is_left_out_with_a_line(toys):
     chosen = choose(PLAN, Compute())
     left = " ".join(chosen.left_out)
     assert "broken" in left and "no-method" in left  # plugins that cannot be loaded do not stop the demo
-    assert set(chosen.shown) >= {"random", "dm"}
+    assert set(chosen.main) >= {"random", "dm"}
 
 
 @pytest.mark.parametrize(("ipc", "taken"), [(1, 1), (2, 1), (5, 5), (40, 9)])
 def test_a_method_takes_part_at_the_ipc_that_it_has_a_recipe_for(ipc, taken, toys):
     """The toy has recipes for digits at IPC 1, 3, 5, 7 and 9; the nearest one stands for it, and no other."""
     chosen = choose(replace(TOY, ipc=ipc, line_ipcs=(ipc,)), Compute(), ["random", "toy"])
-    assert [job.resolved().budget.ipc for job in chosen.shown.values()] == [ipc, taken]
-    assert not chosen.more and not chosen.left_out
+    assert [job.resolved().budget.ipc for job in chosen.main.values()] == [ipc, taken]
+    assert not chosen.others and not chosen.left_out
     cells = first_cells(TOY, chosen, Compute())
     assert ("toy", f"IPC {taken}", "toy-hard-v1") in names(cells)
 
@@ -83,13 +84,13 @@ def test_sets_that_ship_a_recipe_are_scored_by_it_beside_the_baseline():
     plan = replace(PLAN, shipped_ipc=3)
     chosen = choose(plan, Compute(), ["random", "dm"])
     assert shipped_cells(plan, chosen, Compute()) == []  # nothing is made yet
-    short = chosen.shown["dm"].resolved()
+    short = chosen.main["dm"].resolved()
     short = replace(short, hyper=short.hyper.model_copy(update={"iterations": 1, "space": "pixel"}))
-    chosen.shown["dm"] = type(chosen.shown["dm"]).of(chosen.shown["dm"].data, short, 0, Compute())
-    distill_job(chosen.shown["dm"])
+    chosen.main["dm"] = type(chosen.main["dm"]).of(chosen.main["dm"].data, short, 0, Compute())
+    distill_job(chosen.main["dm"])
     own, borrowed = shipped_cells(plan, chosen, Compute())
-    assert own.made == chosen.shown["dm"] and own.lender is None
-    assert borrowed.lender == chosen.shown["dm"] and borrowed.made.resolved().method.name == "random"
+    assert own.made == chosen.main["dm"] and own.lender is None
+    assert borrowed.lender == chosen.main["dm"] and borrowed.made.resolved().method.name == "random"
     assert borrowed.made.resolved().hyper.space == "pixel"  # the baseline in the set's own space
 
 
@@ -126,9 +127,9 @@ def test_a_picture_shows_what_a_student_sees():
     tensors = {"compensators": torch.full((2, 1, 1, 8, 8), 0.1), "slots": torch.zeros(10, dtype=torch.int64)}
     places = torch.stack([(digits.train.labels == c).nonzero()[0, 0] for c in range(10)])
     about = {"classes": torch.arange(10), "space": make_space("normalised", digits), "indices": places}
-    pixels, classes, title = shown(SynSet.of(digits, **about), digits)
+    pixels, classes, title = as_seen(SynSet.of(digits, **about), digits)
     assert torch.allclose(pixels, digits.train.read(places).float() / 255, atol=1e-6)
     assert classes.tolist() == list(range(10)) and title == "imported on digits, 1 per class"
-    pixels, classes, title = shown(SynSet.of(digits, **about, views=Views("compensators", {}, tensors)), digits)
+    pixels, classes, title = as_seen(SynSet.of(digits, **about, views=Views("compensators", {}, tensors)), digits)
     assert len(pixels) == 30 and classes.tolist() == 3 * list(range(10))
     assert title == "imported on digits, 3 per class, made of 10 stored"

@@ -46,13 +46,13 @@ def test_a_name_that_cannot_be_is_refused_and_nothing_written(name, tmp_path):
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
     (tmp_path / "mine").write_text("dear")
-    with pytest.raises(UsageError, match="something in it"):
+    with pytest.raises(UsageError, match="not empty"):
         new_method("own", tmp_path)
     assert files(tmp_path) == {"mine"}
 
 
 def test_it_is_written_outside_of_ddbench():
-    with pytest.raises(UsageError, match="inside of ddbench"):
+    with pytest.raises(UsageError, match="inside ddbench"):
         new_method("own", SOURCE / "own")
     assert not (SOURCE / "own").exists()
 

@@ -9,7 +9,7 @@ import pytest
 from submitted_records import FILE, OTHER, SET, WORDS, a_run, value
 from typer.testing import CliRunner
 
-from ddbench.api import distill, evaluate
+from ddbench import distill, evaluate
 from ddbench.cli.app import app
 from ddbench.errors import UsageError
 from ddbench.extras.submit import check_submissions, claim, file_sha256, shared_product, shared_set, submit

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from typer.testing import CliRunner
 
-from ddbench.api import distill, evaluate
+from ddbench import distill, evaluate
 from ddbench.cli.app import app
 from ddbench.errors import UsageError
 from ddbench.extras.verify import FEWEST, MARGIN, WIDEST, judge, judge_record, tolerance, verify

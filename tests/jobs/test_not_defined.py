@@ -13,7 +13,7 @@ from ddbench.budget import Budget
 from ddbench.cli.app import app
 from ddbench.distillation.method import Hyper, Method
 from ddbench.errors import DDBenchError, NotDefined, UsageError
-from ddbench.extras.demo import Plan, run_demo
+from ddbench.extras.demo import DemoPlan, run_demo
 from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import Outcome, attempt
 from ddbench.jobs.sweep import Cell, Sweep, run_cells
@@ -136,7 +136,7 @@ def picky(task, hyper):
 
 def test_the_demo_leaves_it_out_with_its_reason(toys, tmp_path, monkeypatch):
     find, method = plugins.find, Method("picky", Picky, picky)
-    plan = Plan(
+    plan = DemoPlan(
         lines=("random", "picky"),
         line_ipcs=(1, 2),
         protocol="toy-hard-v1",

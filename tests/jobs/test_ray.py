@@ -159,9 +159,7 @@ def test_nothing_to_do_needs_no_cluster():
 
 
 def test_cuda_may_be_asked_for_where_there_is_none():
-    from ddbench import api
-
-    assert api.setting("cuda", elsewhere=True).device == "cuda" and api.setting("cpu", elsewhere=True).device == "cpu"
+    assert Compute.here("cuda", elsewhere=True).device == "cuda" and Compute.here("cpu", elsewhere=True).device == "cpu"
 
 
 # --- what a worker must share with the driver

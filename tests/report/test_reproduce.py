@@ -228,7 +228,7 @@ def record(item, values, *, threads=1, status="ok", network=None, synthesis=0):
 
 def the_item(paper, cell="digits/7", **choice):
     (figure,) = chosen_figures("toy-paper", paper, ["toy"], [cell])
-    (item,) = items_of([figure], paper, Choice(setting=Compute(), **choice))
+    (item,) = items_of([figure], paper, Choice(compute=Compute(), **choice))
     return item
 
 

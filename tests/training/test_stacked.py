@@ -7,8 +7,8 @@ import torch
 
 import ddbench
 from ddbench import networks
+from ddbench.api.planning import missing_work
 from ddbench.budget import Budget
-from ddbench.cli.planning import missing_work
 from ddbench.data.registry import load_dataset
 from ddbench.errors import JobFailed
 from ddbench.evaluation import evaluate

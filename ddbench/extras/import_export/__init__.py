@@ -1,4 +1,4 @@
-"""Sets from and to elsewhere: `.pt` and `.npz` files, folders of images; tensors are `ddbench.evaluation.from_tensors`."""
+"""Import and export of sets: `.pt` and `.npz` files, folders of images. For tensors see `ddbench.evaluation.from_tensors`."""
 
 from ddbench.extras.import_export.exporting import FORMATS as FORMATS
 from ddbench.extras.import_export.exporting import export_set as export_set

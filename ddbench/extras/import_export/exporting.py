@@ -1,4 +1,4 @@
-"""A SynSet becomes files that other code reads: `.pt`, `.npz`, or a folder of PNGs."""
+"""Export: a SynSet becomes files that other code reads: `.pt`, `.npz`, or a folder of PNGs."""
 
 import logging
 import os
@@ -27,26 +27,26 @@ log = logging.getLogger("ddbench")
 
 
 def export_set(synset: SynSet, dataset: Dataset | str, out: Path | str, format: str | None = None) -> Path:
-    """Write a set's images and labels for other code; `import_set` reads it back.
+    """Write a set's images and labels for other code; `import_set` reads them back.
 
-    `.pt` and `.npz` hold `images` (float32 [n, C, H, W] in the set's space; a set of pixels or of indices gives uint8),
+    `.pt` and `.npz` hold `images` (float32 [n, C, H, W] in the set's space; uint8 for a set of pixels or of indices),
     `labels` (int64 [n]), `soft_labels` ([n, K], with `soft_form`) and `syn_lr` where the set has them, and as plain
     values `dataset`, `class_names`, `space` and `student_recipe`. The `.pt` loads with `weights_only=True`. Float
     images come back bit for bit: export and import give a set of the same hash.
 
-    Of a set with views that are drawn, the stored images are written (PCA: canvases), without views and student recipe.
+    For a set with views that are drawn, the stored images are written (PCA: canvases), without views and student recipe.
 
-    A folder holds `train/<class>/0000.png`, ... (class indices where a name cannot name a folder). PNGs hold 8 bits
-    from 0 to 255: what lies between or outside is lost, and so are soft labels and step size.
+    A folder holds `train/<class>/0000.png`, ... (class indices where a name cannot name a folder). PNGs hold 8 bits,
+    0 to 255: values between and outside are lost, and so are soft labels and step size.
 
     Args:
-        synset: what to write.
+        synset: the set to write.
         dataset: its data set, or the name.
         out: file or folder; an existing file is replaced, a folder must be new or empty.
-        format: "pt", "npz" or "folder"; None goes by the ending of `out`.
+        format: "pt", "npz" or "folder"; None: by the ending of `out`.
 
     Returns:
-        `out`, whole; after a failure nothing is there.
+        `out`; after a failure nothing is left there.
 
     Raises:
         UsageError: an unknown format, another data set, a set of expanding views, a folder that is not empty.
@@ -58,9 +58,7 @@ def export_set(synset: SynSet, dataset: Dataset | str, out: Path | str, format: 
     check_dataset(synset, data)
     if synset.views is not None:
         if drawn(synset) is None:
-            raise UsageError(
-                f"a set with views ({synset.views.kind}) cannot be exported: its tensors are no images yet"
-            )
+            raise UsageError(f"a set with views ({synset.views.kind}) cannot be exported: its tensors are not images")
         log.warning("views (%s) are left out, and the student recipe: other code sees whole images", synset.views.kind)
         synset = replace(synset, views=None, student_recipe=None)
     if chosen == "folder":
@@ -73,7 +71,7 @@ def export_set(synset: SynSet, dataset: Dataset | str, out: Path | str, format: 
 
 
 def content(synset: SynSet, dataset: Dataset) -> dict[str, Any]:
-    """What a file of a set holds: tensors and plain values by name."""
+    """Return the tensors and plain values of a set's file, by name."""
     images = synset.images if synset.images is not None else dataset.train.read(synset.indices)
     found: dict[str, Any] = {
         "images": images.detach().cpu().clone(),
@@ -126,7 +124,7 @@ def _write_folder(synset: SynSet, dataset: Dataset, out: Path) -> None:
 
 
 def _pixels(synset: SynSet, dataset: Dataset) -> torch.Tensor:
-    """The images as uint8 [n, C, H, W], clipped to the pixels' range."""
+    """Return the images as uint8 [n, C, H, W], clipped to the range of pixels."""
     if synset.indices is not None:
         return dataset.train.read(synset.indices)
     assert synset.images is not None
@@ -149,7 +147,7 @@ def _write_pngs(pixels: torch.Tensor, synset: SynSet, root: Path) -> None:
 
 
 def _folder_names(class_names: tuple[str, ...]) -> list[str]:
-    """The classes' names, or the indices of all of them where one cannot name a folder on every system."""
+    """Return the class names, or the indices of all classes if a name cannot name a folder on every system."""
     unique = len({name.lower() for name in class_names}) == len(class_names)
     if unique and all(SAFE.fullmatch(name) and name[-1] not in " ." for name in class_names):
         return list(class_names)

@@ -1,4 +1,4 @@
-"""Files made elsewhere, read without running code that they may hold; what is what is found by name, never guessed."""
+"""Readers of files and folders made elsewhere; code in a file is never run, and entries are found by name, not guessed."""
 
 import zipfile
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from ddbench.data.listing import Listing, class_folders, list_split
 from ddbench.errors import UsageError
 
 LIMIT = 8 * 2**30
-"""Bytes of a file, packed or unpacked, and of a folder's pixels; more is refused before it is read."""
+"""Largest size of a file, packed or unpacked, and of a folder's pixels, in bytes; more is refused before it is read."""
 
 TORCH, NUMPY = (".pt", ".pth"), (".npz", ".npy")
 ROLES: dict[str, tuple[str, ...]] = {
@@ -27,10 +27,10 @@ STATED = ("space", "class_names", "soft_form", "student_recipe")
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a file holds, by role; `stated` is what a file of `export_set` says of itself."""
+class FileContent:
+    """Content of a file by role; `stated` holds the plain values that `export_set` writes beside the tensors."""
 
-    images: torch.Tensor | None = None
+    images: torch.Tensor
     labels: torch.Tensor | None = None
     soft_labels: torch.Tensor | None = None
     lr: float | None = None
@@ -38,7 +38,7 @@ class Parts:
 
 
 def read_file(path: Path) -> Any:
-    """The content of a `.pt`, `.pth`, `.npz` or `.npy` file: tensors, numbers, texts, lists and dicts of them.
+    """Read a `.pt`, `.pth`, `.npz` or `.npy` file: tensors, numbers, texts, lists and dicts of them.
 
     Raises:
         UsageError: no such file, another kind of file, more than 8 GiB, damaged, or holding Python objects.
@@ -48,17 +48,13 @@ def read_file(path: Path) -> Any:
     suffix = path.suffix.lower()
     if suffix not in TORCH + NUMPY:
         raise UsageError(f"{path}: files ending in {', '.join(TORCH + NUMPY)} are read, and folders of images")
-    _check_size(path)
-    return _read_torch(path) if suffix in TORCH else _read_numpy(path)
-
-
-def _check_size(path: Path) -> None:
     size = path.stat().st_size
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as packed:
             size = max(size, sum(entry.file_size for entry in packed.infolist()))
     if size > LIMIT:
         raise UsageError(f"{path}: {size:,} bytes, at most {LIMIT:,} are read")
+    return _read_torch(path) if suffix in TORCH else _read_numpy(path)
 
 
 def _read_torch(path: Path) -> Any:
@@ -88,43 +84,45 @@ def _plain(array: Any) -> Any:
     return array.tolist() if array.dtype.kind == "U" else torch.from_numpy(array)
 
 
-def parts_of(value: Any, path: Path) -> Parts:
-    """Sort a file's content by role.
+def read_images(path: Path) -> FileContent:
+    """Read the images of a file and whatever else it holds.
 
     Known are a tensor of images, a pair (images, labels), a list of image tensors, and a dict with one name for each
-    role at its top or one level below; "data" may also be the list with one pair that DC's and DM's code writes.
+    role, at its top or one level below. "data" may also be the list with one pair that the code of DC and DM writes.
 
     Raises:
-        UsageError: two entries for one role, or no images; the names found are listed.
+        UsageError: two entries for one role, or no images; the names in the file are listed.
     """
-    if not isinstance(value, Mapping):
-        return _from_sequence(value, path)
-    found = {role: _pick(value, role, path) for role in ROLES}
-    if found["images"] is None and len(value) == 1:
-        return parts_of(next(iter(value.values())), path)
-    if isinstance(found["images"], list | tuple):
-        pair = _from_sequence(found["images"], path)
-        found["images"] = pair.images
-        found["labels"] = found["labels"] if found["labels"] is not None else pair.labels
-    return Parts(
-        images=_tensor(found["images"], "images", path),
-        labels=_tensor(found["labels"], "labels", path),
-        soft_labels=_tensor(found["soft_labels"], "soft_labels", path),
-        lr=None if found["lr"] is None else scalar(found["lr"], path),
-        stated={name: value[name] for name in STATED if isinstance(value.get(name), str | list | tuple)},
+    value = outer = read_file(path)
+    while isinstance(value, Mapping) and len(value) == 1 and _pick(value, "images", path) is None:
+        value = next(iter(value.values()))
+    entries = value if isinstance(value, Mapping) else {}
+    found = {role: _pick(value, role, path) for role in ROLES} if isinstance(value, Mapping) else {"images": value}
+    images, labels = found["images"], found.get("labels")
+    if isinstance(images, list | tuple):
+        images, paired = _pair(images, path)
+        labels = paired if labels is None else labels
+    pixels = _tensor(images, "images", path)
+    if pixels is None:
+        raise UsageError(f"{path}: no images among {_entries(outer)}; known names are {', '.join(ROLES['images'])}")
+    return FileContent(
+        images=pixels,
+        labels=_tensor(labels, "labels", path),
+        soft_labels=_tensor(found.get("soft_labels"), "soft_labels", path),
+        lr=None if found.get("lr") is None else _number(found["lr"], path),
+        stated={name: entries[name] for name in STATED if isinstance(entries.get(name), str | list | tuple)},
     )
 
 
-def _from_sequence(value: Any, path: Path) -> Parts:
-    if not isinstance(value, list | tuple):
-        return Parts(images=_tensor(value, "images", path))
+def _pair(value: Any, path: Path) -> tuple[Any, Any]:
+    """Split a pair (images, labels), or a list with one such pair; anything else is images without labels."""
     if len(value) == 1 and isinstance(value[0], list | tuple):
-        return _from_sequence(value[0], path)
+        return _pair(value[0], path)
     if value and all(isinstance(item, list | tuple) for item in value):
         raise UsageError(f"{path}: holds {len(value)} sets; save the one that is meant")
     if len(value) == 2 and _dims(value[0]) == 4 and _dims(value[1]) in (1, 2):
-        return Parts(images=value[0], labels=value[1])
-    return Parts(images=_tensor(value, "images", path))
+        return value[0], value[1]
+    return value, None
 
 
 def _dims(value: Any) -> int:
@@ -132,7 +130,7 @@ def _dims(value: Any) -> int:
 
 
 def _pick(value: Mapping[Any, Any], role: str, path: Path) -> Any:
-    """The entry for a role, at the top or, if there is none, one level below."""
+    """Return the entry for a role, at the top or, if there is none, one level below; None if there is none."""
     top = [(str(name), item) for name, item in value.items()]
     below = [
         (f"{name}.{inner}", item)
@@ -161,26 +159,16 @@ def _tensor(value: Any, role: str, path: Path) -> torch.Tensor | None:
     raise UsageError(f"{path}: the {role} are no tensor, but {type(value).__name__}")
 
 
-def keys_found(value: Any) -> str:
-    """What a file holds, in words, for errors."""
+def _entries(value: Any) -> str:
+    """Describe the content of a file in words, for errors."""
     if not isinstance(value, Mapping):
         return f"a {type(value).__name__}"
     return "the entries " + (", ".join(repr(str(key)) for key in list(value)[:20]) or "none")
 
 
-def read_images(path: Path) -> Parts:
-    """A file's images and whatever else it holds; UsageError, with the names found, if there are no images."""
-    value = read_file(path)
-    parts = parts_of(value, path)
-    if parts.images is None:
-        raise UsageError(f"{path}: no images among {keys_found(value)}; known names are {', '.join(ROLES['images'])}")
-    return parts
-
-
 def read_labels(path: Path) -> torch.Tensor:
-    """The labels in a file of their own: a tensor, a list of numbers, or a dict with one entry for them."""
-    value = read_file(path)
-    found = value
+    """Read labels from a file of their own: a tensor, a list of numbers, or a dict with one entry for them."""
+    value = found = read_file(path)
     if isinstance(value, Mapping):
         found = _pick(value, "labels", path)
         if found is None:
@@ -189,20 +177,20 @@ def read_labels(path: Path) -> torch.Tensor:
             found = next(iter(value.values()))
     labels = _tensor(found, "labels", path)
     if labels is None:
-        raise UsageError(f"{path}: no labels among {keys_found(value)}; known names are {', '.join(ROLES['labels'])}")
+        raise UsageError(f"{path}: no labels among {_entries(value)}; known names are {', '.join(ROLES['labels'])}")
     return labels
 
 
 def read_number(path: Path) -> float:
-    """The step size in a file of its own: one number, alone or as the dict entry `lr` or `syn_lr`."""
+    """Read a step size from a file of its own: one number, alone or as the dict entry `lr` or `syn_lr`."""
     value = read_file(path)
     if isinstance(value, Mapping):
         value = next(iter(value.values())) if len(value) == 1 else _pick(value, "lr", path)
-    return scalar(value, path)
+    return _number(value, path)
 
 
-def scalar(value: Any, path: Path) -> float:
-    """A step size as a number; UsageError if it is anything but one number."""
+def _number(value: Any, path: Path) -> float:
+    """Return a step size as a number; UsageError if it is anything but one number."""
     if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
         return float(value.detach())
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -212,7 +200,7 @@ def scalar(value: Any, path: Path) -> float:
 
 
 def read_folder(root: Path, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
-    """A folder with one folder of images per class (or these in a folder `train`): uint8 pixels and int64 classes.
+    """Read a folder with one folder of images per class (or these in a folder `train`): uint8 pixels, int64 classes.
 
     Class folders are named by class name or, all of them, by class index (`3`, `0003`, `new003`).
 
@@ -231,7 +219,7 @@ def read_folder(root: Path, dataset: Dataset) -> tuple[torch.Tensor, torch.Tenso
 
 
 def _places(root: Path, folders: tuple[str, ...], dataset: Dataset) -> list[int]:
-    """The class index of each class folder."""
+    """Return the class index of each class folder."""
     if not folders:
         raise UsageError(f"{root}: no class folders; a folder of images has one per class, with its name or index")
     if set(folders) <= set(dataset.class_names):
@@ -259,7 +247,7 @@ def _decode(listing: Listing, dataset: Dataset) -> torch.Tensor:
 
 
 def _image(path: Path, dataset: Dataset) -> Any:
-    """One image as uint8 [C, side, side], as it is: nothing is resized."""
+    """Read one image as uint8 [C, side, side], without resizing."""
     import numpy as np
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Hyper-parameters chosen on a holdout of the training split."""
+"""Hyper-parameter search on a holdout of the training split."""
 
 from ddbench.extras.tune.grid import draw as draw
 from ddbench.extras.tune.grid import parse_grid as parse_grid

@@ -1,8 +1,9 @@
-"""Grids of hyper-parameter values: as people write them, and as combinations."""
+"""Grids of hyper-parameter values: read from `KEY=V1,V2` words, and turned into combinations."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from ddbench.distillation.method import Method
 from ddbench.errors import UsageError, first_problem, unknown
 from ddbench.randomness import rng
 
-MOST = 10_000  # candidates of a grid, drawn from or tried
+MOST = 10_000  # combinations of a grid
 
 
 def parse_grid(method: Method, words: Sequence[str]) -> dict[str, list[Any]]:
@@ -21,17 +22,17 @@ def parse_grid(method: Method, words: Sequence[str]) -> dict[str, list[Any]]:
     Raises:
         UsageError: no `=`, no value, an unknown key, one given twice, a value that does not read as the field's type.
     """
-    found: dict[str, list[Any]] = {}
+    grid: dict[str, list[Any]] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not text:
             raise UsageError(f"--grid {word}: KEY=VALUE,VALUE,... is needed")
         if key not in method.hyper.model_fields:
             raise unknown(f"hyper-parameter of {method.name}", key, method.hyper.model_fields)
-        if key in found:
+        if key in grid:
             raise UsageError(f"--grid {key} is given twice")
-        found[key] = _values(method, key, text)
-    return found
+        grid[key] = _values(method, key, text)
+    return grid
 
 
 def _values(method: Method, key: str, text: str) -> list[Any]:
@@ -47,10 +48,12 @@ def _values(method: Method, key: str, text: str) -> list[Any]:
 
 
 def draw(grid: Mapping[str, Sequence[Any]], trials: int | None, seed: int) -> list[dict[str, Any]]:
-    """The combinations of a grid, the last key fastest; with `trials`, that many of them drawn by the seed.
+    """List the combinations of a grid, the last key varying fastest; with `trials`, draw that many by the seed.
+
+    The keys keep their order, so scikit-learn's `ParameterGrid`, which sorts them, would draw others.
 
     Raises:
-        UsageError: an empty grid, a value given twice, trials below 1, more than 10,000 combinations to try.
+        UsageError: an empty grid, a value given twice, trials below 1, more than 10,000 combinations.
     """
     empty = [key for key, values in grid.items() if not values]
     twice = [key for key, values in grid.items() if len({json.dumps(v, default=str) for v in values}) < len(values)]
@@ -63,16 +66,7 @@ def draw(grid: Mapping[str, Sequence[Any]], trials: int | None, seed: int) -> li
     total = math.prod(len(values) for values in grid.values())
     if total > MOST:
         raise UsageError(f"the grid has {total:,} combinations, at most {MOST:,} are allowed")
-    places: Sequence[int] = range(total)
-    if trials is not None and trials < total:
-        places = torch.randperm(total, generator=rng(seed, "tune"))[:trials].tolist()
-    return [_combination(grid, place) for place in places]
-
-
-def _combination(grid: Mapping[str, Sequence[Any]], place: int) -> dict[str, Any]:
-    """The combination at a place of the grid's order."""
-    found = {}
-    for key, values in reversed(list(grid.items())):
-        place, digit = divmod(place, len(values))
-        found[key] = values[digit]
-    return {key: found[key] for key in grid}
+    combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    if trials is None or trials >= total:
+        return combinations
+    return [combinations[place] for place in torch.randperm(total, generator=rng(seed, "tune"))[:trials].tolist()]

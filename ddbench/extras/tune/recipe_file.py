@@ -1,4 +1,4 @@
-"""The winner of a search as a recipe file."""
+"""Recipe file of the winner of a search."""
 
 import json
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from ddbench.errors import DDBenchError
 
 
 def recipe_text(best: Resolved, dataset: str, source: str) -> str:
-    """A resolved recipe as a recipe file, named "tuned", every hyper-parameter spelt out.
+    """Write a resolved recipe as a recipe file, named "tuned", with every hyper-parameter.
 
     Args:
-        best: the recipe; its own data set is a holdout's.
+        best: the recipe; its own data set is a holdout.
         dataset: id of the data set that the file is for.
-        source: where the settings come from, one line.
+        source: one line on where the settings come from.
 
     Raises:
         DDBenchError: a value that TOML cannot hold, so that the file would not read back as the winner.
@@ -28,17 +28,17 @@ def recipe_text(best: Resolved, dataset: str, source: str) -> str:
     text = "\n".join(lines) + "\n"
     read = parse(text, "tuned recipe").recipe[0].hyper
     if type(best.hyper).model_validate_json(json.dumps(read)) != best.hyper:
-        raise DDBenchError("the winner has a value that a recipe file cannot hold (none where the default is another)")
+        raise DDBenchError("a recipe file cannot hold a value of the winner: None, where the default is another")
     return text
 
 
 def toml_key(key: str) -> str:
-    """A key as TOML."""
+    """Write a key as TOML."""
     return key if key.isascii() and key.replace("_", "").replace("-", "").isalnum() else toml_value(key)
 
 
 def toml_value(value: Any) -> str:
-    """Plain data as TOML: texts, numbers, truth values, lists, and tables without None."""
+    """Write plain data as TOML: texts, numbers, truth values, lists, and tables without None."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):

@@ -1,11 +1,11 @@
-"""Hyper-parameters chosen on a holdout of the training split, never on test; what the choice cost is written down.
+"""Hyper-parameter search on a holdout of the training split, never on the test split.
 
 1. A fixed, stratified part of the training split is held out; candidates see the rest as their whole data set.
-2. Every candidate (the grid in order, or some of it drawn by key) is distilled once, and students are trained on its
-   set under the protocol and scored on the held-out part.
-3. The candidate with the best mean wins (a tie: the earlier one) and becomes a recipe file.
+2. Every candidate (the grid in order, or some of it drawn by the seed) distills one set. Students are trained on it under
+   the protocol and scored on the held-out part.
+3. The candidate with the best mean wins (of equals, the earlier one) and becomes a recipe file, with the cost of the search.
 
-A finished candidate is kept in the cache, so that a stopped run loses one at most.
+Finished candidates are kept in the cache, so an interrupted search loses at most one.
 """
 
 import json
@@ -38,7 +38,6 @@ from ddbench.jobs.pool import attempt
 from ddbench.progress import Reporter
 from ddbench.records.statistics import t_interval
 from ddbench.settings import cache_dir
-from ddbench.synset.synset import SynSet
 from ddbench.system import code
 from ddbench.system.files import check_writable, locked, write_atomic
 from ddbench.training.compute import Compute
@@ -48,11 +47,11 @@ log = logging.getLogger("ddbench")
 
 @dataclass(frozen=True)
 class Candidate:
-    """One choice of values, and how its students did on the held-out part.
+    """One combination of values, and the accuracy of its students on the held-out part.
 
     Attributes:
-        values: the grid's hyper-parameters.
-        top1: accuracy per evaluation seed, fractions; empty if it failed.
+        values: hyper-parameters of the grid.
+        top1: accuracy per evaluation seed, fractions; empty if the candidate failed.
         reason: why it failed, or None.
         seconds: distillation and students together.
     """
@@ -68,22 +67,20 @@ class Candidate:
         return math.fsum(self.top1) / len(self.top1) if self.top1 else None
 
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval over the evaluation seeds; None with fewer than two."""
+        """Return the 95 % interval over the evaluation seeds; None with fewer than two."""
         return t_interval(self.top1) if len(self.top1) > 1 else None
 
 
 @dataclass(frozen=True)
 class TuneReport:
-    """What tuning found and what it cost.
+    """Result of a search and its cost.
 
     Attributes:
-        candidates: in the order of trying.
+        candidates: all candidates, in the order of trying.
         winner: the best of them.
         recipe: the winner as the text of a recipe file.
         path: where that was written, or None.
-        reused: candidates that an earlier run had finished.
-        seconds: of all candidates, those of earlier runs among them.
-        trainings: students trained, likewise.
+        reused: number of candidates that an earlier run had finished.
     """
 
     candidates: tuple[Candidate, ...]
@@ -91,13 +88,21 @@ class TuneReport:
     recipe: str
     path: Path | None
     reused: int
-    seconds: float
-    trainings: int
+
+    @property
+    def seconds(self) -> float:
+        """Time of all candidates, including those of earlier runs."""
+        return math.fsum(candidate.seconds for candidate in self.candidates)
+
+    @property
+    def trainings(self) -> int:
+        """Number of students trained, including those of earlier runs."""
+        return sum(len(candidate.top1) for candidate in self.candidates)
 
 
 @dataclass(frozen=True)
 class _Study:
-    """Everything that a candidate's score depends on, besides its values."""
+    """Everything that a candidate's score depends on besides its recipe."""
 
     method: Method
     dataset: Dataset
@@ -110,7 +115,7 @@ class _Study:
     holdout: float
 
     def path(self) -> Path:
-        """Where finished candidates are kept."""
+        """Return the file in which finished candidates are kept."""
         key = {
             "source": code.of_method(self.method.name),
             "code": [code.SYNTHESIS, code.TRAINING],
@@ -139,7 +144,7 @@ def tune(
     recipe: str | None = None,
     distill_network: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-    how: Compute | None = None,
+    compute: Compute | None = None,
     reporter: Reporter | None = None,
     out: Path | str | None = None,
 ) -> TuneReport:
@@ -148,53 +153,53 @@ def tune(
     Args:
         method: the method or its name.
         data: the data set.
-        budget: how much may be kept.
+        budget: the budget.
         grid: values to try, by hyper-parameter; see `parse_grid`.
-        trials: how many combinations to draw, without repetition; None tries all in order.
-        protocol: how students are trained.
+        trials: number of combinations to draw, without repetition; None tries all in order.
+        protocol: protocol that trains the students.
         network: student network; None: the protocol's default.
-        holdout: fraction of each class of the training split that scores.
+        holdout: fraction of each class of the training split that is held out for scoring.
         seeds: evaluation seeds of each candidate.
-        seed: synthesis seed, and key of the draw.
-        recipe: what the other hyper-parameters come from: a recipe's name, "generic" or a file; None: the cell's
-            default.
-        distill_network: instead of the recipe's.
-        overrides: hyper-parameters that are changed but not tried.
-        how: how to compute.
-        reporter: shown the progress.
+        seed: synthesis seed, and seed of the draw.
+        recipe: recipe of the other hyper-parameters: a name, "generic" or a file; None: the cell's default.
+        distill_network: distillation network instead of the recipe's.
+        overrides: hyper-parameters that are changed but not searched.
+        compute: how to compute; None: `Compute.here()`.
+        reporter: shows progress.
         out: recipe file to write (its name must end in .toml to be used as one).
 
     Returns:
-        Every candidate with its scores, the winner, and what was spent.
+        Every candidate with its scores, the winner, and the cost of the search.
 
     Raises:
         UsageError: bad input: an unknown or wrong value in the grid, a budget above a class's remaining images.
         JobFailed: every candidate failed; the first reason is given.
     """
-    found = method if isinstance(method, Method) else find_method(method)
-    setting, show = how or Compute(), reporter or Reporter()
-    chosen = draw(grid, trials, seed)
+    method = method if isinstance(method, Method) else find_method(method)
+    combinations = draw(grid, trials, seed)
     if out is not None:
         check_writable(Path(out))
     if not seeds:
         raise UsageError("tuning needs at least one evaluation seed")
     study = _Study(
-        method=found,
+        method=method,
         dataset=held_out(data.load(), holdout),
         budget=budget,
         protocol=find_protocol(protocol),
         network=network,
         seeds=tuple(seeds),
         seed=seed,
-        setting=setting,
+        setting=compute or Compute.here(),
         holdout=holdout,
     )
-    settle = partial(resolve, found, study.dataset, budget, recipe=recipe, network=distill_network)
-    recipes = [settle(overrides={**(overrides or {}), **values}) for values in chosen]
-    _check(study, recipes)
-    report = _run(study, list(zip(chosen, recipes, strict=True)), show)
-    best = recipes[report.candidates.index(report.winner)]
-    dataset = data.load().id
+    resolved = partial(resolve, method, study.dataset, budget, recipe=recipe, network=distill_network)
+    recipes = [resolved(overrides={**(overrides or {}), **values}) for values in combinations]
+    for each in recipes:
+        check_budget(each, study.dataset)
+    if not study.protocol.shipped:
+        study.protocol.student(study.dataset, study.network)
+    report = _run(study, combinations, recipes, reporter or Reporter())
+    best, dataset = recipes[report.candidates.index(report.winner)], data.load().id
     text = recipe_text(best, dataset, source_line(report, study, dataset, best.name.removesuffix("+set")))
     if out is not None:
         write_atomic(Path(out), text)
@@ -202,9 +207,12 @@ def tune(
 
 
 def held_out(dataset: Dataset, fraction: float) -> Dataset:
-    """A data set whose train is the kept part of another's train, and whose test is the held-out part of it.
+    """Split the training images of a data set into the train and the test split of a new one.
 
-    The other's test split is not in it. UsageError: a fraction outside (0, 1), or one that empties a class.
+    The new test split is the held-out fraction; the old test split is not used.
+
+    Raises:
+        UsageError: a fraction outside (0, 1), or one that empties a class.
     """
     kept, held = stratified(dataset.train.labels, fraction, "tune", dataset.train.hash)
     name = f"{dataset.id}-holdout" if "@" in dataset.id else f"{dataset.id}@holdout"
@@ -212,7 +220,7 @@ def held_out(dataset: Dataset, fraction: float) -> Dataset:
 
 
 def _subset(split: Split, places: torch.Tensor) -> Split:
-    """Some images of a split, as a split of its own."""
+    """Return some images of a split as a split of its own."""
     if split.resident:
         return memory_split(split.read(places), split.labels[places])
 
@@ -222,79 +230,58 @@ def _subset(split: Split, places: torch.Tensor) -> Split:
     return Split(split.labels[places], digest([split.hash, places.tolist()]), False, read)
 
 
-def _check(study: _Study, recipes: Sequence[Resolved]) -> None:
-    """Everything that can be known to be wrong before an hour is spent."""
-    for recipe in recipes:
-        check_budget(recipe, study.dataset)
-    if not study.protocol.shipped:
-        study.protocol.student(study.dataset, study.network)
-
-
-def _run(study: _Study, work: Sequence[tuple[dict[str, Any], Resolved]], show: Reporter) -> TuneReport:
+def _run(
+    study: _Study, combinations: Sequence[dict[str, Any]], recipes: Sequence[Resolved], reporter: Reporter
+) -> TuneReport:
     kept, candidates, reused = _kept(study.path()), [], 0
-    for number, (values, recipe) in enumerate(work):
-        candidate = kept.get(recipe.hash)
-        if candidate is None:
-            candidate = _try(study, values, recipe, show)
-            _keep(study.path(), recipe.hash, candidate)
+    for number, (values, recipe) in enumerate(zip(combinations, recipes, strict=True)):
+        if recipe.hash in kept:
+            candidate, reused = replace(kept[recipe.hash], values=values), reused + 1
         else:
-            candidate, reused = replace(candidate, values=values), reused + 1
+            candidate = _try(study, values, recipe, reporter)
+            _keep(study.path(), recipe.hash, candidate)
         candidates.append(candidate)
-        show.advance("candidates", number + 1, len(work))
+        reporter.advance("candidates", number + 1, len(recipes))
     winner = max(candidates, key=lambda candidate: -1.0 if candidate.mean is None else candidate.mean)
     if winner.mean is None:
         raise JobFailed(f"every candidate failed; the first: {candidates[0].reason}")
-    return TuneReport(
-        candidates=tuple(candidates),
-        winner=winner,
-        recipe="",
-        path=None,
-        reused=reused,
-        seconds=math.fsum(candidate.seconds for candidate in candidates),
-        trainings=sum(len(candidate.top1) for candidate in candidates),
-    )
+    return TuneReport(tuple(candidates), winner, recipe="", path=None, reused=reused)
 
 
-def _try(study: _Study, values: dict[str, Any], recipe: Resolved, show: Reporter) -> Candidate:
-    """Distil by one candidate and score its students on the held-out part."""
+def _try(study: _Study, values: dict[str, Any], recipe: Resolved, reporter: Reporter) -> Candidate:
+    """Distill with one candidate and score its students on the held-out part."""
     started = time.perf_counter()
-    outcome = attempt(_scores, study, recipe, show)
+    outcome = attempt(_scores, study, recipe, reporter)
     if outcome.usage or outcome.skipped:
         raise UsageError(f"{study.method.name} with {values}: {outcome.usage or outcome.skipped}")
     return Candidate(values, outcome.value or (), outcome.failure, round(time.perf_counter() - started, 3))
 
 
-def _scores(study: _Study, recipe: Resolved, show: Reporter) -> tuple[float, ...]:
-    synset = _distil(study, recipe, show)
-    return tuple(_score(study, synset, seed) for seed in study.seeds)
-
-
-def _distil(study: _Study, recipe: Resolved, show: Reporter) -> SynSet:
+def _scores(study: _Study, recipe: Resolved, reporter: Reporter) -> tuple[float, ...]:
     device = study.setting.apply()
-    task = Task(study.dataset, recipe.budget, recipe.network, study.seed, device, reporter=show)
+    task = Task(study.dataset, recipe.budget, recipe.network, study.seed, device, reporter=reporter)
     synset = recipe.method.distill(task, recipe.hyper)
     check_balance(synset, recipe)
-    return synset
-
-
-def _score(study: _Study, synset: SynSet, seed: int) -> float:
-    record = evaluate_seeds(
-        synset,
-        study.dataset,
-        study.protocol,
-        seeds=(seed,),
-        setting=study.setting,
-        network=study.network,
-        label="tuned",
-    )
-    run = record.runs[0]
-    if run.top1 is None:
-        raise JobFailed(run.reason or "a student failed")
-    return run.top1
+    scores = []
+    for seed in study.seeds:
+        record = evaluate_seeds(
+            synset,
+            study.dataset,
+            study.protocol,
+            seeds=(seed,),
+            setting=study.setting,
+            network=study.network,
+            label="tuned",
+        )
+        run = record.runs[0]
+        if run.top1 is None:
+            raise JobFailed(run.reason or "a student failed")
+        scores.append(run.top1)
+    return tuple(scores)
 
 
 def _kept(path: Path) -> dict[str, Candidate]:
-    """Finished candidates by the hash of their recipe; a damaged file is logged and counts as empty."""
+    """Read finished candidates by the hash of their recipe; a damaged file is logged and counts as empty."""
     if not path.exists():
         return {}
     try:
@@ -313,12 +300,12 @@ def _keep(path: Path, key: str, candidate: Candidate) -> None:
 
 
 def source_line(report: TuneReport, study: _Study, dataset: str, base: str) -> str:
-    """How the winner was found, for the recipe's `source`."""
+    """Return one line on how the winner was found, for the recipe's `source`."""
     bounds = report.winner.interval()
     interval = f" ({bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else ""
     return (
         f"tuned on a holdout of {study.holdout:g} of the training split of {dataset}: best of "
         f"{len(report.candidates)} candidates under {study.protocol.name}, synthesis seed {study.seed}, evaluation "
-        f"seeds {', '.join(map(str, study.seeds))}; held-out accuracy {report.winner.mean:.4f}{interval}; {report.trainings} trainings, "
-        f"{report.seconds:.0f} s in all, {datetime.now(UTC):%Y-%m-%d}; other fields from recipe {base}"
+        f"seeds {', '.join(map(str, study.seeds))}; held-out accuracy {report.winner.mean:.4f}{interval}; "
+        f"{report.trainings} trainings, {report.seconds:.0f} s in all, {datetime.now(UTC):%Y-%m-%d}; other fields from recipe {base}"
     )
