@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 O = typer.Option  # noqa: E741 - the flags below stay readable
 Text = str | None
+IDENTITY = " Part of a run's identity."
 
 MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="Method; ddbench methods lists them.")]
 DatasetName = Annotated[str, O("--dataset", "--datasets", metavar="NAME", help="Data set, or folder:PATH.")]
@@ -65,14 +66,7 @@ Workers = Annotated[
     int | None, O("--workers", metavar="N", min=1, help="Processes; results do not depend on it (DDBENCH_WORKERS, 1).")
 ]
 Devices = Annotated[
-    int,
-    O(
-        "--devices",
-        metavar="N",
-        min=1,
-        help="Processes, each with a GPU or threads of its own, that train each student and teacher together; part of a "
-        "run's identity.",
-    ),
+    int, O("--devices", metavar="N", min=1, help="GPUs or CPU processes that train one network together." + IDENTITY)
 ]
 Nodes = Annotated[
     int,
@@ -80,16 +74,9 @@ Nodes = Annotated[
         "--nodes",
         metavar="M",
         min=1,
-        help="Machines that run this same command, with --devices each: NODE_RANK, MASTER_ADDR and MASTER_PORT say which "
-        "is which; results and cache are in folders that all see.",
+        help="Machines that run this command, with --devices each: set NODE_RANK, MASTER_ADDR, MASTER_PORT; all see "
+        "one folder of results and one cache.",
     ),
-]
-Threads = Annotated[
-    int | None,
-    O("--threads", metavar="N", min=1, help="Threads per job; part of a run's identity (DDBENCH_THREADS, 1)."),
-]
-Device = Annotated[
-    Text, O("--device", metavar="NAME", help="auto, cpu or cuda (DDBENCH_DEVICE, auto: CUDA if there is one).")
 ]
 Results = Annotated[
     Path | None, O("--results", metavar="DIR", help="Folder of records (DDBENCH_RESULTS, ./results/measured).")
@@ -103,19 +90,15 @@ Borrow = Annotated[
 ]
 RetryFailed = Annotated[bool, O("--retry-failed", help="Run failed runs again and replace them.")]
 Again = Annotated[
-    bool,
-    O(
-        "--again",
-        help="Distill and train again, whatever is cached or recorded, and replace the runs; experts and teachers stay.",
-    ),
+    bool, O("--again", help="Distill and train again and replace the runs; experts and teachers are kept.")
 ]
 Snapshots = Annotated[
     Text,
     O(
         "--snapshots",
         metavar="N|SHARE,..",
-        help="Also score the set on the way of its distillation: at N even shares from the start on (4: 0, 0.25, 0.5, "
-        "0.75), or at these (0.1,0.5; 0.5, is one).",
+        help="Also score the set during its distillation: at N even shares of it (4: 0, 0.25, 0.5, 0.75), or at these "
+        "(0.1,0.5).",
     ),
 ]
 DryRun = Annotated[
@@ -123,24 +106,39 @@ DryRun = Annotated[
 ]
 Wandb = Annotated[bool, O("--wandb", help="Log to Weights & Biases, offline unless logged in.")]
 Json = Annotated[bool, O("--json", help="JSON on stdout instead of text.")]
+OutFile = Annotated[Path, O("--out", metavar="FILE", help="File to write the set to.", show_default=False)]
 Quiet = Annotated[bool, O("--quiet", "-q", help="No progress and no messages; errors still show.")]
 Format = Annotated[str, O("--format", metavar="NAME", help="terminal, markdown, csv, latex or json.")]
 Superseded = Annotated[bool, O("--superseded", help="Also records that a newer one supersedes.")]
 
 
 @dataclass(frozen=True)
-class ComputeFlags:
+class DeviceFlags:
+    """Where to compute."""
+
+    threads: Annotated[
+        int | None, O("--threads", metavar="N", min=1, help="Threads per job (DDBENCH_THREADS, 1)." + IDENTITY)
+    ] = None
+    device: Annotated[
+        Text, O("--device", metavar="NAME", help="auto, cpu or cuda (DDBENCH_DEVICE, auto: CUDA if there is one).")
+    ] = None
+
+    def compute(self) -> "Compute":
+        """The flags, the environment and the defaults, in this order; see `Compute.here`."""
+        return ddbench.Compute.here(self.device, self.threads)
+
+
+@dataclass(frozen=True)
+class ComputeFlags(DeviceFlags):
     """How to compute."""
 
-    threads: Threads = None
-    device: Device = None
     precision: Annotated[
         Text,
         O(
             "--precision",
             metavar="WORD",
-            help="Of the students' steps: float32, bf16, or auto, bf16 where it is admitted (CPUs that compute in it); part "
-            "of a run's identity (DDBENCH_PRECISION, float32).",
+            help="Of students' steps: float32, bf16, or auto, bf16 on CPUs that have it (DDBENCH_PRECISION, float32)."
+            + IDENTITY,
         ),
     ] = None
     compile: Annotated[
@@ -148,13 +146,12 @@ class ComputeFlags:
         O(
             "--compile",
             metavar="WORD",
-            help="Compile the students' steps: on, off, or auto, where that repays its set-up; part of a run's identity "
-            "(DDBENCH_COMPILE, off).",
+            help="Compile students' steps: on, off, or auto, where it saves time (DDBENCH_COMPILE, off)." + IDENTITY,
         ),
     ] = None
 
     def compute(self, *, elsewhere: bool = False, devices: int = 1) -> "Compute":
-        """The flags, the environment and the defaults, in this order; see `Compute.here`."""
+        """As above, for students too."""
         words = (self.device, self.threads, self.precision, self.compile)
         return ddbench.Compute.here(*words, elsewhere=elsewhere, devices=devices)
 
@@ -205,7 +202,7 @@ class RayFlags:
         O(
             "--engine",
             metavar="NAME",
-            help="Where jobs run: local, processes on this machine, or ray; results are the same.",
+            help="Where jobs run: local (processes of this machine) or ray; results are the same.",
         ),
     ] = "local"
     address: Annotated[
@@ -213,8 +210,8 @@ class RayFlags:
         O(
             "--address",
             metavar="ADDR",
-            help="With --engine ray: the cluster of this machine, auto or HOST:PORT of its head; as many jobs run as it has "
-            "room for, or --workers. Without: one is started here, of --workers.",
+            help="With --engine ray: a running cluster, auto or HOST:PORT of its head, used in full or for --workers "
+            "jobs; without: a cluster of --workers is started here.",
         ),
     ] = None
     gpus_per_job: Annotated[

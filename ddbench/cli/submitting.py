@@ -14,7 +14,6 @@ from ddbench.extras.verify import Verification
 from ddbench.extras.verify import verify as verify_record
 from ddbench.records.store import read_record
 from ddbench.settings import default_workers, results_dir
-from ddbench.training.compute import Compute
 
 SUBMITTED = Path("results") / "submitted"
 RecordFile = Annotated[Path, typer.Argument(metavar="RECORD", help="A record's file.")]
@@ -108,8 +107,8 @@ def verify(
         Path | None, typer.Option("--results", metavar="DIR", help="Folder of records to add our runs to.")
     ] = None,
     workers: o.Workers = None,
-    threads: o.Threads = None,
-    device: o.Device = None,
+    *,
+    where: o.DeviceFlags,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -129,7 +128,7 @@ def verify(
             borrow=borrow,
             results=results,
             workers=workers or default_workers(),
-            compute=Compute.here(device, threads),
+            compute=where.compute(),
             reporter=reporter,
         )
     if as_json:
