@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import pkgutil
 import re
 import runpy
 import shlex
@@ -129,9 +130,32 @@ def test_pages_ask_for_every_generated_text_and_for_no_other():
     assert {"hard-v1", "soft-v1", "shipped-v1"} <= set(protocols.names())
 
 
+WRITTEN = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")} | PAGES
+PATH = re.compile(
+    r"(?<![\w./-])((?:ddbench|methods|evaluators|leaderboard|tests|docs|benchmarks|results)/[\w./-]*\w/?)(?![\w{*-])"
+)
+NAME = re.compile(r"`(ddbench(?:\.\w+)+)`")
+
+
+@pytest.mark.parametrize("page", WRITTEN)
+def test_every_path_and_name_in_a_page_is_there(page):
+    """In sentences and tables; blocks show what the reader makes, and MkDocs checks links."""
+    text = re.sub(r"\]\([^)]*\)", "", FENCE.sub("", WRITTEN[page]))
+    gone = {path for path in PATH.findall(text) if not (ROOT / path).exists()}
+    assert gone <= {"results/submitted"}  # of which a clone may have none
+    for name in set(NAME.findall(text)) - plugins.KINDS.keys():
+        pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_the_layout_names_every_package(page):
+    packages = [path.parent.name for path in (ROOT / "ddbench").glob("*/__init__.py")]
+    assert packages and all(f"{name}/" in WRITTEN[page] or f".{name}`" in WRITTEN[page] for name in packages)
+
+
 def lines():
     """Every command of ddbench in the pages and the README: those in blocks, and those in sentences."""
-    for name, text in {**PAGES, "README.md": (ROOT / "README.md").read_text()}.items():
+    for name, text in WRITTEN.items():
         blocks = [block["text"] for block in FENCE.finditer(text) if not block["language"]]
         found = [line for block in blocks for line in block.splitlines()]
         found += re.findall(r"`(ddbench [^`]+)`", FENCE.sub("", text))
@@ -208,17 +232,8 @@ def package(folder, monkeypatch):
         written(page, folder)
         (source,) = {path.parent for path in folder.glob("*/pyproject.toml")}
         target = folder / "installed"
-        words = (
-            "install",
-            "--no-deps",
-            "--no-build-isolation",
-            "--no-index",
-            "-q",
-            "--target",
-            str(target),
-            str(source),
-        )
-        done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
+        words = ["install", "--no-deps", "--no-build-isolation", "--no-index", "-q", "--target", str(target)]
+        done = subprocess.run([sys.executable, "-m", "pip", *words, str(source)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
         monkeypatch.syspath_prepend(target)
         forget()
