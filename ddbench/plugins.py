@@ -1,4 +1,4 @@
-"""What is installed: methods, protocols and target kinds, found by entry point and imported only when asked for.
+"""Installed parts (methods, protocols, data sets, networks, ...), found by entry point and imported only when asked for.
 
 Ours are declared in pyproject.toml exactly as anyone else's would be. A name that two packages declare is an error.
 Parts of a student's training (losses, schedules, optimizers, augmentations) are `Components`: built-in or from a plugin,
@@ -18,6 +18,8 @@ from ddbench.errors import UsageError, unknown
 KINDS = {
     "ddbench.methods": "method",
     "ddbench.evaluators": "protocol",
+    "ddbench.datasets": "data set",
+    "ddbench.networks": "network",
     "ddbench.targets": "target kind",
     "ddbench.commands": "command",
     "ddbench.losses": "loss",

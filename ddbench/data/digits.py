@@ -3,7 +3,6 @@
 from ddbench.data.dataset import Dataset, DatasetCard, channel_statistics, memory_split
 from ddbench.hashing import digest
 
-NAMES: tuple[str, ...] = ("digits",)
 TRAIN, TEST = 1438, 359  # what the split gives; a test checks it
 
 

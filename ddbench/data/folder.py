@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.data.dataset import RESIDENT_SIDE, Dataset, DatasetCard, Split, channel_statistics
-from ddbench.data.imagenet import MEAN, STD
-from ddbench.data.images import file_split, probe_channels, probe_side
+from ddbench.data.images import MEAN, STD, file_split, probe_channels, probe_side
 from ddbench.data.listing import Listing, class_folders, list_split, listed
 from ddbench.errors import UsageError
 from ddbench.hashing import digest
 
-PREFIX = "folder:"
 LAYOUT = "train/<class>/ and test/<class>/ (or val/<class>/), the same classes in both"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # a name becomes part of file names
 
@@ -34,7 +32,7 @@ class FolderConfig:
 
 
 @dataclass(frozen=True)
-class Folder:
+class ImageFolder:
     """An image folder, listed and probed, no pixels read."""
 
     name: str
@@ -48,7 +46,7 @@ class Folder:
 
 def describe(path: str, dataset_name: str | None = None) -> DatasetCard:
     """The card of the image folder at `path`; lists its files and reads some images' headers."""
-    folder = scan(Path(path), dataset_name)
+    folder = scan(path, dataset_name)
     return DatasetCard(
         folder.name, folder.config.title or folder.name, len(folder.classes), folder.channels, folder.side,
         len(folder.train), len(folder.test), True, "its files are there",
@@ -66,7 +64,7 @@ def load(path: str, dataset_name: str | None = None) -> Dataset:
     The list of a streamed folder's files is kept in the cache and holds until a folder in it changes; an image that is
     written again in place with another size is refused when it is read, and the next load lists anew (`listing`).
     """
-    folder = scan(Path(path), dataset_name)
+    folder = scan(path, dataset_name)
     train = file_split(folder.train, side=folder.side, channels=folder.channels)
     test = file_split(folder.test, side=folder.side, channels=folder.channels)
     content = digest([folder.classes, train.hash, test.hash])
@@ -77,8 +75,11 @@ def load(path: str, dataset_name: str | None = None) -> Dataset:
     )  # fmt: skip
 
 
-def scan(root: Path, dataset_name: str | None) -> Folder:
-    """List and probe the image folder at `root`; every fault of its layout or its dataset.toml is a UsageError."""
+def scan(path: str, dataset_name: str | None) -> ImageFolder:
+    """List and probe the image folder at `path`; every fault of its layout or its dataset.toml is a UsageError."""
+    if not path:
+        raise UsageError(f"folder:PATH needs a path: a folder with {LAYOUT}")
+    root = Path(path).expanduser().resolve()
     if not root.is_dir():
         raise UsageError(f"no folder {root}: folder:PATH needs {LAYOUT}")
     config = read_config(root / "dataset.toml")
@@ -95,7 +96,7 @@ def scan(root: Path, dataset_name: str | None) -> Folder:
         if values is not None and len(values) != channels:
             raise UsageError(f"{root / 'dataset.toml'}: {key} has {len(values)} values, the images {channels} channels")
     name = _name(root, config, dataset_name)
-    return Folder(name, config, classes, side, channels, train, test)
+    return ImageFolder(name, config, classes, side, channels, train, test)
 
 
 def read_config(path: Path) -> FolderConfig:
@@ -155,7 +156,7 @@ def _name(root: Path, config: FolderConfig, dataset_name: str | None) -> str:
     return given
 
 
-def _statistics(folder: Folder, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _statistics(folder: ImageFolder, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     config = folder.config
     if config.mean is not None and config.std is not None:
         return config.mean, config.std

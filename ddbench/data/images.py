@@ -14,18 +14,20 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddbench.data.cached import Tensors, cached_tensors
 from ddbench.data.dataset import RESIDENT_SIDE, InMemory, Split
 from ddbench.data.listing import Listing
 from ddbench.errors import UsageError
 from ddbench.hashing import digest_of_parts, list_json
 from ddbench.settings import cache_dir
+from ddbench.system.files import cached_tensors
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's constants per channel, on [0, 1], as in MTT's repository."""
 GREY_MODES = ("1", "L", "LA")
 COLOUR_MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 PROBES = 64  # images whose headers decide grey or colour
@@ -76,7 +78,7 @@ def _contents_hash(listing: Listing, side: int, channels: int) -> str:
 def _resident(listing: Listing, side: int, channels: int) -> Split:
     import torch
 
-    def build() -> Tensors:
+    def build() -> "dict[str, torch.Tensor]":
         return {"labels": torch.from_numpy(listing.labels), "pixels": decode(listing, None, side, channels)}
 
     path = cache_dir() / "decoded" / f"{_decoded_key(listing, side, channels)}.safetensors"

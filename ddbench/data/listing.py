@@ -19,12 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ddbench.data.cached import read_kept
 from ddbench.data.dataset import RESIDENT_SIDE
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.hashing import canonical_json, digest
 from ddbench.settings import cache_dir
-from ddbench.system.files import write_with
+from ddbench.system.files import read_checked, write_with
 
 if TYPE_CHECKING:
     import numpy as np
@@ -283,7 +282,7 @@ def _write(listing: Listing, folders: Sequence[Folder], path: Path) -> None:
 
 def _read(path: Path, split: Path) -> Listing | None:
     """The listing kept at `path`, or None: there is none, it is damaged, or the split has changed since."""
-    found = read_kept(path, _checksum, "np")
+    found = read_checked(path, _checksum, "np")
     if found is None:
         return None
     arrays, _ = found

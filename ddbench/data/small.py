@@ -73,11 +73,10 @@ SETS: dict[str, SmallSet] = {
         100, 3, 32, 50000, 10000, True, (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762),
     ),
 }  # fmt: skip
-NAMES = tuple(SETS)
 
 
 def describe(name: str) -> DatasetCard:
-    """The card of one of `NAMES`; looks only whether its files are there."""
+    """The card of one of `SETS`; looks only whether its files are there."""
     facts = SETS[name]
     available = _debian_folder(name) is not None or not _missing(facts)
     how = "its files are there" if available else _how(facts)
@@ -87,7 +86,7 @@ def describe(name: str) -> DatasetCard:
 
 
 def load(name: str) -> Dataset:
-    """Read one of `NAMES`, downloading it if its files are missing.
+    """Read one of `SETS`, downloading it if its files are missing.
 
     UsageError says what to download by hand and where to put it where that fails, and names damaged files.
     """

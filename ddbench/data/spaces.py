@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import torch
 
-from ddbench.data.cached import Tensors, cached_tensors
 from ddbench.data.dataset import Dataset, Split
 from ddbench.errors import UsageError, unknown
 from ddbench.settings import cache_dir
+from ddbench.system.files import cached_tensors
 
 SPACE_KINDS = ("pixel", "normalised", "zca")
 ZCA_EPS = 0.1  # added to the eigenvalues, variances of pixels in [0, 1]
@@ -227,7 +227,7 @@ def _whitening(dataset: Dataset, cache: str) -> Whitening:
     return Whitening(tensors["mean"], tensors["whiten"], tensors["unwhiten"])
 
 
-def fit_zca(split: Split, size: int) -> Tensors:
+def fit_zca(split: Split, size: int) -> dict[str, torch.Tensor]:
     """Fit kornia's ZCA on a split of images of `size` values: mean [F], whiten and unwhiten [F, F], float32."""
     mean, covariance = pixel_covariance(split, size)
     values, vectors = torch.linalg.eigh(covariance)

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.errors import UsageError
-from ddbench.networks.build import build
-from ddbench.networks.library import timm_network, torchvision_network
-from ddbench.networks.names import parse
+from ddbench.networks.library import library_network, timm_network, torchvision_network
 from ddbench.networks.parts import Network
 from ddbench.randomness import forked
 from ddbench.system.downloads import patience
@@ -48,13 +46,11 @@ class _Weights:
 
 
 def load_pretrained(
-    name: str, *, channels: int, side: int, classes: int
+    library: str, base: str, *, channels: int, side: int, classes: int
 ) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
-    """See `ddbench.networks.pretrained`."""
-    parsed = parse(name, side=side)
-    if parsed.library is None:
-        raise UsageError(f"network {name!r} has no pretrained weights: only torchvision:NAME and timm:NAME have")
-    weights = (_timm if parsed.library == "timm" else _torchvision)(parsed.base)
+    """See `ddbench.networks.pretrained`; `library` is "timm" or "torchvision"."""
+    name = f"{library}:{base}"
+    weights = (_timm if library == "timm" else _torchvision)(base)
     if (channels, classes) != (weights.channels, weights.classes):
         raise UsageError(
             f"the pretrained weights of {name!r} are for {weights.channels} channels and {weights.classes:,} classes, "
@@ -63,7 +59,7 @@ def load_pretrained(
     if weights.side not in (None, side):
         raise UsageError(f"the pretrained weights of {name!r} are for images of {weights.side} px, not {side} px")
     with forked(0, "pretrained"):
-        network = build(name, channels=channels, side=side, classes=classes)
+        network = library_network(library, base, channels=channels, side=side, classes=classes)
         try:
             with patience():
                 _adopt(network, weights.load(side))

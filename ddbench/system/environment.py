@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 @cache
 def commit() -> tuple[str | None, bool | None]:
     """Commit of the ddbench checkout and whether its tracked files differ from it; (None, None) for a wheel."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None, None
     try:

@@ -91,7 +91,7 @@ def test_split_reads_indices_in_order_and_hashes_pixels_and_labels():
 
 def test_cards_need_no_torch():
     code = (
-        "import sys; from ddbench.data import dataset_names, describe; [describe(n) for n in dataset_names()];"
+        "import sys; from ddbench.data.registry import dataset_names, describe; [describe(n) for n in dataset_names()];"
         "print([m for m in ('torch', 'torchvision', 'sklearn', 'numpy', 'PIL') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
@@ -113,6 +113,27 @@ def test_unknown_names_and_misplaced_arguments():
         load_dataset("digits", dataset_name="mine")
     with pytest.raises(UsageError, match="unknown data set"):
         describe("imagenet-2k")
+
+
+def test_a_data_set_of_a_package_is_one_like_ours(toys, tmp_path):
+    assert "toy-bars" in dataset_names() and "toyparts" not in sys.modules
+    assert describe("toy-bars").title == "Bars" and load_dataset("toy-bars").class_names == ("upright", "level")
+    listed = ddbench("datasets", "toy-bars")
+    assert listed.exit_code == 0 and "nothing to download" in listed.stdout
+    run = ("run", "toy", "--dataset", "toy-bars", "--recipe", "generic", "--ipc", "1", "--seeds", "1")
+    done = ddbench(*run, "--protocol", "toy-hard-v1", "--network", "toy-layers-w8", "--results", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.stderr
+    (record,) = (tmp_path / "out").rglob("*.json")
+    assert '"dataset": "toy-bars"' in record.read_text() and '"toy-layers-w8"' in record.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("toy-no-data", r"load\(name\)"), ("toy-renamed", "calls itself 'toy-bars'")]
+)
+def test_an_entry_point_that_gives_no_data_set_of_its_name_is_one_line(toys, name, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        load_dataset(name)
+    assert "\n" not in str(caught.value)
 
 
 def idx(array: np.ndarray) -> bytes:
