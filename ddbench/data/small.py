@@ -4,13 +4,14 @@ Files lie in `data_dir()` in torchvision's own layout, so a folder that other pr
 download goes to a temporary folder beside it and each file is moved into place whole.
 """
 
+import contextlib
 import gzip
 import os
 import pickle
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ddbench.data.dataset import Dataset, DatasetCard, memory_split
 from ddbench.errors import UsageError
 from ddbench.settings import data_dir
-from ddbench.system.downloads import are_refused, patience
+from ddbench.system.downloads import are_refused, fetch
 from ddbench.system.files import locked, make_folder
 
 if TYPE_CHECKING:
@@ -170,22 +171,35 @@ def _listed(files: tuple[str, ...]) -> str:
 
 
 def _download(name: str, facts: SmallSet) -> None:
-    """Let torchvision download and unpack into a temporary folder, then move the files that are read, one by one."""
+    """Download into a temporary folder, let torchvision unpack there, then move the files that are read, one by one."""
     import torchvision.datasets
 
     root = make_folder(data_dir())
     reader = getattr(torchvision.datasets, facts.reader)
     parts: list[dict[str, Any]] = [{"split": "train"}, {"split": "test"}] if facts.reader == "SVHN" else [{}]
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".tmp", dir=root) as temporary, patience():
-            for part in parts:
-                reader(temporary, download=True, **part)
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".tmp", dir=root) as temporary:
+            for urls, file, md5 in _archives(facts, reader):
+                fetch(Path(temporary) / file, *urls, digest=md5, algorithm="md5")
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is for data
+                for part in parts:
+                    reader(temporary, download=True, **part)
             for file in facts.files:
                 make_folder((root / file).parent)
                 os.replace(Path(temporary) / file, root / file)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, UsageError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"cannot download {name} ({reason}): {_by_hand(facts)}") from error
+
+
+def _archives(facts: SmallSet, reader: Any) -> list[tuple[list[str], str, str]]:
+    """Addresses, place below the root and MD5 of each file that a reader of torchvision downloads."""
+    if facts.reader == "SVHN":
+        return [([url], file, md5) for url, file, md5 in (reader.split_list[split] for split in ("train", "test"))]
+    if facts.reader.startswith("CIFAR"):
+        return [([reader.url], reader.filename, reader.tgz_md5)]
+    folder = f"{facts.reader}/raw"
+    return [([m + file for m in reader.mirrors], f"{folder}/{file}", md5) for file, md5 in reader.resources]
 
 
 def _debian_folder(name: str) -> Path | None:
@@ -196,7 +210,7 @@ def _debian_folder(name: str) -> Path | None:
     return next(whole, None)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _unpacked(folder: Path) -> Iterator[Path]:
     """The gzip files of `folder` unpacked as torchvision expects them, below a temporary root."""
     with tempfile.TemporaryDirectory() as temporary:

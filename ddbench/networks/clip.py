@@ -4,10 +4,11 @@ Only architectures and tags that open_clip itself lists are taken: never a path,
 library. A class name that is a WordNet id becomes words: open_clip's own of ImageNet-1K, else WordNet's first lemma.
 """
 
+import contextlib
 import logging
 import re
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 
 from ddbench.errors import UsageError, unknown
 from ddbench.randomness import forked
-from ddbench.system.downloads import patience
 
 TEXTS_AT_ONCE = 256
 MAX_BYTES = 4 * 2**30  # of a model's weights: a set from a stranger may name any
@@ -65,7 +65,7 @@ def load_clip(model: str, tag: str | None, seed: int) -> nn.Module:
     require_model(model, tag)
     library = open_clip()
     found = library.get_pretrained_cfg(model, tag) if tag else {}
-    with forked(seed, "open-clip", model), _quiet(), patience():
+    with forked(seed, "open-clip", model), _quiet(), contextlib.redirect_stdout(sys.stderr):
         try:
             _require_size(library, model)
             # the activation goes with the weights
@@ -95,7 +95,7 @@ def _require_size(library: Any, model: str) -> None:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the library's remark that weights are drawn: that was asked for."""
     root = logging.getLogger()

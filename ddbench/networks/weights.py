@@ -4,7 +4,9 @@ torchvision's are IMAGENET1K_V1 where there are several, as the papers on distil
 of the name's default tag. The network is the one that `create` builds, so a state dict of one fits the other.
 """
 
+import contextlib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from ddbench.errors import UsageError
 from ddbench.networks.library import library_network, timm_network, torchvision_network
 from ddbench.networks.parts import Network
 from ddbench.randomness import forked
-from ddbench.system.downloads import patience
+from ddbench.system.downloads import fetch
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of GoogLeNet and Inception that only their own training uses
 CENTRED = ("googlenet", "inception_v3")
@@ -61,7 +63,7 @@ def load_pretrained(
     with forked(0, "pretrained"):
         network = library_network(library, base, channels=channels, side=side, classes=classes)
         try:
-            with patience():
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is for data
                 _adopt(network, weights.load(side))
         except Exception as error:  # whatever a library, its server or a damaged file comes up with
             reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -87,6 +89,13 @@ def _folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
+def _fetch(url: str) -> None:
+    """Download weights to where the libraries look for them, unless they are there."""
+    name = url.rpartition("/")[2]
+    stated = torch.hub.HASH_REGEX.search(name)
+    fetch(_folder() / name, url, digest=stated[1] if stated else "")
+
+
 def _torchvision(base: str) -> _Weights:
     import torchvision.models
 
@@ -95,8 +104,9 @@ def _torchvision(base: str) -> _Weights:
     shown = chosen.transforms()
 
     def load(side: int) -> Mapping[str, Tensor]:
+        _fetch(chosen.url)
         # first as plain tensors, nothing else: the builder, which knows old names, would unpickle anything
-        chosen.get_state_dict(weights_only=True, check_hash=True)
+        chosen.get_state_dict(weights_only=True)
         return torchvision_network(base, 3, side, classes, weights=chosen).state_dict()
 
     mean, std = ([0.5] * 3, [0.5] * 3) if base in CENTRED else (shown.mean, shown.std)
@@ -116,6 +126,8 @@ def _timm(base: str) -> _Weights:
     channels = found.input_size[0]
 
     def load(side: int) -> Mapping[str, Tensor]:
+        if isinstance(found.url, str) and not found.hf_hub_id and not own.is_file():
+            _fetch(found.url)
         # custom_load says how to read the format of the authors, which timm's own files are not in
         overlay = {"file": os.fspath(own), "custom_load": False} if own.is_file() else None
         network = timm_network(base, channels, side, found.num_classes, pretrained=True, pretrained_cfg_overlay=overlay)
