@@ -1,7 +1,7 @@
 """Randomness is a key, not a stream: every draw comes from a generator seeded by what the draw is for.
 
 So a cache hit, a resume or another worker count shifts nothing. What libraries draw from torch's global
-generators (initialisers, dropout) runs inside `forked`.
+generators (initializers, dropout) runs inside `forked`.
 """
 
 import hashlib

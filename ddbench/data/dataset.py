@@ -39,7 +39,7 @@ Reader = Callable[["torch.Tensor | None"], "torch.Tensor"]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images, in memory or read from files on demand, behind one interface.
+    """Labeled images, in memory or read from files on demand, behind one interface.
 
     Attributes:
         labels: int64 [n], each in 0..classes-1.
@@ -66,7 +66,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set: who it is, how its pixels are normalised, and its two splits.
+    """A data set: who it is, how its pixels are normalized, and its two splits.
 
     Attributes:
         id: its name; for a folder "<name>@<8 hex of the content hash>", never a path.

@@ -148,7 +148,7 @@ def words_of(class_names: Sequence[str]) -> list[str]:
 
 @torch.no_grad()
 def text_columns(clip: Any, model: str, prompts: Sequence[str]) -> Tensor:
-    """The normalised embeddings of texts as columns: float32 [d, K], on the CPU."""
+    """The normalized embeddings of texts as columns: float32 [d, K], on the CPU."""
     tokens = open_clip().get_tokenizer(model)(list(prompts))
     found = torch.cat([clip.encode_text(part) for part in tokens.split(TEXTS_AT_ONCE)])
     return F.normalize(found.float(), dim=1).T.contiguous()

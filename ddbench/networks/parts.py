@@ -66,7 +66,7 @@ def halvings(side: int) -> list[bool]:
 
 
 def new_conv(conv: nn.Conv2d, *, channels: int | None = None, kernel: int | None = None) -> nn.Conv2d:
-    """A convolution like `conv` for other input channels or another odd kernel size ("same" padding), He-initialised."""
+    """A convolution like `conv` for other input channels or another odd kernel size ("same" padding), He-initialized."""
     how: dict[str, Any] = {"kernel_size": conv.kernel_size, "padding": conv.padding, "stride": conv.stride}
     if kernel is not None:
         how |= {"kernel_size": kernel, "padding": kernel // 2}
