@@ -17,7 +17,7 @@ Key = str | int
 
 
 def seed_of(seed: int, *key: Key) -> int:
-    """The 63-bit seed that stands for (seed, key): the head of the SHA-256 of their canonical JSON."""
+    """Derive the 63-bit seed that stands for (seed, key): the head of the SHA-256 of their canonical JSON."""
     head = hashlib.sha256(canonical_json([seed, *key]).encode()).digest()[:8]
     return int.from_bytes(head, "big") >> 1
 

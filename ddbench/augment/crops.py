@@ -115,7 +115,7 @@ def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def crop_grid(boxes: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
-    """Where `resized_crop` samples: [n, H, W, 2] of x and y in grid_sample's coordinates, on the boxes' device.
+    """Sampling grid of `resized_crop`: [n, H, W, 2] of x and y in grid_sample's coordinates, on the boxes' device.
 
     Args:
         boxes: int64 [n, 4]: top, left, height, width.
@@ -130,7 +130,7 @@ def crop_grid(boxes: Tensor, height: int, width: int, dtype: torch.dtype) -> Ten
 
 
 def _centers(size: int, start: Tensor, length: Tensor) -> Tensor:
-    """Where each of `size` output pixels samples, in grid_sample's [-1, 1] coordinates: [n, size]."""
+    """Sampling places of `size` output pixels, in grid_sample's [-1, 1] coordinates: [n, size]."""
     steps = torch.arange(size, device=start.device, dtype=start.dtype) + 0.5
     inside = (steps * length / size - 0.5).clamp(min=0).minimum(length - 1)
     return (2 * (start + inside) + 1) / size - 1

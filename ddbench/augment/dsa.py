@@ -47,7 +47,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class DSA:
-    """The augmentation with its options; `draw` and `apply` apart so that one draw can serve two batches.
+    """Augmentation with its options; `draw` and `apply` apart so that one draw can serve two batches.
 
     Args:
         ops: what to draw from; digits drop "flip".
@@ -144,12 +144,12 @@ class DSA:
 
 
 def cutout_size(side: int) -> int:
-    """The side of the square that cutout sets to 0, in pixels."""
+    """Side of the square that cutout sets to 0, in pixels."""
     return math.floor(_CUTOUT * side + 0.5)
 
 
 def _color(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-    """The three color steps as one: each is linear, and saturation keeps the mean that contrast uses."""
+    """Three color steps as one: each is linear, and saturation keeps the mean that contrast uses."""
     brightness, saturation, contrast = (
         values[name].to(images.device, images.dtype).view(-1, 1, 1, 1)
         for name in ("brightness", "saturation", "contrast")

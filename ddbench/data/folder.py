@@ -48,7 +48,7 @@ class ImageFolder:
 
 
 def describe(path: str, dataset_name: str | None = None) -> DatasetCard:
-    """The card of the image folder at `path`; lists its files and reads some images' headers."""
+    """Card of the image folder at `path`; lists its files and reads some images' headers."""
     folder = scan(path, dataset_name)
     return DatasetCard(
         folder.name, folder.config.title or folder.name, len(folder.classes), folder.channels, folder.side,

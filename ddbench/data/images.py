@@ -37,7 +37,7 @@ DECODER = 1  # raised by hand when the geometry or the conversion changes; part 
 
 
 def probe_side(listing: Listing) -> int:
-    """The side that a listing's first image suggests: its short side up to 128 px, else 224."""
+    """Side that a listing's first image suggests: its short side up to 128 px, else 224."""
     with _opened(listing.path(0)) as image:
         short = min(image.size)
     return short if short <= RESIDENT_SIDE else 224
@@ -55,7 +55,7 @@ def probe_channels(*listings: Listing) -> int:
 
 
 def file_split(listing: Listing, *, side: int, channels: int) -> Split:
-    """The split of a listing: resident up to 128 px (decoded once, then cached), streamed above."""
+    """Split of a listing: resident up to 128 px (decoded once, then cached), streamed above."""
     if side <= RESIDENT_SIDE:
         return _resident(listing, side, channels)
     return streamed_split(listing, side=side, channels=channels)
@@ -70,7 +70,7 @@ def streamed_split(listing: Listing, *, side: int, channels: int) -> Split:
 
 
 def _contents_hash(listing: Listing, side: int, channels: int) -> str:
-    """The `digest` of {"channels", "decoder", "files": [[name, bytes, label], ...], "side"}, file by file."""
+    """Compute the `digest` of {"channels", "decoder", "files": [[name, bytes, label], ...], "side"}, file by file."""
     opened, closed = f'{{"channels":{channels},"decoder":{DECODER},"files":', f',"side":{side}}}'
     return digest_of_parts(chain([opened], list_json(listing.contents()), [closed]))
 
@@ -87,7 +87,7 @@ def _resident(listing: Listing, side: int, channels: int) -> Split:
 
 
 def _decoded_key(listing: Listing, side: int, channels: int) -> str:
-    """The `digest` of [decoder, names, labels, (bytes, mtime)s, side, channels], file by file.
+    """Compute the `digest` of [decoder, names, labels, (bytes, mtime)s, side, channels], file by file.
 
     The modification times are in the cache's key, never in the split's hash.
     """

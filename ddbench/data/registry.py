@@ -26,11 +26,11 @@ class DatasetFamily(Protocol):
     """One data set, or several under their names. What is behind a colon is given in place of the name."""
 
     def describe(self, name: str) -> DatasetCard:
-        """The card, without reading pixels or importing torch."""
+        """Card, without reading pixels or importing torch."""
         ...
 
     def load(self, name: str) -> Dataset:
-        """The data set; UsageError where its files are missing (what to download and where to put it) or damaged."""
+        """Data set; UsageError where its files are missing (what to download and where to put it) or damaged."""
         ...
 
 
@@ -41,7 +41,7 @@ def dataset_names() -> tuple[str, ...]:
 
 
 def describe(name: str, *, dataset_name: str | None = None) -> DatasetCard:
-    """The card of a data set, without reading pixels or importing torch. UsageError for an unknown name."""
+    """Card of a data set, without reading pixels or importing torch. UsageError for an unknown name."""
     source, arguments = _find(name, dataset_name)
     return source.describe(*arguments)
 

@@ -1,4 +1,4 @@
-"""The small classics through torchvision: mnist, fashion-mnist, svhn, cifar10, cifar100.
+"""Small classics through torchvision: mnist, fashion-mnist, svhn, cifar10, cifar100.
 
 Files lie in `data_dir()` in torchvision's own layout, so a folder that other projects filled serves as it is. A
 download goes to a temporary folder beside it and each file is moved into place whole.
@@ -32,7 +32,7 @@ READ_ERRORS = (RuntimeError, ValueError, OSError, EOFError, AssertionError, KeyE
 
 @dataclass(frozen=True)
 class SmallSet:
-    """What is fixed of one data set: the class of torchvision that reads it, its files below the root, its page."""
+    """Constants of one data set: the class of torchvision that reads it, its files below the root, its page."""
 
     title: str
     reader: str
@@ -77,7 +77,7 @@ SETS: dict[str, SmallSet] = {
 
 
 def describe(name: str) -> DatasetCard:
-    """The card of one of `SETS`; looks only whether its files are there."""
+    """Card of one of `SETS`; looks only whether its files are there."""
     facts = SETS[name]
     available = _debian_folder(name) is not None or not _missing(facts)
     how = "its files are there" if available else _how(facts)
@@ -113,17 +113,8 @@ def _dataset(name: str, facts: SmallSet, root: Path) -> Dataset:
         where = root if root == data_dir() else "the Debian package's files"
         files = _listed(facts.files)
         raise UsageError(f"files of {name} in {where} are damaged ({error}): delete {files} and try again") from error
-    return Dataset(
-        name,
-        names,
-        facts.channels,
-        facts.side,
-        facts.flip,
-        facts.mean,
-        facts.std,
-        memory_split(*train),
-        memory_split(*test),
-    )
+    splits = memory_split(*train), memory_split(*test)
+    return Dataset(name, names, facts.channels, facts.side, facts.flip, facts.mean, facts.std, *splits)
 
 
 def _split(facts: SmallSet, root: Path, train: bool) -> tuple[tuple["torch.Tensor", "torch.Tensor"], tuple[str, ...]]:
@@ -164,7 +155,7 @@ def _by_hand(facts: SmallSet) -> str:
 
 
 def _listed(files: tuple[str, ...]) -> str:
-    """The files, those of one folder as folder/{a, b}."""
+    """Files, those of one folder as folder/{a, b}."""
     folder, _, _ = files[0].rpartition("/")
     names = ", ".join(file.rpartition("/")[2] for file in files)
     return f"{folder}/{{{names}}}" if folder else names
@@ -203,7 +194,7 @@ def _archives(facts: SmallSet, reader: Any) -> list[tuple[list[str], str, str]]:
 
 
 def _debian_folder(name: str) -> Path | None:
-    """The folder of the Debian package dataset-fashion-mnist, if it is installed."""
+    """Folder of the Debian package dataset-fashion-mnist, if it is installed."""
     if name != "fashion-mnist":
         return None
     whole = (folder for folder in DEBIAN_FOLDERS if all((folder / f"{file}.gz").is_file() for file in _IDX))
@@ -212,7 +203,7 @@ def _debian_folder(name: str) -> Path | None:
 
 @contextlib.contextmanager
 def _unpacked(folder: Path) -> Iterator[Path]:
-    """The gzip files of `folder` unpacked as torchvision expects them, below a temporary root."""
+    """Gzip files of `folder` unpacked as torchvision expects them, below a temporary root."""
     with tempfile.TemporaryDirectory() as temporary:
         raw = make_folder(Path(temporary) / "FashionMNIST" / "raw")
         try:

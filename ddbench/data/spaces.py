@@ -1,4 +1,4 @@
-"""The spaces that images live in, and the maps between a space and pixels in [0, 1].
+"""Spaces that images live in, and the maps between a space and pixels in [0, 1].
 
 pixel: [0, 1] as it is. normalised: (x - mean) / std per channel. zca: whitened by kornia's definition
 (ZCAWhitening(eps=0.1, compute_inv=True), as MTT uses it): with X the n x F training images in
@@ -52,9 +52,9 @@ class Space:
     def __post_init__(self) -> None:
         if self.kind not in SPACE_KINDS:
             raise unknown("space", str(self.kind), SPACE_KINDS)
-        given = {name for name in _ALL_FIELDS if getattr(self, name) not in ((), None)}
-        if given != set(_FIELDS[self.kind]):
-            raise UsageError(f"a {self.kind} space has the fields {list(_FIELDS[self.kind])}, not {sorted(given)}")
+        present = {name for name in _ALL_FIELDS if getattr(self, name) not in ((), None)}
+        if present != set(_FIELDS[self.kind]):
+            raise UsageError(f"a {self.kind} space has the fields {list(_FIELDS[self.kind])}, not {sorted(present)}")
         if self.kind == "normalised" and (len(self.mean) != len(self.std) or min(self.std) <= 0):
             raise UsageError(f"a normalised space needs a std above 0 for each mean, not {self.mean} and {self.std}")
         if self.kind == "zca" and (len(self.probe) != PROBE or self.eps is None or self.eps <= 0):
@@ -101,11 +101,11 @@ class Transform:
         return images01
 
     def decode(self, images: torch.Tensor) -> torch.Tensor:
-        """The space to pixels (not clamped to [0, 1])."""
+        """Space to pixels (not clamped to [0, 1])."""
         return images
 
     def to(self, device: torch.device | str) -> Self:
-        """The same maps with their tensors on `device`."""
+        """Same maps with their tensors on `device`."""
         return replace(self, **{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
@@ -143,7 +143,7 @@ class Whitening(Transform):
 
 
 def make_space(kind: str, dataset: Dataset) -> Space:
-    """The space of that kind that belongs to a data set.
+    """Space of that kind that belongs to a data set.
 
     zca fits the whitening on the training split (cached below `cache_dir()/zca` by the split's hash) and fills the
     probe. UsageError: an unknown kind, or images too large to whiten.
@@ -157,7 +157,7 @@ def make_space(kind: str, dataset: Dataset) -> Space:
 
 
 def transform_for(space: Space, dataset: Dataset) -> Transform:
-    """The maps of a space, tensors on the CPU.
+    """Maps of a space, tensors on the CPU.
 
     A zca space is re-fitted on the data set's training split, and must agree with it: equal eps and split hash, and
     probe values within 1e-3; UsageError otherwise.
@@ -191,7 +191,7 @@ def _probe(whitening: Whitening, dataset: Dataset) -> tuple[float, ...]:
 
 @lru_cache(maxsize=2)
 def _whitening(dataset: Dataset, cache: str) -> Whitening:
-    """The whitening of a data set, from the cache or fitted; `cache` is part of the key only."""
+    """Whitening of a data set, from the cache or fitted; `cache` is part of the key only."""
     size = dataset.channels * dataset.side**2
     if size > ZCA_LIMIT:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What the networks share: the split into embedding and head, norm layers, and strides that small images can bear."""
+"""Parts that the networks share: the split into embedding and head, norm layers, and strides that small images can bear."""
 
 from typing import Any
 
@@ -83,5 +83,5 @@ def drop_strides(module: nn.Module) -> None:
 
 
 def too_small(name: str, side: int, least: int) -> UsageError:
-    """The error for a network that pools more often than the images allow."""
+    """Error for a network that pools more often than the images allow."""
     return UsageError(f"network {name!r} needs images of at least {least} px, not {side} px")

@@ -85,7 +85,7 @@ def _adopt(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _folder() -> Path:
-    """Where torch and torchvision keep weights."""
+    """Folder of weights of torch and torchvision."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
@@ -101,7 +101,7 @@ def _torchvision(base: str) -> _Weights:
 
     kind = torchvision.models.get_model_weights(base)
     chosen = getattr(kind, "IMAGENET1K_V1", None) or kind.DEFAULT
-    shown = chosen.transforms()
+    transform = chosen.transforms()
 
     def load(side: int) -> Mapping[str, Tensor]:
         _fetch(chosen.url)
@@ -109,7 +109,7 @@ def _torchvision(base: str) -> _Weights:
         chosen.get_state_dict(weights_only=True)
         return torchvision_network(base, 3, side, classes, weights=chosen).state_dict()
 
-    mean, std = ([0.5] * 3, [0.5] * 3) if base in CENTRED else (shown.mean, shown.std)
+    mean, std = ([0.5] * 3, [0.5] * 3) if base in CENTRED else (transform.mean, transform.std)
     classes = len(chosen.meta["categories"])
     by_hand = f"download {chosen.url} into {_folder()}"
     only = chosen.meta["min_size"][0] if base.startswith(ONE_SIDE) else None
@@ -119,22 +119,24 @@ def _torchvision(base: str) -> _Weights:
 def _timm(base: str) -> _Weights:
     import timm.models
 
-    found = timm.models.get_pretrained_cfg(base)
-    if found is None or not found.has_weights:
+    config = timm.models.get_pretrained_cfg(base)
+    if config is None or not config.has_weights:
         raise UsageError(f"network 'timm:{base}' has no pretrained weights in timm")
-    own = _folder() / f"{base}.{found.tag}.safetensors"
-    channels = found.input_size[0]
+    own = _folder() / f"{base}.{config.tag}.safetensors"
+    channels = config.input_size[0]
 
     def load(side: int) -> Mapping[str, Tensor]:
-        if isinstance(found.url, str) and not found.hf_hub_id and not own.is_file():
-            _fetch(found.url)
+        if isinstance(config.url, str) and not config.hf_hub_id and not own.is_file():
+            _fetch(config.url)
         # custom_load says how to read the format of the authors, which timm's own files are not in
         overlay = {"file": os.fspath(own), "custom_load": False} if own.is_file() else None
-        network = timm_network(base, channels, side, found.num_classes, pretrained=True, pretrained_cfg_overlay=overlay)
+        network = timm_network(
+            base, channels, side, config.num_classes, pretrained=True, pretrained_cfg_overlay=overlay
+        )
         return network.state_dict()
 
-    by_hand = f"download {found.url} into {_folder()}"
-    if found.hf_hub_id:
-        page = f"https://huggingface.co/{found.hf_hub_id}"
-        by_hand = f"download {found.hf_hub_filename or 'model.safetensors'} of {page} and put it in place as {own}"
-    return _Weights(channels, found.num_classes, None, tuple(found.mean), tuple(found.std), load, by_hand)
+    by_hand = f"download {config.url} into {_folder()}"
+    if config.hf_hub_id:
+        page = f"https://huggingface.co/{config.hf_hub_id}"
+        by_hand = f"download {config.hf_hub_filename or 'model.safetensors'} of {page} and put it in place as {own}"
+    return _Weights(channels, config.num_classes, None, tuple(config.mean), tuple(config.std), load, by_hand)

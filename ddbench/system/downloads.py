@@ -69,5 +69,5 @@ def refused(when: bool = True) -> Iterator[None]:
 
 
 def are_refused() -> bool:
-    """Whether this is within `refused`."""
+    """Tell whether this is within `refused`."""
     return _refused
