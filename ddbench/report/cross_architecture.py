@@ -74,11 +74,11 @@ def network_notes(table: pd.DataFrame) -> list[str]:
             "No method has several student networks on one data set, protocol and budget (ddbench sweep ... --networks NAMES)."
         ]
     lines = [
-        "mean of others: over the student networks other than the set's distillation network, where all are there; "
-        "sets of other distillation networks leave out another one."
+        "mean of others: the mean over all student networks but the one that the set was distilled with; a dash where one "
+        "is missing."
     ]
     if (table["is_distill_network"] == True).any():  # noqa: E712 - a column of objects
-        lines.append(f"{DDAGGER}: the student is the distillation network.")
+        lines.append(f"{DDAGGER}: the student network is the distillation network.")
     if (table["reduced"] == True).any():  # noqa: E712
         lines.append(f"{DAGGER}: a reduced recipe, cheaper than the published one.")
     return lines

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 Verdict = Literal["agrees", "above", "below", "not run", "failed", "n/a", "no verdict"]
 REDUCED = "-reduced"
 RULE = (
-    "Verdict: agrees where the paper's mean lies in our 95 % interval, widened on both sides by the paper's own standard "
-    "deviation; above or below: ours is."
+    "Verdict: agrees if the paper's mean lies in our 95 % confidence interval, widened on both sides by the paper's own "
+    "standard deviation; else our mean is above or below."
 )
 
 

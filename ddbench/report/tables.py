@@ -28,10 +28,12 @@ TELLING = (
     *("build", "compiled", "stacked", "devices", "code", "synthesis", "training", "teacher", "synset", "recipe_hash"),
     "group",
 )  # what is added to a method's name, in this order, where it alone would not tell two rows apart
+SHOWN = ["budget", "status", "top1", "ci_low", "ci_high", "tied", "reduced", "failed"]  # of a result in a table
 SHARED = ("device", "precision", "threads", "build")
 LONG = "data set|protocol|student|budget|recipe|top-1 %|std|runs|sets|failed|bytes|distillation|training"
 VARIANCE = "data set|protocol|student|budget|top-1 %|std of a run|between sets|between evaluations|runs|sets"
 WIDEST = 7  # columns of a terminal table
+Head = tuple[str, str, str]
 
 
 def table(frame: pd.DataFrame, view: str = "long") -> pd.DataFrame:
@@ -88,17 +90,17 @@ def grids(frame: pd.DataFrame, view: str, *, cut: bool = False) -> list[Grid]:
 
 def pivot(frame: pd.DataFrame) -> Grid:
     """Rows: methods (with what else tells them apart); columns: data set, protocol (and student), budget."""
-    frame = frame.assign(label=row_labels(frame), head=column_heads(frame))
-    heads = list(dict.fromkeys(frame["head"]))
-    found = {(row.label, row.head): row for row in frame.itertuples()}
-    labels = sorted(dict.fromkeys(frame["label"]), key=lambda label: (_reference_only(frame, label), label))
-    reduced = frame[frame["status"] == "ok"].groupby("label")["reduced"].agg(["any", "all"])
+    heads, placed = column_heads(frame), dict[str, dict[Head, Any]]()
+    for label, head, row in zip(row_labels(frame), heads, frame[SHOWN].itertuples(), strict=True):
+        placed.setdefault(label, {})[head] = row
+    last = {label for label, own in placed.items() if all(row.budget == "all" for row in own.values())}
     rows = []
-    for label in labels:
-        whole_row = label in reduced.index and bool(reduced.loc[label, "all"])
-        shown = [_shown(found.get((label, head)), mark_reduced=not whole_row) for head in heads]
-        rows.append((label + DAGGER * whole_row, shown))
-    return Grid("Top-1 accuracy (%)", "method", heads, rows, notes(frame))
+    for label in sorted(placed, key=lambda label: (label in last, label)):
+        good = [row.reduced for row in placed[label].values() if row.status == "ok"]
+        whole = bool(good) and all(good)
+        texts = [_shown(placed[label].get(head), mark_reduced=not whole) for head in dict.fromkeys(heads)]
+        rows.append((label + DAGGER * whole, texts))
+    return Grid("Top-1 accuracy (%)", "method", list(dict.fromkeys(heads)), rows, notes(frame))
 
 
 def long(frame: pd.DataFrame) -> Grid:
@@ -181,14 +183,20 @@ def _telling(rows: Sequence[dict[Any, Any]]) -> list[str]:
     return names
 
 
-def column_heads(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """(data set, protocol, budget) per cell; the student is named where a protocol has several on one data set."""
-    several = frame.groupby(["dataset", "protocol"])["student"].transform("nunique") > 1
-    heads = []
-    for row, many in zip(frame.itertuples(), several, strict=True):
-        protocol = f"{row.protocol} ({row.student})" if many else row.protocol
-        heads.append((row.dataset, protocol, budget_words(row.budget)))
-    return heads
+def column_heads(frame: pd.DataFrame) -> list[Head]:
+    """(data set, protocol, budget) per row; the student is named where a protocol has several on one data set."""
+    places = frame[["dataset", "protocol", "student", "budget"]]
+    students: dict[tuple[str, str], set[str]] = {}
+    for row in places.itertuples():
+        students.setdefault((row.dataset, row.protocol), set()).add(row.student)
+    return [
+        (
+            row.dataset,
+            f"{row.protocol} ({row.student})" if len(students[row.dataset, row.protocol]) > 1 else row.protocol,
+            budget_words(row.budget),
+        )
+        for row in places.itertuples()
+    ]
 
 
 def notes(frame: pd.DataFrame) -> list[str]:
@@ -252,11 +260,6 @@ def _word(name: str, value: Any) -> str:
         else value
     )
     return f"{shown}" if name in ("recipe", "device", "precision") else f"{name.replace('_', ' ')} {shown}"
-
-
-def _reference_only(frame: pd.DataFrame, label: str) -> bool:
-    """Whether a row stands only under the budget "all": such rows come last."""
-    return set(frame.loc[frame["label"] == label, "budget"]) == {"all"}
 
 
 def span(values: Iterable[int]) -> str:

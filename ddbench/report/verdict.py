@@ -121,15 +121,17 @@ def _reasons(compared: Sequence[Compared]) -> list[str]:
 def _notes(compared: Sequence[Compared]) -> list[str]:
     """The rule, where figures were read, and what they say of themselves, once each."""
     figures = [each.item.figure for each in compared if each.item.figure]
-    lines = [RULE, "Paper: mean, and ± the paper's own standard deviation where it gives one."]
+    lines = [RULE, "Paper: mean ± the paper's own standard deviation, where it gives one."]
     for source in dict.fromkeys((figure.read_in, figure.quoted) for figure in figures):
-        lines.append(f"Read in: {source[0]}{' (quoted there)' if source[1] else ''}.")
+        lines.append(f"Source: {source[0]}{' (quoted there)' if source[1] else ''}.")
     lines += [f"Note: {note}." for note in dict.fromkeys(figure.note for figure in figures) if note]
     settings = dict.fromkeys(each.setting for each in compared if each.setting)
     return lines + _reasons(compared) + [f"Ours: {setting}." for setting in settings]
 
 
 def _reduced_notes(compared: Sequence[Compared]) -> list[str]:
-    lines = ["Reduced recipes are not the paper's setting: its figure stands beside them, and there is no verdict."]
+    lines = [
+        "A reduced recipe is not the paper's setting: the paper's figure is shown for reference, without a verdict."
+    ]
     settings = dict.fromkeys(each.setting for each in compared if each.setting)
     return lines + _reasons(compared) + [f"Ours: {setting}." for setting in settings]

@@ -60,7 +60,7 @@ def test_what_scores_lack_is_made_by_the_commands_they_name(toys, tmp_path):
         assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
     assert 0 <= row["lrs"] <= 1 and row["student"] == "mlp"
     text = done(ddbench("scores", "--methods", "toy")).stdout
-    assert "borrowed" in text and "Not among the records" not in text
+    assert "borrowed" in text and "Not measured" not in text
 
 
 def test_scores_in_every_format(quick, tmp_path):

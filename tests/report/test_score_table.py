@@ -300,10 +300,8 @@ def test_a_packed_set_is_scored_from_its_file():
 def test_a_missing_ingredient_is_noted_once_for_all_that_want_it():
     table = score_table(results_frame([made("hard"), record("mtt", "hard", [0.5, 0.6, 0.7])]))
     lines = [line for line in grid(table).notes if "ddbench run whole" in line]
-    assert len(lines) == 1 and lines[0].startswith("Not among the records, HLR: the whole data under hard-v1")
-    assert any(
-        line.startswith("Not among the records, IOR, ARS hard: random under hard-v1") for line in grid(table).notes
-    )
+    assert len(lines) == 1 and lines[0].startswith("Not measured, HLR: the whole data under hard-v1")
+    assert any(line.startswith("Not measured, IOR, ARS hard: random under hard-v1") for line in grid(table).notes)
 
 
 def test_the_grid_has_dashes_points_and_ends():
