@@ -292,7 +292,7 @@ def command(*lines: str) -> Callable[[Callable[..., None]], Callable[..., None]]
 
     def made(function: Callable[..., None]) -> Callable[..., None]:
         parameters = inspect.signature(function).parameters.values()
-        groups = {each.name: each.annotation for each in parameters if is_dataclass(each.annotation)}
+        groups: dict[str, Any] = {each.name: each.annotation for each in parameters if is_dataclass(each.annotation)}
         flags = [
             flag.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for each in parameters
@@ -323,10 +323,10 @@ def examples(*lines: str) -> str:
 
 def words(text: str, flag: str) -> list[str]:
     """Comma-separated words, in order, each once; UsageError if there is none."""
-    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not found:
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
         raise UsageError(f"{flag}: at least one name is needed")
-    return found
+    return names
 
 
 def listed(text: str | None, flag: str) -> list[str] | None:
@@ -336,21 +336,21 @@ def listed(text: str | None, flag: str) -> list[str] | None:
 
 def integers(text: str, flag: str) -> list[int]:
     """Comma-separated whole numbers of at least 0."""
-    found = words(text, flag)
-    wrong = [word for word in found if not (word.isascii() and word.isdecimal())]
+    names = words(text, flag)
+    wrong = [word for word in names if not (word.isascii() and word.isdecimal())]
     if wrong:
         raise UsageError(f"{flag} {text}: {wrong[0]!r} is not a whole number of at least 0")
-    return [int(word) for word in found]
+    return [int(word) for word in names]
 
 
 def seeds(text: str, flag: str = "--seeds") -> tuple[int, ...]:
     """Read seeds: "5" is 0 to 4; with a comma, "0,3,5" or "7,", the seeds themselves."""
-    found = integers(text, flag)
+    numbers = integers(text, flag)
     if "," in text:
-        return tuple(found)
-    if not found[0]:
+        return tuple(numbers)
+    if not numbers[0]:
         raise UsageError(f"{flag} {text}: at least one seed is needed")
-    return tuple(range(found[0]))
+    return tuple(range(numbers[0]))
 
 
 ENGINES = ("local", "ray")
@@ -359,10 +359,10 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mi
 
 def byte_count(text: str, flag: str) -> int:
     """A number of bytes: "2000", "2MB" (millions), "1.5MiB" (of 1,048,576), rounded down; UsageError for other words."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower(), re.ASCII)
-    if found is None or found[2] not in UNITS:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower(), re.ASCII)
+    if match is None or match[2] not in UNITS:
         raise UsageError(f"{flag} {text}: a number of bytes is needed, such as 2000, 500kB, 2MB or 1.5MiB")
-    return int(Exact(found[1]) * UNITS[found[2]])
+    return int(Exact(match[1]) * UNITS[match[2]])
 
 
 def shares(text: str | None, flag: str = "--snapshots") -> tuple[float, ...]:
@@ -381,13 +381,13 @@ def shares(text: str | None, flag: str = "--snapshots") -> tuple[float, ...]:
 
 def budgets(ipc: str | None, fraction: str | None) -> list[Budget]:
     """Every budget of a grid; one without size if neither is given, for methods that take everything."""
-    found = [Budget(ipc=size) for size in (integers(ipc, "--ipc") if ipc is not None else [])]
+    sizes = [Budget(ipc=size) for size in (integers(ipc, "--ipc") if ipc is not None else [])]
     for word in words(fraction, "--fraction") if fraction is not None else []:
         try:
-            found.append(Budget(fraction=float(word)))
+            sizes.append(Budget(fraction=float(word)))
         except ValueError as error:
             raise UsageError(f"--fraction {fraction}: {word!r} is not a number") from error
-    return found or [Budget()]
+    return sizes or [Budget()]
 
 
 def check_sized(methods: list[str], sizes: list[Budget]) -> None:
