@@ -17,7 +17,7 @@ from pages import tell
 
 from ddbench.records.store import RecordStore
 from ddbench.report.format import percent, signed
-from ddbench.report.frame import cells
+from ddbench.report.frame import results_frame
 
 RESULTS = Path(__file__).parents[1] / "results"
 SAME = ["dataset", "protocol", "budget", "method", "recipe_hash", "borrowed", "student"]
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    frames = [cells(RecordStore(RESULTS / name)) for name in ("builds", "measured")]
+    frames = [results_frame(RecordStore(RESULTS / name)) for name in ("builds", "measured")]
     text = "\n".join([HEAD, *rows(*frames)])
     tell(__file__, "Builds of torch", text, " of results/builds and results/measured", write=options.write)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from ddbench.budget import Budget
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve
-from ddbench.jobs.estimate import foresee
+from ddbench.jobs.estimate import Estimator
 from ddbench.jobs.job import DataName, DistillJob, EvaluateJob, distill_job, evaluate_job
 from ddbench.system.environment import processor
 from ddbench.training.compute import Compute
@@ -54,19 +54,20 @@ def taken(call: Callable[[], object]) -> float:
 def row(cell: str) -> list[tuple[str, float, float]]:
     """(job, foreseen seconds, measured seconds) of a cell's set and of one student."""
     name, dataset, size = cell.split(":")
-    data, setting = DataName(dataset), Compute()
+    data, compute = DataName(dataset), Compute()
     budget = Budget(fraction=float(size)) if "." in size else Budget(int(size))
     recipe = resolve(find_method(name), data.load(), budget)
     with own_cache():
-        expected = foresee(recipe, data.load(), "shipped-v1", None, setting)
-        assert expected is not None, f"{name} says no costs"
-        job = DistillJob.of(data, recipe, 0, setting)
+        estimator = Estimator(compute)
+        making = estimator.of_set(recipe, data.load())
+        training = estimator.of_student(recipe, data.load(), "shipped-v1")
+        job = DistillJob.of(data, recipe, 0, compute)
         distill = taken(lambda: distill_job(job))
-        student = taken(lambda: evaluate_job(EvaluateJob(data, job.path, "shipped-v1", None, (0,), setting)))
+        student = taken(lambda: evaluate_job(EvaluateJob(data, job.path, "shipped-v1", None, (0,), compute)))
     what = f"{name} on {dataset}, {budget}"
     return [
-        (f"{what}: set", expected.distill.seconds or 0.0, distill),
-        (f"{what}: student", expected.student.seconds or 0.0, student),
+        (f"{what}: set", making.seconds or 0.0, distill),
+        (f"{what}: student", training.seconds or 0.0, student),
     ]
 
 

@@ -19,26 +19,24 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 
-from ddbench.api import setting
+import torch
+
+from ddbench.api.planning import Planned, plan
+from ddbench.api.running import run_all_cells
 from ddbench.budget import Budget
-from ddbench.cli.output import progress, say
-from ddbench.cli.planning import Estimator, Planned, Steady, missing_work, plan
-from ddbench.cli.running import tell
+from ddbench.cli.output import progress, say, tell
 from ddbench.distillation.method import find_method, method_names
 from ddbench.errors import NotDefined, UsageError, unknown
-from ddbench.evaluation.protocol import find_protocol
-from ddbench.jobs.cost_model import CostModel, Work, plan_of, student_work
-from ddbench.jobs.estimate import Estimate, Foreseen, foresee
+from ddbench.jobs.estimate import Estimate, Estimator
 from ddbench.jobs.job import DataName, DistillJob
-from ddbench.jobs.sweep import Cell, Grid, run_cells
+from ddbench.jobs.steps import Steps, cost_of
+from ddbench.jobs.sweep import Cell, Sweep
 from ddbench.records.record import Record
 from ddbench.records.store import RecordStore
 from ddbench.report.format import duration
-from ddbench.system.files import check_writable
 from ddbench.training.compute import Compute
 
 MEASURED = Path(__file__).parents[1] / "results" / "measured"
@@ -66,9 +64,9 @@ def grid(
     seeds: int = 5,
     syntheses: int = 1,
     networks: Sequence[str | None] = (None,),
-) -> Grid:
+) -> Sweep:
     """A grid of default recipes on `digits`."""
-    return Grid(
+    return Sweep(
         methods=names,
         datasets=[DATA],
         budgets=[Budget(ipc=ipc) for ipc in ipcs],
@@ -76,7 +74,7 @@ def grid(
         networks=networks,
         seeds=range(seeds),
         synthesis_seeds=range(syntheses),
-        setting=how,
+        compute=how,
     )
 
 
@@ -111,60 +109,38 @@ def _borrowing(lenders: Iterable[Cell], how: Compute) -> Iterator[Cell]:
         yield Cell(DATA, cell.protocol, cell.seeds, how, made=made, lender=cell.made)
 
 
-@dataclass
 class Costs:
-    """Seconds of what is left, by the cost model; a set whose method says no costs is probed.
+    """Estimates of what is left. Products that the sets of a method share (teachers, experts) are counted once."""
 
-    Products that the sets of a method share (teachers, experts) are counted with the first of them.
-    """
+    def __init__(self, how: Compute) -> None:
+        """Nothing is timed before the first question."""
+        self.estimator, self._paid = Estimator(how, say), set[tuple[str, Steps]]()
 
-    estimator: Estimator = field(default_factory=Estimator)
-    _paid: set[tuple[str, Work]] = field(default_factory=set)
-
-    def of_set(self, job: DistillJob, how: Compute) -> Estimate:
+    def of_set(self, job: DistillJob) -> Estimate:
         """Of making a set."""
         recipe = job.resolved()
         shared: dict[str, list[int]] = defaultdict(list)
-        for work in _stages(job, how):
-            key = (recipe.method.name, work)
-            shared[work.stage or ""].append(work.entries if key in self._paid else 0)
+        for steps in _stages(job):
+            key = (recipe.method.name, steps)
+            shared[steps.stage or ""].append(steps.entries if key in self._paid else 0)
             self._paid.add(key)
-        found = foresee(recipe, job.data.load(), "hard-v1", None, how, cached=shared, tell=say)
-        return found.distill if found else self.estimator.distilling(job)
+        return self.estimator.of_set(recipe, job.data.load(), job=job, cached=shared)
 
     def of_student(self, each: Planned) -> Estimate:
         """Of one training and test."""
-        made = each.cell.lender if isinstance(each.cell.lender, DistillJob) else each.cell.made
+        cell = each.cell
+        made = cell.lender if isinstance(cell.lender, DistillJob) else cell.made
         assert made is not None
-        found = _foreseen(made, each.cell.protocol, each.cell.network, each.cell.setting)
-        return found.student if found else _by_protocol(each.cell)
+        return self.estimator.of_student(made.resolved(), cell.data.load(), cell.protocol, cell.network)
 
 
-def _stages(job: DistillJob, how: Compute) -> list[Work]:
-    """The works of a set whose products others share; none where the method says no costs, or excludes the cell."""
+def _stages(job: DistillJob) -> list[Steps]:
+    """First steps of each product that others share; none where the method says no steps, or excludes the cell."""
     try:
-        known = plan_of(job.resolved(), job.data.load(), how)
+        cost = cost_of(job.resolved(), job.data.load(), torch.device(job.compute.device))
     except NotDefined:
         return []
-    return [work for work in known.works if work.stage] if known else []
-
-
-@cache
-def _foreseen(job: DistillJob, protocol: str, network: str | None, how: Compute) -> Foreseen | None:
-    return foresee(job.resolved(), job.data.load(), protocol, network, how, tell=say)
-
-
-def _by_protocol(cell: Cell) -> Estimate:
-    """A training where the method says no costs: it trains on as many images as its budget says."""
-    protocol, dataset = find_protocol(cell.protocol), DATA.load()
-    if protocol.shipped or cell.made is None:
-        return Estimate(None, None, "not known before the set")
-    recipe, reference = protocol.student(dataset, cell.network), protocol.reference(dataset)
-    ipc = cell.made.resolved().budget.ipc
-    images = ipc * len(dataset.class_names) if ipc else len(dataset.train)
-    works = student_work(recipe, recipe.network, images, [reference.network] if reference else [])
-    model = CostModel.of(dataset, cell.setting, say)
-    return Estimate(sum(model.seconds(work) for work in works), None, "by the cost model, without the test")
+    return list({(each.stage, each.label): each for each in cost.steps if each.stage}.values()) if cost else []
 
 
 def _left(cell: Cell, store: RecordStore, records: Sequence[Record]) -> Planned:
@@ -175,7 +151,7 @@ def _left(cell: Cell, store: RecordStore, records: Sequence[Record]) -> Planned:
     lender = cell.lender.resolved().hash if isinstance(cell.lender, DistillJob) else None
     key = (cell.protocol, cell.made.resolved().hash, cell.made.seed, lender)
     own = [each for each in records if (each.protocol, each.recipe_hash, each.synthesis_seed, each.lender) == key]
-    wanted = cell.setting.identity().items()
+    wanted = cell.compute.identity().items()
     runs = [run for each in own for run in each.runs if all(getattr(run, name) == value for name, value in wanted)]
     return replace(found, missing=tuple(sorted(set(found.missing) - {run.seed for run in runs})))
 
@@ -185,14 +161,14 @@ def dry_run(names: Sequence[str], store: RecordStore, how: Compute, workers: int
 
     A set is counted in the first part that needs it. A cell that a method's definition excludes is no work.
     """
-    costs, counted, total, records = Costs(), set[Path](), 0.0, list(store)
+    costs, counted, total, records = Costs(how), set[Path](), 0.0, list(store)
     for name in names:
         cells = part(name, how)
         left = [each for cell in cells if (each := _left(cell, store, records)).missing]
         students = {each: cost for each in left if not (cost := costs.of_student(each)).excluded}
         jobs = {job.path: job for each in students for job in each.sets() if job.path not in counted}
         counted |= jobs.keys()
-        spent = [costs.of_set(job, how) for job in jobs.values()]
+        spent = [costs.of_set(job) for job in jobs.values()]
         spent += [cost for each, cost in students.items() for _ in each.missing]
         seconds, blind = sum(cost.seconds or 0 for cost in spent), sum(cost.seconds is None for cost in spent)
         trainings, of = len(spent) - len(jobs), sum(len(cell.seeds) for cell in cells)
@@ -207,10 +183,8 @@ def dry_run(names: Sequence[str], store: RecordStore, how: Compute, workers: int
 def run(names: Sequence[str], store: RecordStore, how: Compute, workers: int, *, retry_failed: bool) -> int:
     """Run what is missing, part after part in one go; the exit code."""
     cells = [cell for name in names for cell in part(name, how)]
-    check_writable(store.root / "record")
     with progress(quiet=False) as reporter:
-        steady = Steady(reporter, missing_work(cells, store, retry_failed=retry_failed))
-        report = run_cells(cells, store, workers=workers, retry_failed=retry_failed, reporter=steady)
+        report = run_all_cells(cells, store, workers=workers, retry_failed=retry_failed, reporter=reporter)
     tell(report)
     return report.exit_code()
 
@@ -226,7 +200,7 @@ def main() -> int:
     parser.add_argument("--retry-failed", action="store_true")
     parser.add_argument("--dry-run", action="store_true", help="say what is missing and for how long; run nothing")
     args = parser.parse_args()
-    names, how, store = args.parts.split(","), setting(args.device, args.threads), RecordStore(args.results)
+    names, how, store = args.parts.split(","), Compute.here(args.device, args.threads), RecordStore(args.results)
     try:
         if args.dry_run:
             dry_run(names, store, how, args.workers)

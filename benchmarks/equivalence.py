@@ -17,14 +17,14 @@ from pathlib import Path
 import pandas as pd
 from pages import tell
 
-from ddbench.api import setting
 from ddbench.budget import Budget
 from ddbench.jobs.job import DataName
-from ddbench.jobs.sweep import Grid, run_cells
+from ddbench.jobs.sweep import Sweep, run_cells
 from ddbench.progress import LineReporter
 from ddbench.records.statistics import Samples, equivalent
 from ddbench.records.store import RecordStore
-from ddbench.report.frame import cells
+from ddbench.report.frame import results_frame
+from ddbench.training.compute import Compute
 
 HERE = Path(__file__).parent
 MARGINS = {"digits": 0.5}  # points; 1 for others
@@ -36,16 +36,16 @@ HEAD = (
 
 def measure(options: argparse.Namespace, store: RecordStore) -> None:
     """Train what is missing of both settings."""
-    plain = setting("cpu" if options.device is None else options.device, options.threads, "float32", "off")
-    other = setting(plain.device, options.threads, options.precision, options.compile)
+    plain = Compute.here("cpu" if options.device is None else options.device, options.threads, "float32", "off")
+    other = Compute.here(plain.device, options.threads, options.precision, options.compile)
     for how in (plain, other):
-        grid = Grid(
+        grid = Sweep(
             methods=["random"],
             datasets=[DataName(options.dataset, options.dataset_name)],
             budgets=[Budget(ipc=10)],
             protocols=[options.protocol],
             seeds=range(options.seeds),
-            setting=how,
+            compute=how,
         )
         report = run_cells(grid.cells(), store, reporter=LineReporter())
         for line in (*report.problems, *(f"{what}: {reason}" for what, reason in report.failed)):
@@ -88,7 +88,7 @@ def main() -> None:
     store = RecordStore(options.results)
     if not options.write:
         measure(options, store)
-    shown = "\n".join([HEAD, *rows(cells(store))])
+    shown = "\n".join([HEAD, *rows(results_frame(store))])
     title = "Precisions and compiling beside float32"
     tell(__file__, title, shown, " of results/equivalence", write=options.write)
 

@@ -35,7 +35,7 @@ from ddbench.evaluation.protocol import find_protocol
 from ddbench.extras.submit import appeal_problems, claim_problems
 from ddbench.hashing import digest
 from ddbench.records.record import Record
-from ddbench.report.frame import cells
+from ddbench.report.frame import results_frame
 from ddbench.synset.synset import Provenance, SynSet, Targets, Views, load
 from ddbench.synset.synset import save as save_set
 from ddbench.synset.targets import targets_of
@@ -215,7 +215,7 @@ def read_a_record(raw: bytes, folder: Path) -> None:
     record.key_hash()
     list(claim_problems(record))
     list(appeal_problems(record, {record.key_hash(): record}))
-    cells([record])
+    results_frame([record])
 
 
 def read_a_recipe(raw: bytes, folder: Path) -> None:

@@ -22,7 +22,7 @@ from ddbench.budget import Budget
 from ddbench.hashing import digest
 from ddbench.jobs.job import DataName, distill_job
 from ddbench.jobs.ray_engine import RayEngine
-from ddbench.jobs.sweep import Grid, run_cells
+from ddbench.jobs.sweep import Sweep, run_cells
 from ddbench.progress import Reporter
 from ddbench.records.store import RecordStore
 from ddbench.settings import variables_kept
@@ -73,8 +73,8 @@ class Clock(Reporter):
             self.ends.append(time.monotonic() - self.began)
 
 
-def grid(jobs: int, network: str) -> Grid:
-    return Grid(
+def grid(jobs: int, network: str) -> Sweep:
+    return Sweep(
         methods=["random"],
         datasets=[DataName("digits")],
         budgets=[Budget(ipc=10)],

@@ -18,18 +18,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from ddbench.api import distill, pack_labels, setting
+from ddbench import distill, pack_labels
 from ddbench.jobs.job import DataName
 from ddbench.jobs.sweep import Cell, run_cells
 from ddbench.progress import LineReporter, Reporter
 from ddbench.records.record import Record
 from ddbench.records.store import RecordStore
 from ddbench.report.format import between, percent
-from ddbench.report.frame import cells
-from ddbench.report.plots import accuracy_against_label_bytes, save
+from ddbench.report.frame import results_frame
+from ddbench.report.plots.label_bytes import accuracy_against_label_bytes
+from ddbench.report.plots.style import save
 from ddbench.synset.label_compression import Packing
 from ddbench.synset.synset import SynSet
 from ddbench.synset.synset import save as save_set
+from ddbench.training.compute import Compute
 
 HERE = Path(__file__).parent
 PROTOCOL = "shipped-v1"
@@ -75,9 +77,9 @@ def _keep(synset: SynSet, path: Path) -> None:
 
 def evaluate(args: argparse.Namespace, paths: list[Path], store: RecordStore, reporter: Reporter) -> None:
     """Train the students that are missing."""
-    data, how = DataName(args.dataset, args.dataset_name), setting(args.device, args.threads)
+    data, how = DataName(args.dataset, args.dataset_name), Compute.here(args.device, args.threads)
     found = [
-        Cell(data=data, file=path, protocol=PROTOCOL, seeds=tuple(range(args.seeds)), setting=how) for path in paths
+        Cell(data=data, file=path, protocol=PROTOCOL, seeds=tuple(range(args.seeds)), compute=how) for path in paths
     ]
     report = run_cells(found, store, workers=args.workers, reporter=reporter)
     for line in (*report.problems, *(f"{what}: {why}" for what, why in report.failed)):
@@ -86,7 +88,9 @@ def evaluate(args: argparse.Namespace, paths: list[Path], store: RecordStore, re
 
 def rows(records: list[Record]) -> list[str]:
     """A line per cell, by data set, method and form, the largest labels first."""
-    frame = cells(records).sort_values(["dataset", "method", "labels", "label_bytes"], ascending=[True] * 3 + [False])
+    frame = results_frame(records).sort_values(
+        ["dataset", "method", "labels", "label_bytes"], ascending=[True] * 3 + [False]
+    )
     packed = {record.recipe_hash[:12]: record.recipe.get("labels") for record in records}
     whole = frame[frame["recipe"].str.endswith(f"+{Packing().words()}")]
     full = {(cell["dataset"], cell["method"]): cell["label_bytes"] for _, cell in whole.iterrows()}
@@ -110,7 +114,7 @@ def line(cell: pd.Series, labels: dict | None, full: float | None) -> str:
 
 def write(records: list[Record], text: str) -> None:
     """The Markdown file, and a plot for each data set."""
-    frame, parts = cells(records), []
+    frame, parts = results_frame(records), []
     for (dataset, protocol, student), _ in frame[frame["status"] == "ok"].groupby(["dataset", "protocol", "student"]):
         path = HERE / f"label_budgets_{dataset.partition('@')[0]}.png"
         save(accuracy_against_label_bytes(frame, dataset, protocol, student), path)

@@ -22,14 +22,14 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ddbench.api import distill, evaluate
+from ddbench import distill, evaluate
 from ddbench.data.dataset import Dataset
 from ddbench.data.registry import load_dataset
 from ddbench.progress import LineReporter
 from ddbench.records.statistics import compare, summarize
 from ddbench.records.store import RecordStore
 from ddbench.report.format import between, percent, signed
-from ddbench.report.frame import cells
+from ddbench.report.frame import results_frame
 from ddbench.synset.label_compression import Packing, packed_targets
 from ddbench.synset.matched_recipe import by_classes
 from ddbench.synset.synset import SynSet
@@ -96,7 +96,7 @@ def table(store: RecordStore) -> str:
     """The Markdown table of all records."""
     records = list(store)
     stored = {r.imported: next(iter(r.synsets.values())).bytes.get("targets", 0) for r in records}
-    frame = cells(records)
+    frame = results_frame(records)
     by_hash = {(key or "")[:12]: size for key, size in stored.items()}
     frame["stored"] = [by_hash[cell] for cell in frame["imported"]]
     return "\n".join([HEAD, *rows(frame[frame["status"] == "ok"])])

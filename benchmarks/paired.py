@@ -16,7 +16,7 @@ from pages import tell
 from ddbench.records.statistics import Samples, compare, summarize
 from ddbench.records.store import RecordStore
 from ddbench.report.format import between, percent, signed
-from ddbench.report.frame import SETTING, cells
+from ddbench.report.frame import SETTING, results_frame
 
 HEAD = (
     "| data set | protocol | budget | method | n | method, % | baseline, % | difference, points | 95 % interval |\n"
@@ -28,7 +28,7 @@ def rows(results: Path, baseline: str) -> list[str]:
     """A line per method and cell that the baseline has too: computed alike, trained by the method's own student recipe
     where it borrows, else in the method's own space where it is there in several. Cells without an accuracy are left out.
     """
-    frame = cells(RecordStore(results))
+    frame = results_frame(RecordStore(results))
     frame = frame[frame["status"] == "ok"]
     lines = []
     for where, group in frame.groupby(["dataset", "protocol", "student", "budget"], sort=True):

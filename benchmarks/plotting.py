@@ -10,8 +10,10 @@ from pathlib import Path
 
 from tables import generated, stored, timed
 
-from ddbench.report import plots, tables
-from ddbench.report.frame import cells
+from ddbench.report import tables
+from ddbench.report.frame import results_frame
+from ddbench.report.plots.registry import plot_all
+from ddbench.report.renderers import FORMATS
 from ddbench.system.environment import cores
 from ddbench.system.files import write_atomic
 
@@ -27,12 +29,12 @@ def main() -> None:
         store = stored(generated(given.records, watched=True), Path(folder) / "records")
         with timed("together"):
             with timed("reading and pooling"):
-                frame = cells(store)
+                frame = results_frame(store)
             with timed("tables"):
-                for form, view in product(tables.FORMATS, tables.VIEWS):
+                for form, view in product(FORMATS, tables.VIEWS):
                     write_atomic(out / "tables" / f"{view}.{form}", tables.render(frame, form, view))
             with timed("plots"):
-                written = plots.plot_all(frame, out / "plots", workers=cores())
+                written = plot_all(frame, out / "plots", workers=cores())
         print(f"{given.records} records, {len(frame)} cells, {len(written)} files")
 
 

@@ -28,7 +28,7 @@ from ddbench.randomness import rng
 from ddbench.records.statistics import compare, summarize
 from ddbench.records.store import RecordStore
 from ddbench.report.format import between, percent, signed
-from ddbench.report.frame import SETTING, cells
+from ddbench.report.frame import SETTING, results_frame
 from ddbench.training.meter import Meter
 
 CPU = torch.device("cpu")
@@ -73,7 +73,7 @@ def cut(count: int) -> None:
 
 def table(results: Path, dataset: str | None) -> None:
     """The family's cells, each beside `random` at its budget and protocol, paired over seeds."""
-    frame = cells(RecordStore(results))
+    frame = results_frame(RecordStore(results))
     frame = frame[(frame["status"] == "ok") & ((frame["dataset"] == dataset) | (dataset is None))]
     print(
         "| data set | protocol | budget | method | recipe | n | accuracy, % | 95 % interval | against random, points |"

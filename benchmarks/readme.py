@@ -1,4 +1,4 @@
-"""README's tables and figure of the measured records on `digits`: a pure function of the records.
+"""README's tables and figure of the measured records on `digits`, generated from the record files alone.
 
     python benchmarks/readme.py            # write them: README between its marks, and benchmarks/readme.png
     python benchmarks/readme.py --check    # write nothing; exit code 1 where either is not of these records
@@ -28,9 +28,11 @@ from ddbench.hashing import digest
 from ddbench.records.record import Record
 from ddbench.records.statistics import ties_with_best
 from ddbench.records.store import RecordStore, budget_label
-from ddbench.report.frame import COMPARED, SETTING, cells
-from ddbench.report.plots import bars, save
-from ddbench.report.renderers import DAGGER, DASH, Grid, Shown, markdown
+from ddbench.report.format import DAGGER, DASH
+from ddbench.report.frame import COMPARED, SETTING, results_frame
+from ddbench.report.plots.budgets import bars
+from ddbench.report.plots.style import save
+from ddbench.report.renderers import Grid, Shown, markdown
 from ddbench.report.tables import notes, pivot, span
 from ddbench.system.files import write_atomic, write_with
 from ddbench.training.compute import Compute
@@ -46,7 +48,7 @@ HASH = "cells"  # key of the figure's hash among the texts of its PNG
 
 def shown(records: Iterable[Record]) -> tuple[pd.DataFrame, int]:
     """The cells that README shows, with marks anew, and how many others of the same protocols are left out."""
-    frame = cells(records, protocols=[*FIXED, SHIPPED])
+    frame = results_frame(record for record in records if record.protocol in (*FIXED, SHIPPED))
     kept = _one_setting(frame[_of_the_grid(frame)])
     return _marked(kept), len(frame) - len(kept)
 
@@ -95,9 +97,9 @@ def fixed_table(frame: pd.DataFrame, left_out: int) -> Grid:
         lines.append(_by_method(part, "build", "Builds of torch"))
     if left_out:
         lines.append(
-            f"Left out: {left_out} cells of other recipes or students, or of a setting with fewer runs (`ddbench table`)."
+            f"Left out: {left_out} results of other recipes or students, or of a setting with fewer runs (`ddbench table`)."
         )
-    return replace(made, title="digits: top-1 accuracy (%), one student for all", notes=[*notes(part), *lines])
+    return replace(made, title="digits: top-1 accuracy (%), one student for all methods", notes=[*notes(part), *lines])
 
 
 def shipped_table(frame: pd.DataFrame) -> Grid:
@@ -109,10 +111,12 @@ def shipped_table(frame: pd.DataFrame) -> Grid:
     names = [name for name in methods() if name not in BASELINES]
     made = _table(pd.concat([part[~borrowed], lent]), heads, names)
     lines = [
-        "Every row has its own student and training, so that columns are not compared; what a set is worth shows beside "
-        "random images of the training split by the same recipe."
+        "Every method has its own student and training recipe: compare a set with random training images under the same "
+        "recipe, not with the other rows."
     ]
-    return replace(made, title="digits: top-1 accuracy (%), each set by the student recipe that it ships", notes=lines)
+    return replace(
+        made, title="digits: top-1 accuracy (%), each set with the method's own training recipe", notes=lines
+    )
 
 
 def _table(part: pd.DataFrame, heads: Sequence[tuple[str, str]], names: Sequence[str]) -> Grid:
@@ -187,7 +191,7 @@ def block(frame: pd.DataFrame, left_out: int) -> str:
     what = f"{DATA.name}: top-1 accuracy of every method at {DRAWN.upper()} under {', '.join((*FIXED, SHIPPED))}"
     figure = f"![{what}]({FIGURE.relative_to(ROOT)})\n"
     shipped = [
-        "<details><summary>Each set by the student recipe that it ships</summary>\n",
+        "<details><summary>Each set with the method's own training recipe</summary>\n",
         markdown(shipped_table(frame)),
     ]
     return "\n".join([markdown(fixed_table(frame, left_out)), figure, *shipped, "</details>"])

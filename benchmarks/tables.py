@@ -21,18 +21,15 @@ from pathlib import Path
 from ddbench.hashing import digest
 from ddbench.records.record import Record
 from ddbench.records.store import RecordStore
-from ddbench.report.frame import cells
-from ddbench.report.renderers import data_text, grids_text
-from ddbench.report.score_table import data, grid, score_table
-from ddbench.report.significance import VIEWS as COMPARED_VIEWS
-from ddbench.report.significance import compared
-from ddbench.report.significance import grids as compared_grids
-from ddbench.report.tables import FORMATS, VIEWS, render
+from ddbench.report import score_table, significance
+from ddbench.report.frame import results_frame
+from ddbench.report.renderers import FORMATS
+from ddbench.report.tables import VIEWS, render
 from ddbench.system.files import write_atomic
 
 PROTOCOLS = (("hard", "net"), ("hard", "wide"), ("hard-plain", "net"), ("soft", "net"), ("soft-plain", "net"))
 IPCS, DATASETS = (1, 10, 50, 100), ("digits", "mnist")
-DATA, FILES = ("csv", "json"), tuple(form for form in FORMATS if form != "terminal")
+FILES = tuple(form for form in FORMATS if form != "terminal")
 DATE = "2026-01-31T12:00:00+00:00"
 
 
@@ -122,26 +119,24 @@ def make(store: RecordStore) -> None:
     with timed("reading"):
         records = list(store)
     with timed("cells"):
-        frame = cells(records)
+        frame = results_frame(records)
     print(f"{len(records)} records, {len(frame)} cells")
     with timed("scores"):
-        scored = score_table(frame)
-    found = {}
-    for view in COMPARED_VIEWS:
+        scored = score_table.score_table(frame)
+    for view in significance.VIEWS:
         with timed(f"compare, {view}"):
-            found[view] = compared(frame, view)
-        print(f"{len(found[view])} rows")
+            rows = significance.compare(frame, view)
+        print(f"{len(rows)} rows")
     for forms in (FILES, ("terminal",)):
         with timed(f"table, {len(VIEWS)} views as {', '.join(forms)}"):
             for view, form in product(VIEWS, forms):
                 render(frame, form, view)
         with timed(f"scores as {', '.join(forms)}"):
             for form in forms:
-                data_text(data(scored), form) if form in DATA else grids_text([grid(scored)], form)
-        for view, form in product(COMPARED_VIEWS, forms):
+                score_table.render(scored, form)
+        for view, form in product(significance.VIEWS, forms):
             with timed(f"compare, {view} as {form}"):
-                own = found[view]
-                data_text(own, form) if form in DATA else grids_text(compared_grids(own, view), form)
+                significance.render(frame, form, view)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def names(group: str) -> tuple[str, ...]:
 
 
 def declared(group: str, name: str) -> EntryPoint | None:
-    """The entry point of a name, or None; imports nothing."""
+    """Entry point of a name, or None; imports nothing."""
     return _declared(group).get(name)
 
 
@@ -71,7 +71,7 @@ def find(group: str, name: str) -> Any:
 
 @dataclass(frozen=True)
 class Components:
-    """The factories of one kind.
+    """Factories of one kind.
 
     Attributes:
         kind: in words, for errors: "loss".

@@ -22,7 +22,7 @@ from ddbench.records.store import budget_label, budget_size
 from ddbench.report.baselines import FULL
 from ddbench.report.frame import COMPARED, left_out, pooled, protocol_label
 from ddbench.report.papers import OWN, Figure, Paper, figures_of
-from ddbench.report.significance import compared
+from ddbench.report.significance import compare
 from ddbench.report.tables import row_labels
 
 from .entries import RANKED, STANDINGS, Entry, Standing
@@ -49,7 +49,7 @@ class Row:
         bytes, distill_seconds, train_seconds: what it costs.
         figures: what papers report for the same cell; of a reported row, its own.
         records: the ids of its entries.
-        cell: the cell as `ddbench.report.frame.cells` gives it; of a reported row, nothing.
+        cell: the cell as `ddbench.report.frame.results_frame` gives it; of a reported row, nothing.
     """
 
     standing: str
@@ -76,7 +76,6 @@ class Row:
     bytes: float | None = None
     distill_seconds: float | None = None
     train_seconds: float | None = None
-    teacher_flag: bool = False
     figures: tuple[Figure, ...] = ()
     records: tuple[str, ...] = ()
     cell: Mapping[str, Any] | None = None
@@ -148,7 +147,7 @@ def _ranked(ranked: pd.DataFrame) -> dict[str, tuple[int, int, int]]:
     alone = dict.fromkeys(ranked.loc[sizes == 1, "group"], (1, 1, 1)) if len(ranked) else {}
     if not len(ranked) or not (sizes > 1).any():
         return alone
-    table = compared(ranked, "ranks")
+    table = compare(ranked, "ranks")
     found = zip(table["group"], table["first"], table["last"], table["cells"], strict=True)
     return alone | {group: (int(first), int(last), int(count)) for group, first, last, count in found}
 
@@ -174,7 +173,6 @@ def _row(
         first=first,
         last=last,
         ranked=ranked,
-        teacher_flag=bool(cell["teacher_flag"]),
         figures=reported.beside(cell),
         records=records,
         cell=cell,

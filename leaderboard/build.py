@@ -12,7 +12,7 @@ from ddbench.system.files import make_folder
 
 from . import pages
 from .board import rows as board_rows
-from .entries import Entry, united
+from .entries import Entry, read, united
 from .forms import file_name
 from .gallery import draw_pictures
 
@@ -28,6 +28,13 @@ class Built:
     rows: int
     records: int
     pictures: int
+
+
+def build_leaderboard(
+    results: Sequence[Path] = (), out: Path = Path("ddbench-site"), *, pictures: bool = True
+) -> Built:
+    """Write the site of the records below some folders (none: results/measured and results/submitted); see `build`."""
+    return build(read(results), out, pictures=pictures)
 
 
 def build(

@@ -11,10 +11,10 @@ from ddbench.settings import results_dir
 
 Standing = Literal["measured", "verified", "claimed"]
 STANDINGS: dict[str, str] = {
-    "measured": "run here; the record has the commit, and whether the checkout was clean",
-    "verified": "submitted, and the evaluation was run again here: the claim holds",
-    "claimed": "submitted, and not run again yet: shown, but not ranked",
-    "reported": "printed in a paper: not measured under a protocol of this suite, and not ranked",
+    "measured": "run here; the record has the commit and whether the checkout was clean",
+    "verified": "submitted, and evaluated again here: the claim holds",
+    "claimed": "submitted, not yet verified: shown, but not ranked",
+    "reported": "printed in a paper: not measured under a protocol of this suite, not ranked",
 }
 RANKED = ("measured", "verified")
 

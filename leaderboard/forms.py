@@ -8,8 +8,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from ddbench.hashing import digest
-from ddbench.report.format import between, duration, half, percent, size
-from ddbench.report.renderers import DAGGER, DASH
+from ddbench.report.format import DAGGER, DASH, between, half, percent
 
 from .board import Row
 
@@ -52,16 +51,6 @@ def runs(row: Row) -> str:
         return DASH
     sets = f" ({row.draws} sets)" if row.draws > 1 else ""
     return f"{row.runs}{sets}" + (f", {row.failed} failed" if row.failed and row.status == "ok" else "")
-
-
-def bytes_words(value: float | None) -> str:
-    """Bytes for people; a dash where they are not known."""
-    return DASH if value is None else size(value)
-
-
-def seconds_words(value: float | None) -> str:
-    """Seconds for people; a dash where they are not known."""
-    return DASH if value is None else duration(value)
 
 
 def number(value: float | None) -> str:

@@ -74,7 +74,7 @@ def _cached() -> dict[str, Path]:
 def _draw(file: Path, dataset: str, picture: Path) -> bool:
     """Draw one set; whether that was possible. What is wrong is logged."""
     from ddbench.data.registry import load_dataset
-    from ddbench.report.set_images import draw_set
+    from ddbench.report.pictures import draw_set
     from ddbench.synset.synset import load
 
     try:

@@ -12,7 +12,7 @@ from ddbench.errors import UsageError
 from ddbench.records.store import budget_label
 from ddbench.report.commands import commands_again, needed
 from ddbench.report.facts import method_facts, recipe_budgets
-from ddbench.report.format import budget_words, settings
+from ddbench.report.format import budget_words, duration, settings, size
 from ddbench.report.papers import Figure, Paper
 
 from . import forms
@@ -30,6 +30,7 @@ FILTERS = {
     "student": "Student",
     "standing": "Standing",
 }
+WORDS = {"budget_words": budget_words, "file_size": size, "duration": duration}
 MOST_CURVES = 12  # in one chart
 
 
@@ -56,13 +57,11 @@ def _environment() -> jinja2.Environment:
         "interval",
         "reported",
         "runs",
-        "bytes_words",
-        "seconds_words",
         "number",
         "file_name",
         "prose",
     ]
-    made.filters |= {name: getattr(forms, name) for name in names} | {"budget_words": budget_words}
+    made.filters |= {name: getattr(forms, name) for name in names} | WORDS
     made.globals |= {"whisker": whisker, "standings": STANDINGS, "width": WIDTH, "height": HEIGHT, "left": LEFT}
     return made
 
@@ -182,6 +181,5 @@ def _columns(rows: Sequence[Row]) -> dict[str, bool]:
     """Which notes a table needs."""
     return {
         "any_reduced": any(row.reduced for row in rows),
-        "any_flag": any(row.teacher_flag for row in rows),
         "any_reported": any(row.figures for row in rows),
     }

@@ -93,7 +93,7 @@ def test_every_method_has_a_row_and_what_is_missing_a_dash(scripts):
     assert list(rows(table)) == [*grid.methods(), "*runs (n)*"]
     assert rows(table)["random"][0].startswith("51.0 ±") and rows(table)["random"][1:] == ["—"] * 5
     assert rows(table)["rded"][0] == "n/a" and rows(table)["whole"] == ["98.0"] * 3 + ["—"] * 3
-    assert rows(table)["*runs (n)*"] == ["1 to 2", "1", "1", "—", "—", "—"]
+    assert rows(table)["*runs (n)*"] == ["1-2", "1", "1", "—", "—", "—"]
     assert "—: not measured." in table.notes and any("n/a" in note for note in table.notes)
 
 
@@ -102,7 +102,7 @@ def test_of_two_settings_the_one_with_most_runs_is_shown_whatever_its_accuracy(s
     records = [record(scripts, "random", [0.9], build="2.8.0"), record(scripts, "random", [0.5, 0.5])]
     table = readme.fixed_table(*readme.shown(records))
     assert rows(table)["random"][0].startswith("50.0")
-    assert any(note.startswith("Left out: 1 cells") for note in table.notes)
+    assert any(note.startswith("Left out: 1 results") for note in table.notes)
 
 
 def test_other_recipes_and_students_are_left_out(scripts):

@@ -1,44 +1,76 @@
-"""The wiring: which commands there are, plugin commands, and how errors leave the program."""
+"""The commands there are, each imported when it is called, and how errors leave the program."""
 
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from ddbench.cli import (
-    demo,
-    doctor,
-    import_export,
-    listing,
-    packing,
-    plugin_kit,
-    reproducing,
-    running,
-    scoring,
-    submitting,
-    tune,
-    viewing,
-)
-from ddbench.errors import DDBenchError, UsageError
+from ddbench import plugins
+from ddbench.errors import DDBenchError, UsageError, unknown
 
-CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # typer brings its own click, or uses the installed one
-SECTIONS = {
-    "Start": ("demo", "doctor"),
-    "See what there is": ("methods", "datasets", "protocols", "networks"),
-    "Run": ("distill", "pack-labels", "evaluate", "run", "sweep", "reproduce", "tune"),
-    "Results": ("table", "scores", "compare", "plot", "show"),
-    "Sets from and to elsewhere": ("import", "export"),
-    "Your own": ("new-method", "check", "submit", "verify", "pull", "check-submissions"),
-}
 GROUP = "ddbench.commands"
-INTERRUPTED = "ddbench: stopped; the same command, given again, goes on from what is stored"
+INTERRUPTED = "ddbench: stopped; run the same command again to resume"
+SETTINGS: dict[str, Any] = {
+    "rich_markup_mode": None,
+    "add_completion": False,
+    "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
+}
+"""Of every Typer app of ours."""
+COMMANDS = {
+    "Start": {
+        "demo": ("demo:demo", "Run every method on the embedded digits."),
+        "doctor": ("doctor:doctor", "Check versions, device, folders, plugins, data sets."),
+    },
+    "See what there is": {
+        "methods": ("listing:methods", "List the methods; or one with its steps, hyper-parameters, recipes."),
+        "datasets": ("listing:datasets", "List the data sets; or one, and how to get it."),
+        "protocols": ("listing:protocols", "List the protocols; or one with every constant."),
+        "networks": ("listing:networks", "List the networks, with --dataset their parameters."),
+    },
+    "Run": {
+        "distill": ("running:distill", "Distill a data set by a method, into a file."),
+        "pack-labels": ("packing:pack_labels", "Pack a set's soft labels: in fewer bytes, or fewer of them."),
+        "evaluate": ("running:evaluate", "Train and test students on a set; record the runs."),
+        "run": ("running:run", "Distill, evaluate and record one cell."),
+        "sweep": ("running:sweep", "Distill, evaluate and record a grid: every combination."),
+        "reproduce": ("reproducing:reproduce", "Run the cells of a paper's table and compare."),
+        "tune": ("tune:tune", "Choose hyper-parameters on a holdout of train."),
+    },
+    "Results": {
+        "table": ("viewing:table", "Make a table of records, with 95 % intervals."),
+        "scores": ("viewing:scores", "Score sets from records: HLR, IOR, LRS, ARS, and accuracy per cost."),
+        "compare": ("viewing:compare", "Compare methods within each column, corrected for many comparisons."),
+        "plot": ("viewing:plot", "Plot records, or sets: each kind of plot answers a question."),
+        "show": ("showing:show", "Show what is in a set or a record; draw a set."),
+    },
+    "Sets from and to elsewhere": {
+        "import": ("import_export:import_", "Make a set of images and labels from elsewhere."),
+        "export": ("import_export:export", "Write a set for other code: .pt, .npz, or PNGs."),
+    },
+    "Your own": {
+        "new-method": ("plugin_kit:new_method", "Write a method plugin to start from."),
+        "check": ("plugin_kit:check", "Check that a method passes the tests that all methods must pass."),
+        "submit": ("submitting:submit", "Write a submission, for a pull request."),
+        "verify": ("submitting:verify", "Train students on a record's set: does its claim hold?"),
+        "pull": ("submitting:pull", "Fetch the set, teacher or experts of a record."),
+        "check-submissions": ("submitting:check_submissions", "Check the submissions of a repository."),
+    },
+}
+"""Section of the help -> command -> its function below `ddbench.cli`, and the first line of that function's docstring.
+
+Ours are listed here and not among the entry points, because an entry point holds neither a section nor a line of help.
+"""
+SECTIONS = {title: tuple(commands) for title, commands in COMMANDS.items()}
+HOMES = {name: home for commands in COMMANDS.values() for name, (home, _) in commands.items()}
 
 
 class Commands(TyperGroup):
-    """The top command: ours in sections, those of plugins loaded when they are called, errors in one line."""
+    """The top command: ours in sections and those of plugins, imported when they are called; errors in one line."""
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Any:
         """Run a command and leave with its exit code."""
@@ -47,44 +79,41 @@ class Commands(TyperGroup):
         sys.exit(_guarded(lambda: super(Commands, self).main(words or ["--help"], *more, **kwargs)))
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Our commands and those of plugins; the latter are not loaded."""
-        return [*self.commands, *(name for name in _plugin_names() if name not in self.commands)]
+        """Names of our commands and of those of plugins; none is imported."""
+        return [*HOMES, *_plugin_names()]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """One of ours, else a plugin's, which is imported now."""
-        if cmd_name in self.commands or cmd_name not in _plugin_names():
-            return super().get_command(ctx, cmd_name)
-        return _load(cmd_name)
+        """Import a command: one of ours, else a plugin's; UsageError where there is none."""
+        if cmd_name in HOMES:
+            module, _, function = HOMES[cmd_name].partition(":")
+            return _command(cmd_name, getattr(import_module(f"ddbench.cli.{module}"), function))
+        if cmd_name not in _plugin_names():
+            raise unknown("command", cmd_name, self.list_commands(ctx))
+        found = plugins.find(GROUP, cmd_name)
+        if isinstance(found, typer.Typer):
+            return typer.main.get_command(found)
+        if not callable(found):
+            raise UsageError(f"command {cmd_name!r}: its entry point is a {type(found).__name__}, no Typer or function")
+        return _command(cmd_name, found)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the help's list of commands in sections."""
-        for title, names in SECTIONS.items():
-            rows = [(name, self.commands[name].get_short_help_str(90)) for name in names]
+        for title, commands in COMMANDS.items():
             with formatter.section(title):
-                formatter.write_dl(rows)
-        others = [name for name in _plugin_names() if name not in self.commands]
-        if others:
+                formatter.write_dl([(name, line) for name, (_, line) in commands.items()])
+        if names := _plugin_names():
             with formatter.section("From plugins"):
-                formatter.write_dl([(name, f"see ddbench {name} --help") for name in others])
+                formatter.write_dl([(name, f"see ddbench {name} --help") for name in names])
 
 
-def _plugin_names() -> tuple[str, ...]:
-    from ddbench import plugins
-
-    return plugins.names(GROUP)
+def _plugin_names() -> list[str]:
+    return [name for name in plugins.names(GROUP) if name not in HOMES]
 
 
-def _load(name: str) -> Any:
-    """The plugin's command: its entry point is a `typer.Typer` or a function with typed parameters."""
-    from ddbench import plugins
-
-    found = plugins.find(GROUP, name)
-    if isinstance(found, typer.Typer):
-        return typer.main.get_command(found)
-    if not callable(found):
-        raise UsageError(f"command {name!r}: its entry point gives {type(found).__name__}, not a Typer or a function")
-    own = typer.Typer(rich_markup_mode=None, add_completion=False)
-    own.command(name)(found)
+def _command(name: str, function: Callable[..., Any]) -> Any:
+    """A function with typed parameters as a command; its examples are those of `options.command`."""
+    own = typer.Typer(**SETTINGS)
+    own.command(name, epilog=getattr(function, "examples", None))(function)
     return typer.main.get_command(own)
 
 
@@ -103,12 +132,16 @@ def _guarded(call: Callable[[], Any]) -> int:
         return 1  # as click does where it meets this first
     except typer.Exit as leave:
         return int(leave.exit_code)
-    except CLICK_ERROR as error:
-        return _fail(f"ddbench: error: {_sentence(error)}", 2)
     except UsageError as error:
         return _fail(f"ddbench: error: {_line(error)}", 2)
     except DDBenchError as error:
         return _fail(f"ddbench: error: {_line(error)}", 1)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # of click, which typer brings its own of, or uses the installed one
+            raise
+        context = getattr(error, "ctx", None)
+        text = " ".join(error.format_message().split()).rstrip(".")
+        return _fail(f"ddbench: error: {text}" + (f" (see {context.command_path} --help)" if context else ""), 2)
 
 
 def _fail(line: str, code: int) -> int:
@@ -121,28 +154,17 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _sentence(error: Any) -> str:
-    """A click error as one line, with where to look."""
-    text = " ".join(error.format_message().split()).rstrip(".")
-    context = getattr(error, "ctx", None)
-    return f"{text} (see {context.command_path} --help)" if context else text
-
-
 app = typer.Typer(
     name="ddbench",
     cls=Commands,
-    add_completion=False,
-    rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="\b\nStart with:\n  ddbench demo",
+    **SETTINGS,
 )
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
         print(f"ddbench {version('ddbench')}")
         raise typer.Exit
 
@@ -153,26 +175,4 @@ def _top(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Distil data sets, score the sets under fixed protocols, and make tables and plots of the records."""
-
-
-for group in (
-    demo,
-    doctor,
-    listing,
-    running,
-    packing,
-    reproducing,
-    tune,
-    viewing,
-    scoring,
-    import_export,
-    plugin_kit,
-    submitting,
-):
-    group.register(app)
-
-
-def command() -> Any:
-    """The whole command line as one callable; see `Commands.main`."""
-    return typer.main.get_command(app).main
+    """Distill data sets, score the sets under fixed protocols, and make tables and plots of the records."""

@@ -1,40 +1,26 @@
 """Sets from and to elsewhere."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from ddbench.api.running import loaded_set
 from ddbench.cli import options as o
-from ddbench.cli.options import examples
 from ddbench.cli.output import say
-from ddbench.errors import UsageError
-
-if TYPE_CHECKING:
-    from ddbench.data.dataset import Dataset
-    from ddbench.synset.synset import SynSet
+from ddbench.data.registry import load_dataset
+from ddbench.extras.import_export import export_set, import_set
 
 
-def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command(
-        "import",
-        epilog=examples(
-            "ddbench import images.pt --labels labels.pt --dataset cifar10 --space normalised --out set.safetensors",
-            "ddbench import my-images --dataset digits --space pixel --name mine --out set.safetensors",
-        ),
-    )(import_)
-    app.command(
-        "export",
-        epilog=examples("ddbench export set.safetensors --out set.pt", "ddbench export set.safetensors --out images"),
-    )(export)
-
-
+@o.command(
+    "ddbench import images.pt --labels labels.pt --dataset cifar10 --space normalised --out set.safetensors",
+    "ddbench import my-images --dataset digits --space pixel --name mine --out set.safetensors",
+)
 def import_(
     images: Annotated[
         Path, typer.Argument(metavar="FILE|DIR", help="Images: .pt, .npz or .npy, or a folder with one per class.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write the set to.", show_default=False)],
+    out: o.OutFile,
     dataset: Annotated[
         str,
         typer.Option(
@@ -75,9 +61,6 @@ def import_(
 
     Class indices mean the data set's own order of classes, unless the file or --class-names says otherwise.
     """
-    from ddbench.data.registry import load_dataset
-    from ddbench.extras.import_export import import_set
-
     made = import_set(
         images,
         labels,
@@ -85,7 +68,7 @@ def import_(
         dataset=load_dataset(dataset, dataset_name=dataset_name),
         space=space,
         soft=soft,
-        class_names=None if class_names is None else tuple(part.strip() for part in class_names.split(",")),
+        class_names=None if class_names is None else [part.strip() for part in class_names.split(",")],
         name=name,
         out=out,
     )
@@ -109,6 +92,7 @@ def _number(text: str | None) -> float | str | None:
         return text
 
 
+@o.command("ddbench export set.safetensors --out set.pt", "ddbench export set.safetensors --out images")
 def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A set.")],
     out: Annotated[
@@ -132,17 +116,5 @@ def export(
 
     PNGs hold 8 bits a pixel: what lies between or outside is lost.
     """
-    from ddbench.extras.import_export import export_set
-    from ddbench.synset.synset import load
-
-    synset = load(file)
-    print(export_set(synset, source_of(synset, dataset, dataset_name), out, form))
-
-
-def source_of(synset: "SynSet", dataset: str | None, dataset_name: str | None) -> "Dataset":
-    """The data set that a set stands for; a folder's has to be named."""
-    from ddbench.data.registry import load_dataset
-
-    if dataset is None and "@" in synset.dataset:
-        raise UsageError(f"the set was made on the folder {synset.dataset}: say where it is with --dataset folder:PATH")
-    return load_dataset(dataset or synset.dataset, dataset_name=dataset_name)
+    synset, data = loaded_set(file, dataset, dataset_name)
+    print(export_set(synset, data.load(), out, form))

@@ -1,24 +1,17 @@
 """`ddbench leaderboard`: build the site, or show it on this machine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ddbench.cli import options as o
-from ddbench.cli.options import examples
+from ddbench.cli.app import SETTINGS
 from ddbench.cli.output import say
+from ddbench.leaderboard.build import Built, build_leaderboard
+from ddbench.leaderboard.serving import server_for
 
-if TYPE_CHECKING:
-    from ddbench.leaderboard.build import Built
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    help="Build the site of the records, or show it.",
-)
+app = typer.Typer(no_args_is_help=True, help="Build the site of the records, or show it.", **SETTINGS)
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the site.")]
 Pictures = Annotated[
@@ -28,7 +21,9 @@ Pictures = Annotated[
 
 @app.command(
     "build",
-    epilog=examples("ddbench leaderboard build", "ddbench leaderboard build --results ddbench-demo/records --out site"),
+    epilog=o.examples(
+        "ddbench leaderboard build", "ddbench leaderboard build --results ddbench-demo/records --out site"
+    ),
 )
 def build(
     results: o.ResultsToRead = None,
@@ -44,7 +39,7 @@ def build(
     print(made.index)
 
 
-@app.command("serve", epilog=examples("ddbench leaderboard serve", "ddbench leaderboard serve --port 8001"))
+@app.command("serve", epilog=o.examples("ddbench leaderboard serve", "ddbench leaderboard serve --port 8001"))
 def serve(
     results: o.ResultsToRead = None,
     out: Out = Path("ddbench-site"),
@@ -55,19 +50,14 @@ def serve(
     quiet: o.Quiet = False,
 ) -> None:
     """Build the site and show it on this machine, until Ctrl-C."""
-    from ddbench.leaderboard.serving import server_for
-
     _built(results, out, pictures, quiet)
     with server_for(out, port) as server:
         print(f"http://127.0.0.1:{server.server_address[1]}/", flush=True)
         server.serve_forever()
 
 
-def _built(results: list[Path] | None, out: Path, pictures: bool, quiet: bool) -> "Built":
-    from ddbench.leaderboard.build import build
-    from ddbench.leaderboard.entries import read
-
-    made = build(read(results or ()), out, pictures=pictures)
+def _built(results: list[Path] | None, out: Path, pictures: bool, quiet: bool) -> Built:
+    made = build_leaderboard(results or (), out, pictures=pictures)
     counts = f"{made.rows:,} rows, {made.records:,} records, {made.pictures:,} pictures"
     say(f"{counts}: open {made.index} in a browser", quiet=quiet)
     return made

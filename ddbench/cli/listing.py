@@ -1,39 +1,30 @@
 """What there is: methods, data sets, protocols, networks."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
-from ddbench.cli.options import Json, examples
+from ddbench import networks as known
+from ddbench.cli import options as o
 from ddbench.cli.output import print_facts, print_json, print_prose, print_table, say
+from ddbench.data.dataset import DatasetCard
+from ddbench.data.registry import dataset_names
+from ddbench.data.registry import describe as describe_dataset
+from ddbench.distillation.method import find_method, method_names
+from ddbench.errors import UsageError
+from ddbench.evaluation.protocol import Protocol, Tier, find_protocol, protocol_names
+from ddbench.report.facts import allowed, method_facts, protocol_facts, recipe_budgets
 from ddbench.report.format import component, plain, settings
 
-if TYPE_CHECKING:
-    from ddbench.data.dataset import DatasetCard
-    from ddbench.evaluation.protocol import Protocol, Tier
 
-
-def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command("methods", epilog=examples("ddbench methods", "ddbench methods dm"))(methods)
-    app.command(
-        "datasets", epilog=examples("ddbench datasets", "ddbench datasets cifar10", "ddbench datasets folder:my-images")
-    )(datasets)
-    app.command("protocols", epilog=examples("ddbench protocols", "ddbench protocols hard-v1"))(protocols)
-    app.command("networks", epilog=examples("ddbench networks", "ddbench networks resnet18 --dataset cifar10"))(
-        networks
-    )
-
-
+@o.command("ddbench methods", "ddbench methods dm")
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[METHOD]", help="Show this one in full.")] = None,
-    as_json: Json = False,
+    as_json: o.Json = False,
 ) -> None:
     """List the methods; or one with its steps, hyper-parameters, recipes."""
-    from ddbench.distillation.method import find_method, method_names
-    from ddbench.errors import UsageError
-    from ddbench.report.facts import method_facts
-
     if name is not None:
         found = method_facts(find_method(name))
         print_json(found) if as_json else _show_method(found)
@@ -56,8 +47,6 @@ def methods(
 
 
 def _show_method(facts: dict[str, Any]) -> None:
-    from ddbench.report.facts import allowed
-
     print_prose(facts["description"])
     if facts["differences"]:
         print("\nDifferences from the paper")
@@ -79,23 +68,18 @@ def _show_method(facts: dict[str, Any]) -> None:
 
 
 def _show_recipe(entry: dict[str, Any]) -> None:
-    from ddbench.report.facts import recipe_budgets
-
     star = " *" if entry["default"] else ""
     print(f"\n{entry['name']}{star}: {entry['dataset']}, {recipe_budgets(entry)}, {entry['network']}")
     print_facts((("  hyper", settings(entry["hyper"]) or "the defaults"), ("  source", entry["source"])))
 
 
+@o.command("ddbench datasets", "ddbench datasets cifar10", "ddbench datasets folder:my-images")
 def datasets(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one, or folder:PATH.")] = None,
-    as_json: Json = False,
+    as_json: o.Json = False,
 ) -> None:
     """List the data sets; or one, and how to get it."""
-    from dataclasses import asdict
-
-    from ddbench.data.registry import dataset_names, describe
-
-    cards = [describe(each) for each in (dataset_names() if name is None else (name,))]
+    cards = [describe_dataset(each) for each in (dataset_names() if name is None else (name,))]
     if as_json:
         print_json([asdict(card) for card in cards] if name is None else asdict(cards[0]))
     elif name is not None:
@@ -112,34 +96,32 @@ def _count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
 
-def _here(card: "DatasetCard") -> str:
+def _here(card: DatasetCard) -> str:
     if card.available:
         return "yes"
     return "on use" if card.how_to_get.startswith("torchvision downloads") else "by hand"
 
 
-def _show_card(card: "DatasetCard") -> None:
-    colour = {1: "grey", 3: "RGB"}.get(card.channels, "")
+def _show_card(card: DatasetCard) -> None:
+    color = {1: "grey", 3: "RGB"}.get(card.channels, "")
     print_facts(
         (
             ("data set", card.name),
             ("title", card.title),
             ("classes", card.classes),
-            ("images", f"{card.side} x {card.side} px, {colour}; {_count(card.train)} train, {_count(card.test)} test"),
+            ("images", f"{card.side} x {card.side} px, {color}; {_count(card.train)} train, {_count(card.test)} test"),
             ("here", "yes" if card.available else "no"),
             ("how to get", card.how_to_get),
         )
     )
 
 
+@o.command("ddbench protocols", "ddbench protocols hard-v1")
 def protocols(
     name: Annotated[str | None, typer.Argument(metavar="[PROTOCOL]", help="Show every constant of this one.")] = None,
-    as_json: Json = False,
+    as_json: o.Json = False,
 ) -> None:
     """List the protocols; or one with every constant."""
-    from ddbench.evaluation.protocol import find_protocol, protocol_names
-    from ddbench.report.facts import protocol_facts
-
     if name is not None:
         found = find_protocol(name)
         print_json(protocol_facts(found)) if as_json else _show_protocol(found)
@@ -151,7 +133,7 @@ def protocols(
         print_table(("protocol", "digest", "what it is"), [(p.name, p.digest()[:12], p.summary) for p in known])
 
 
-def _show_protocol(protocol: "Protocol") -> None:
+def _show_protocol(protocol: Protocol) -> None:
     where = {"own": "the set's own", "teacher": "the reference teacher's"}[protocol.space]
     upper = protocol.tiers[-1].up_to if protocol.tiers else None
     covered = f"{protocol.smallest} to {upper} px" if upper else f"from {protocol.smallest} px"
@@ -163,7 +145,7 @@ def _show_protocol(protocol: "Protocol") -> None:
     _show_tiers("Reference teacher (network: the student's default)", protocol.teacher)
 
 
-def _show_tiers(title: str, tiers: "tuple[Tier, ...]") -> None:
+def _show_tiers(title: str, tiers: Sequence[Tier]) -> None:
     """The first size in full, every further one by what differs from the one before."""
     before: dict[str, Any] = {}
     for tier in tiers:
@@ -173,24 +155,22 @@ def _show_tiers(title: str, tiers: "tuple[Tier, ...]") -> None:
         before = dict(tier.student)
 
 
-def _sizes(tier: "Tier") -> str:
+def _sizes(tier: Tier) -> str:
     return f"up to {tier.up_to} px" if tier.up_to else "any larger size"
 
 
+@o.command("ddbench networks", "ddbench networks resnet18 --dataset cifar10")
 def networks(
     name: Annotated[str | None, typer.Argument(metavar="[NETWORK]", help="Show this one only.")] = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", metavar="NAME", help="Count the parameters for this data set's images.")
     ] = None,
-    as_json: Json = False,
+    as_json: o.Json = False,
 ) -> None:
     """List the networks, with --dataset their parameters."""
-    from ddbench import networks as known
-    from ddbench.data.registry import describe
-
     names = known.network_names() if name is None else (name,)
     cards = [known.describe(each) for each in names]
-    card = describe(dataset) if dataset is not None else None
+    card = describe_dataset(dataset) if dataset is not None else None
     rows: list[dict[str, Any]] = []
     for each in cards:
         row: dict[str, Any] = {
@@ -211,13 +191,10 @@ def networks(
     print("  Names: BASE[-wWIDTH][-in|-bn|-none], such as convnet-d3-w64-bn; timm:NAME; torchvision:NAME.")
 
 
-def _parameters(network: str, card: "DatasetCard", *, strict: bool) -> int | None:
+def _parameters(network: str, card: DatasetCard, *, strict: bool) -> int | None:
     """Trainable values; None in a list for a network that is not for images of this size."""
-    from ddbench.errors import UsageError
-    from ddbench.networks import parameter_count
-
     try:
-        return parameter_count(network, card.channels, card.side, card.classes)
+        return known.parameter_count(network, card.channels, card.side, card.classes)
     except UsageError:
         if strict:
             raise

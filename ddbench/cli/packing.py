@@ -1,35 +1,27 @@
 """Soft labels under a budget of bytes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+import ddbench
 from ddbench.cli import options as o
-from ddbench.cli.options import examples
 from ddbench.cli.output import print_json, progress, say
 from ddbench.report.format import size
-
-if TYPE_CHECKING:
-    from ddbench.synset.synset import SynSet
-
-
-def register(app: typer.Typer) -> None:
-    """Add this file's command."""
-    app.command(
-        "pack-labels",
-        epilog=examples(
-            "ddbench pack-labels sre2l.safetensors --ratio 40 --out sre2l-40x.safetensors",
-            "ddbench pack-labels sre2l.safetensors --encoding topk --topk 5 --bytes 2MB --out small.safetensors",
-        ),
-    )(pack_labels)
+from ddbench.synset.label_compression import full_size, parts
+from ddbench.synset.synset import SynSet, load
 
 
+@o.command(
+    "ddbench pack-labels sre2l.safetensors --ratio 40 --out sre2l-40x.safetensors",
+    "ddbench pack-labels sre2l.safetensors --encoding topk --topk 5 --bytes 2MB --out small.safetensors",
+)
 def pack_labels(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A set whose teachers label online, or whose labels are stored.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write the set to.", show_default=False)],
+    out: o.OutFile,
     encoding: Annotated[
         str, typer.Option("--encoding", metavar="NAME", help="How logits are written: fp16, int8 or topk.")
     ] = "fp16",
@@ -58,8 +50,8 @@ def pack_labels(
     ] = None,
     dataset: o.FolderOfSet = None,
     dataset_name: o.GivenName = None,
-    threads: o.Threads = None,
-    device: o.Device = None,
+    *,
+    where: o.DeviceFlags,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -68,22 +60,22 @@ def pack_labels(
     With --ratio or --bytes as many label batches are kept as fit, and a training draws one of them for every step, as
     LPLD does. Teachers are asked only where what is stored does not suffice.
     """
-    from ddbench import api
-    from ddbench.synset.synset import load
-
-    how: dict[str, Any] = {"encoding": encoding, "topk": topk, "ratio": ratio, "keep": keep, "draw": draw}
-    how["bytes"] = None if limit is None else o.byte_count(limit, "--bytes")
+    limits = None if limit is None else o.byte_count(limit, "--bytes")
     before = load(file)
     with progress(quiet) as reporter:
-        made = api.pack_labels(
+        made = ddbench.pack_labels(
             before,
-            **how,
+            encoding=encoding,
+            topk=topk,
+            ratio=ratio,
+            bytes=limits,
+            keep=keep,
+            draw=draw,
             seed=seed,
             dataset=dataset,
             dataset_name=dataset_name,
             out=out,
-            device=device,
-            threads=threads,
+            compute=where.compute(),
             reporter=reporter,
         )
     facts = packing_facts(before, made, out)
@@ -95,10 +87,8 @@ def pack_labels(
     print(f"{out} {made.hash}")
 
 
-def packing_facts(before: "SynSet", made: "SynSet", out: Path) -> dict[str, Any]:
+def packing_facts(before: SynSet, made: SynSet, out: Path) -> dict[str, Any]:
     """What packing did, as plain data; sizes in bytes."""
-    from ddbench.synset.label_compression import full_size, parts
-
     assert made.targets is not None
     now, steps = parts(made), made.targets.tensors.get("steps")
     return {

@@ -1,178 +1,29 @@
-"""What a grid would do, before it does it: for --dry-run, and for an honest total in the progress."""
+"""Dry runs on the terminal: recipes, what is cached, what would run, and an estimate."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from ddbench.api.planning import Planned, plan, set_cost, student_cost
+from ddbench.api.running import with_lender
 from ddbench.cli.output import print_facts, say
-from ddbench.errors import JobFailed, NotDefined
-from ddbench.progress import Reporter
+from ddbench.jobs.estimate import Estimate, Estimator
+from ddbench.jobs.job import DistillJob, cached_set, finished
+from ddbench.jobs.sweep import Sweep, changes
+from ddbench.records.store import RecordStore
 from ddbench.report.format import counted, duration, plain, size
 
-if TYPE_CHECKING:
-    from ddbench.jobs.estimate import Estimate
-    from ddbench.jobs.job import DistillJob
-    from ddbench.jobs.sweep import Cell
-    from ddbench.records.store import RecordStore
-    from ddbench.synset.synset import SynSet
-    from ddbench.training.recipe import StudentRecipe
 
-
-@dataclass(frozen=True)
-class Planned:
-    """A cell and what is left of it.
-
-    Attributes:
-        cell: the cell.
-        student: student network; None if only the set can tell (`shipped-v1` before the set is made).
-        missing: evaluation seeds without a run.
-        snapshots: students on snapshots that are left, as far as can be told before the set is made.
-        again: whether the set is made again though it is cached.
-        excluded: why the protocol does not apply or the method is not defined, if so.
-    """
-
-    cell: "Cell"
-    student: str | None
-    missing: tuple[int, ...]
-    excluded: str | None = None
-    snapshots: int = 0
-    again: bool = False
-
-    def sets(self) -> "list[DistillJob]":
-        """The sets that have to be made for this cell: none if nothing is missing."""
-        from ddbench.jobs.job import DistillJob, finished
-
-        jobs = (self.cell.made, self.cell.lender) if self.missing or self.snapshots else ()
-        made = [job for job in jobs if isinstance(job, DistillJob)]
-        return [job for job in made if finished(job) is None or (self.again and job == self.cell.made)]
-
-    def jobs(self) -> int:
-        """In how many jobs the missing students are trained: one each, or one for all in a stack."""
-        return bool(self.missing) if self.cell.setting.stack else len(self.missing)
-
-
-def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False, again: bool = False) -> Planned:
-    """What a cell needs, as the store and the cache are now; writes nothing."""
-    from ddbench.errors import NotScored
-    from ddbench.jobs.sweep import excluded, missing_seeds, missing_snapshots, planned, record_of, without_set
-
-    try:
-        record = planned(cell)
-        synset = cell.known_set() if record is None else None
-        if synset is not None:
-            record = record_of(cell, synset)
-    except NotScored as reason:
-        return Planned(cell, None, (), str(reason))
-    student = record.student_network if record else cell.network
-    record = record or without_set(cell)
-    each = len(cell.made.snapshots) if cell.made else 0
-    if record is None:
-        return Planned(cell, student, cell.seeds, snapshots=each * len(cell.seeds), again=again)
-    missing = missing_seeds(cell, record, store, retry_failed, again)
-    left = each * len(missing) + (0 if again else missing_snapshots(cell, record, store))
-    return Planned(cell, student, missing, None if missing else excluded(cell, record, store), left, again)
-
-
-def missing_work(
-    cells: "Iterable[Cell]", store: "RecordStore", *, retry_failed: bool = False, again: bool = False
-) -> int:
-    """How many jobs a grid still has: sets to make and students to train."""
-    left = [plan(cell, store, retry_failed=retry_failed, again=again) for cell in cells]
-    return len({job.path for each in left for job in each.sets()}) + sum(each.jobs() + each.snapshots for each in left)
-
-
-class Steady(Reporter):
-    """A reporter whose count of jobs begins at the planned total, so that the estimate holds from the start."""
-
-    def __init__(self, inner: Reporter, total: int) -> None:
-        """Pass everything on to `inner`."""
-        self.inner, self.total = inner, total
-        if total:
-            inner.advance("jobs", 0, total)
-
-    def advance(self, label: str, done: int, total: int) -> None:
-        """See the base class."""
-        self.inner.advance(label, done, max(total, self.total) if label == "jobs" else total)
-
-    def metrics(self, step: int | None, values: dict[str, float]) -> None:
-        """See the base class."""
-        self.inner.metrics(step, values)
-
-    def line(self, text: str) -> None:
-        """See the base class."""
-        self.inner.line(text)
-
-
-class Estimator:
-    """Estimates of a grid's jobs, each kind probed once; says on stderr what it is timing."""
-
-    def __init__(self, quiet: bool = False) -> None:
-        """Nothing is timed before the first question."""
-        self.quiet = quiet
-        self._known: dict[tuple[Any, ...], Estimate] = {}
-
-    def distilling(self, job: "DistillJob") -> "Estimate":
-        """Of making a set; seeds of one recipe share it."""
-        from ddbench.jobs.estimate import estimate_distill
-
-        return self._once((job.resolved().hash, job.setting), job.label(), lambda: estimate_distill(job))
-
-    def studying(self, each: Planned) -> "Estimate":
-        """Of one training and test; the sets of one size share it."""
-        from ddbench.jobs.estimate import estimate_student
-        from ddbench.synset.views import drawn
-
-        cell, synset = each.cell, each.cell.known_set()
-        images, recipe = _images(each, synset), _shipped(each, synset)
-        draw = None if synset is None else drawn(synset)
-        key = (cell.data, cell.protocol, cell.network, images, cell.setting, recipe and recipe.hash(), draw is None)
-        call = partial(estimate_student, *key[:5], recipe=recipe, draw=draw)
-        return self._once(key, f"{cell.protocol} on {images:,} images", call)
-
-    def _once(self, key: tuple[Any, ...], label: str, call: "Callable[[], Estimate]") -> "Estimate":
-        from ddbench.jobs.estimate import Estimate
-
-        if key not in self._known:
-            say(f"timing {label}", quiet=self.quiet)
-            try:
-                self._known[key] = call()
-            except JobFailed as failure:
-                self._known[key] = Estimate(None, None, str(failure))
-            except NotDefined as reason:
-                self._known[key] = Estimate(None, None, str(reason), excluded=True)
-        return self._known[key]
-
-
-def _images(each: Planned, synset: "SynSet | None") -> int:
-    """How many images a student trains on: the set's, where it is known, or what its budget says."""
-    from ddbench.synset.views import training_count
-
-    if synset is not None:
-        return training_count(synset)
-    job = each.cell.made
-    assert job is not None
-    budget, dataset = job.resolved().budget, job.data.load()
-    if budget.ipc is not None:
-        return budget.ipc * len(dataset.class_names)
-    return max(1, round((budget.fraction or 1.0) * len(dataset.train)))
-
-
-def _shipped(each: Planned, synset: "SynSet | None") -> "StudentRecipe | None":
-    from ddbench.evaluation.protocol import find_protocol
-
-    return synset.student_recipe if synset is not None and find_protocol(each.cell.protocol).shipped else None
-
-
-def print_distillation(job: "DistillJob", *, quiet: bool = False) -> None:
+def print_distillation(job: DistillJob, *, quiet: bool = False) -> None:
     """The dry run of `distill`."""
     _print_recipes([job])
-    _print_job(job, Estimator(quiet))
+    _print_job(job, Estimator(job.compute, lambda text: say(text, quiet=quiet)))
 
 
 def print_plan(
-    cells: "Sequence[Cell]",
-    store: "RecordStore",
+    grid: Sweep,
+    borrow: Path | None,
+    results: Path,
     *,
     retry_failed: bool,
     again: bool = False,
@@ -180,10 +31,9 @@ def print_plan(
     quiet: bool = False,
 ) -> None:
     """The dry run of a grid on stdout: recipes once each, then every set with its trainings, then the sums."""
-    from ddbench.jobs.sweep import changes
-
+    cells, store = with_lender(grid.cells(), borrow), RecordStore(results)
     plans = [plan(cell, store, retry_failed=retry_failed, again=again) for cell in cells]
-    estimator = Estimator(quiet)
+    estimator = Estimator(grid.compute, lambda text: say(text, quiet=quiet))
     jobs = list(dict.fromkeys(each.cell.made for each in plans if each.cell.made))
     _print_recipes(jobs)
     needed = {job for each in plans for job in (each.sets() if not each.excluded else [each.cell.made])}
@@ -196,15 +46,17 @@ def print_plan(
     for line in changes(cells, store):
         print(line)
     _print_sums(plans, workers, estimator)
+    for line in grid.without_snapshots():
+        print(line)
 
 
 def _defined(each: Planned, estimator: Estimator) -> Planned:
     """A plan without trainings where its method turns out to exclude the cell."""
-    reason = next((cost.basis for cost in map(estimator.distilling, each.sets()) if cost.excluded), None)
+    reason = next((cost.basis for job in each.sets() if (cost := set_cost(job, estimator)).excluded), None)
     return each if reason is None else replace(each, missing=(), excluded=reason, snapshots=0)
 
 
-def _print_recipes(jobs: "Iterable[DistillJob]") -> None:
+def _print_recipes(jobs: Iterable[DistillJob]) -> None:
     """Every recipe with its resolved hyper-parameters, once."""
     recipes = {recipe.hash: recipe for recipe in (job.resolved() for job in jobs)}
     for key, recipe in recipes.items():
@@ -215,16 +67,14 @@ def _print_recipes(jobs: "Iterable[DistillJob]") -> None:
         print()
 
 
-def _print_job(job: "DistillJob", estimator: Estimator, *, needed: bool = True, again: bool = False) -> None:
-    from ddbench.jobs.job import cached_set, finished
-
+def _print_job(job: DistillJob, estimator: Estimator, *, needed: bool = True, again: bool = False) -> None:
     if finished(job) is not None and not again:
         print(f"{job.label()}: set is cached{' with its snapshots' if job.snapshots else ''}")
         return
     if not needed:
         print(f"{job.label()}: set is not cached, and not needed")
         return
-    cost, why = estimator.distilling(job), "again, " if again else "again for its snapshots, "
+    cost, why = set_cost(job, estimator), "again, " if again else "again for its snapshots, "
     made = "" if cached_set(job) is None else why
     print(f"{job.label()}: {f'n/a, {cost.basis}' if cost.excluded else f'set is to be made, {made}{_cost(cost)}'}")
 
@@ -243,13 +93,13 @@ def _training(each: Planned, estimator: Estimator) -> str:
         )
     if each.snapshots:
         parts.append(f"{counted(each.snapshots, 'training')} on snapshots")
-    return f"{head} {' and '.join(parts)}, each {_cost(estimator.studying(each))}"
+    return f"{head} {' and '.join(parts)}, each {_cost(student_cost(each, estimator))}"
 
 
-def _print_sums(plans: "Sequence[Planned]", workers: int, estimator: Estimator) -> None:
+def _print_sums(plans: Sequence[Planned], workers: int, estimator: Estimator) -> None:
     sets = {job.path: job for each in plans for job in each.sets()}.values()
-    costs = [estimator.distilling(job) for job in sets]
-    costs += [estimator.studying(each) for each in plans for _ in range(len(each.missing) + each.snapshots)]
+    costs = [set_cost(job, estimator) for job in sets]
+    costs += [student_cost(each, estimator) for each in plans for _ in range(len(each.missing) + each.snapshots)]
     trainings = len(costs) - len(sets)
     print(f"\nTo do: {counted(len(sets), 'set')}, {counted(trainings, 'training')}. Nothing was run or written.")
     if costs:
@@ -260,7 +110,7 @@ def _print_sums(plans: "Sequence[Planned]", workers: int, estimator: Estimator) 
         print(f"Estimate: {duration(seconds)} with {workers} worker(s), {size(memory)} on top of the program{left}.")
 
 
-def _cost(cost: "Estimate") -> str:
+def _cost(cost: Estimate) -> str:
     if cost.seconds is None:
         return f"no estimate: {cost.basis}"
     memory = "" if cost.peak_memory is None else f", {size(cost.peak_memory)}"

@@ -1,41 +1,27 @@
 """A paper's table: what it would cost, running what is missing, and what the records say of it."""
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+import ddbench
+from ddbench.api.reproducing import Cost, Reproduction, item_cost
 from ddbench.cli import options as o
-from ddbench.cli.options import examples
-from ddbench.cli.output import print_json, print_prose, print_table, progress, say
-from ddbench.errors import UsageError, unknown
-from ddbench.report.format import duration, size
-
-DASH = "—"
-
-if TYPE_CHECKING:
-    from ddbench.jobs.estimate import Foreseen
-    from ddbench.jobs.job import DataName
-    from ddbench.jobs.pool import Engine
-    from ddbench.records.store import RecordStore
-    from ddbench.report.papers import Paper
-    from ddbench.report.reproduce import Choice, Item
+from ddbench.cli.output import print_json, print_prose, print_table, progress, say, table_format, tell
+from ddbench.errors import UsageError
+from ddbench.evaluation.protocol import find_protocol
+from ddbench.jobs.estimate import Estimator
+from ddbench.report.format import DASH, duration, size
+from ddbench.report.verdict import grids, render
+from ddbench.settings import default_workers
 
 
-def register(app: typer.Typer) -> None:
-    """Add this file's command."""
-    app.command(
-        "reproduce",
-        epilog=examples(
-            "ddbench reproduce mtt --dry-run",
-            "ddbench reproduce 2110.04181 --cells cifar10/1,cifar10/10 --workers 2",
-            "ddbench reproduce dm --reduced --data cifar10-jpeg=folder:PATH",
-        ),
-    )(reproduce)
-
-
+@o.command(
+    "ddbench reproduce mtt --dry-run",
+    "ddbench reproduce 2110.04181 --cells cifar10/1,cifar10/10 --workers 2",
+    "ddbench reproduce dm --reduced --data cifar10-jpeg=folder:PATH",
+)
 def reproduce(
     paper: Annotated[str, typer.Argument(metavar="PAPER", help="A method's name, a paper's key, or its arXiv id.")],
     cells: Annotated[
@@ -67,152 +53,60 @@ def reproduce(
     results: o.Results = None,
     retry_failed: o.RetryFailed = False,
     workers: o.Workers = None,
-    engine: o.Engine = "local",
-    address: o.Address = None,
-    gpus_per_job: o.GpusPerJob = None,
-    threads: o.Threads = None,
-    device: o.Device = None,
-    precision: o.Precision = None,
-    compile: o.Compile = None,
-    form: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="terminal, markdown, csv, latex or json.")
-    ] = "terminal",
+    *,
+    where: o.RayFlags,
+    how: o.ComputeFlags,
+    form: o.Format = "terminal",
     dry_run: o.DryRun = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Run the cells of a paper's table and compare.
 
-    What is cached or recorded is reused; after a stop the same command goes on. A cell whose data are not on this machine
-    is not run, and says so; the dry run estimates it all the same.
+    What is cached or recorded is reused; an interrupted run is resumed by the same command. A cell whose data are not on
+    this machine is not run, and says so; the dry run estimates it all the same.
     """
-    from ddbench import api
-    from ddbench.records.store import RecordStore
-    from ddbench.report import tables
-    from ddbench.report.papers import find_paper, papers
-    from ddbench.report.reproduce import Choice
-    from ddbench.settings import default_workers, results_dir
-
-    form = "json" if as_json else form
-    if form not in tables.FORMATS:
-        raise unknown("table format", form, tables.FORMATS)
-    runner = o.engine(engine, address, gpus_per_job, workers)
-    known = papers()
-    key, own = find_paper(paper, known)
-    choice = Choice(
-        protocols=tuple(o.words(protocols, "--protocols")),
-        seeds=o.seeds(seeds),
-        synthesis_seeds=o.seeds(synthesis_seeds, "--synthesis-seeds"),
-        setting=api.setting(device, threads, precision, compile, elsewhere=address is not None),
-        data=data_folders(data or []),
-    )
-    place, named = (key, known[key], choice), _methods(key, own, methods)
-    spots, students = _words(cells, "--cells"), _words(networks, "--networks")
-    if reduced and students:
-        raise UsageError("--networks chooses among the paper's figures; --reduced runs each set's own student")
-    items = _reduced_items(*place, named, spots) if reduced else _items(*place, named, spots, students)
-    store = RecordStore(results or results_dir())
-    if dry_run:
-        print_dry_run(items, choice, store, retry_failed=retry_failed, as_json=form == "json", quiet=quiet)
-        return
-    count = workers or default_workers()
-    code = 0 if recorded else _run(items, store, count, runner, retry_failed=retry_failed, quiet=quiet)
-    _print_table(known[key].title, items, store, form)
-    raise typer.Exit(code)
-
-
-def _items(
-    key: str, paper: "Paper", choice: "Choice", methods: Sequence[str], cells: Sequence[str], networks: Sequence[str]
-) -> "list[Item]":
-    """A line for every figure that is chosen; UsageError where there is none."""
-    from ddbench.report.reproduce import chosen_figures, items_of
-
-    figures = chosen_figures(key, paper, methods, cells, networks)
-    if not figures:
-        raise UsageError(f"{key}: no figure is left by what --methods, --networks and --cells choose together")
-    return items_of(figures, paper, choice)
-
-
-def _reduced_items(
-    key: str, paper: "Paper", choice: "Choice", methods: Sequence[str], cells: Sequence[str]
-) -> "list[Item]":
-    """A line for every reduced recipe that is chosen; UsageError where there is none."""
-    from ddbench.report.reproduce import chosen_figures, reduced_items
-
-    found = reduced_items(chosen_figures(key, paper, methods), paper, methods, choice, cells)
-    if not found:
-        raise UsageError(f"{', '.join(methods)}: no recipe is named as reduced")
-    return found
-
-
-def _words(text: str | None, flag: str) -> list[str]:
-    return [] if text is None else o.words(text, flag)
-
-
-def _methods(key: str, own: Sequence[str], text: str | None) -> list[str]:
-    """The methods that are meant: the paper's own that have figures, those that are named, or all."""
-    from ddbench.report.papers import figures_of, papers
-
-    have = list(dict.fromkeys(figure.method for figure in figures_of(key, papers()[key])))
-    if text == "all":
-        return have
-    found = o.words(text, "--methods") if text is not None else [name for name in own if name in have]
-    if not found:
-        raise UsageError(f"{key} lists other papers' methods only: choose with --methods {','.join(have)}, or all")
-    return found
-
-
-def data_folders(words: Sequence[str]) -> "dict[str, DataName]":
-    """Read `NAME=folder:PATH` words.
-
-    Raises:
-        UsageError: not of that form, or a name that is one of the suite's own data sets: a folder never stands for it.
-    """
-    from ddbench.data.registry import dataset_names
-    from ddbench.jobs.job import DataName
-
-    found = {}
-    for word in words:
-        name, _, place = word.partition("=")
-        if not name or not place.startswith("folder:"):
-            raise UsageError(f"--data {word}: NAME=folder:PATH is needed")
-        if name in dataset_names():
-            raise UsageError(f"--data {word}: {name} is a data set of its own, which no folder stands for")
-        found[name] = DataName(place, name)
-    return found
-
-
-def _run(
-    items: "Sequence[Item]",
-    store: "RecordStore",
-    workers: int,
-    engine: "Engine | None",
-    *,
-    retry_failed: bool,
-    quiet: bool,
-) -> int:
-    """Run what is missing; the exit code."""
-    from ddbench.cli.planning import Steady, missing_work
-    from ddbench.cli.running import tell
-    from ddbench.jobs.sweep import run_cells
-    from ddbench.system.files import check_writable
-
-    cells = list(dict.fromkeys(cell for item in items for cell in item.cells))
-    if not cells:
-        return 0
-    check_writable(store.root / "record")
+    form = table_format(form, as_json)
+    engine = where.executor(workers)
     with progress(quiet) as reporter:
-        steady = Steady(reporter, missing_work(cells, store, retry_failed=retry_failed))
-        report = run_cells(cells, store, workers=workers, engine=engine, retry_failed=retry_failed, reporter=steady)
-    tell(report, quiet=quiet)
-    return report.exit_code()
+        table = ddbench.reproduce(
+            paper,
+            methods="all" if methods == "all" else o.listed(methods, "--methods"),
+            cells=o.listed(cells, "--cells") or (),
+            networks=o.listed(networks, "--networks") or (),
+            protocols=o.words(protocols, "--protocols"),
+            reduced=reduced,
+            data=dict(map(_named_folder, data or [])),
+            seeds=o.seeds(seeds),
+            synthesis_seeds=o.seeds(synthesis_seeds, "--synthesis-seeds"),
+            results=results,
+            run=not (dry_run or recorded),
+            workers=workers or default_workers(),
+            engine=engine,
+            retry_failed=retry_failed,
+            compute=how.compute(elsewhere=where.address is not None),
+            reporter=reporter,
+        )
+    if dry_run:
+        print_costs(table, retry_failed=retry_failed, as_json=form == "json", quiet=quiet)
+        return
+    if not recorded and any(item.cells for item in table.items):
+        tell(table.report, quiet=quiet)
+    print_comparison(table, form)
+    raise typer.Exit(table.report.exit_code())
 
 
-def _print_table(title: str, items: "Sequence[Item]", store: "RecordStore", form: str) -> None:
-    from ddbench.report.reproduce import compare
-    from ddbench.report.verdict import grids, render
+def _named_folder(word: str) -> tuple[str, str]:
+    """Name and place of `NAME=folder:PATH`; UsageError for another form."""
+    name, _, place = word.partition("=")
+    if not name or not place.startswith("folder:"):
+        raise UsageError(f"--data {word}: NAME=folder:PATH is needed")
+    return name, place
 
-    compared = compare(items, store)
+
+def print_comparison(table: Reproduction, form: str) -> None:
+    """The paper's figures beside ours on stdout."""
+    compared, title = table.compared(), table.title
     if form != "terminal":
         print(render(title, compared, form), end="")
         return
@@ -230,68 +124,11 @@ def _print_table(title: str, items: "Sequence[Item]", store: "RecordStore", form
             print_prose(note)
 
 
-@dataclass
-class _Line:
-    """What the dry run says of one item."""
-
-    item: "Item"
-    cached: int = 0
-    stages: dict[str, list[int]] = field(default_factory=dict)
-    missing: int = 0
-    foreseen: "Foreseen | None" = None
-    draws: int = 1
-
-    def seconds(self) -> float | None:
-        """Of what is still to do: the sets that are missing, and the students; None without estimate."""
-        if self.foreseen is None or self.excluded:
-            return None
-        distill, student = self.foreseen.distill.seconds, self.foreseen.student.seconds
-        if distill is None or student is None:
-            return None
-        return self.sets * distill + self.missing * student
-
-    @property
-    def sets(self) -> int:
-        """How many sets are still to be made."""
-        return self.draws - self.cached if self.missing else 0
-
-    @property
-    def excluded(self) -> bool:
-        """Whether a definition excludes the cell."""
-        found = self.foreseen
-        return found is not None and (found.distill.excluded or found.student.excluded)
-
-    def memory(self) -> int:
-        """Bytes of the larger of the two."""
-        if self.foreseen is None:
-            return 0
-        return max(self.foreseen.distill.peak_memory or 0, self.foreseen.student.peak_memory or 0)
-
-    def plain(self) -> dict[str, Any]:
-        """As plain data."""
-        item, found = self.item, self.foreseen
-        return {
-            **item.plain(),
-            "not_run": item.why,
-            "sets_cached": self.cached,
-            "sets": self.draws,
-            "stages": self.stages,
-            "trainings_missing": self.missing,
-            "seconds": self.seconds(),
-            "seconds_distill": found and found.distill.seconds,
-            "seconds_student": found and found.student.seconds,
-            "memory": self.memory() or None,
-            "basis": found and {"distill": found.distill.basis, "student": found.student.basis},
-        }
-
-
-def print_dry_run(
-    items: "Sequence[Item]", choice: "Choice", store: "RecordStore", *, retry_failed: bool, as_json: bool, quiet: bool
-) -> None:
+def print_costs(table: Reproduction, *, retry_failed: bool, as_json: bool, quiet: bool) -> None:
     """Every cell once: recipe, hash, what is cached, device hours and memory; nothing is run."""
-    distinct = {item.key(): item for item in items}.values()
-    tell: Callable[[str], None] = lambda text: say(text, quiet=quiet)  # noqa: E731 - one line, used here only
-    lines = [_line(item, choice, store, retry_failed, tell) for item in distinct]
+    distinct = {item.key(): item for item in table.items}.values()
+    estimator = Estimator(table.choice.compute, lambda text: say(text, quiet=quiet))
+    lines = [item_cost(item, table, estimator, retry_failed=retry_failed) for item in distinct]
     if as_json:
         print_json([line.plain() for line in lines])
         return
@@ -314,66 +151,12 @@ def print_dry_run(
         print_prose(f"not run, {', '.join(dict.fromkeys(datasets))}: {why}")
 
 
-def _line(
-    item: "Item", choice: "Choice", store: "RecordStore", retry_failed: bool, tell: Callable[[str], None]
-) -> _Line:
-    from ddbench.cli.planning import plan
-    from ddbench.jobs.estimate import foresee
-    from ddbench.jobs.job import finished
-
-    line = _Line(item, draws=len(choice.synthesis_seeds), missing=len(choice.seeds) * len(choice.synthesis_seeds))
-    if item.recipe is None or item.source is None:
-        return line
-    if item.cells:
-        line.cached = sum(cell.made is not None and finished(cell.made) is not None for cell in item.cells)
-        line.missing = sum(len(plan(cell, store, retry_failed=retry_failed).missing) for cell in item.cells)
-        line.stages = stages_of(item, choice) if line.sets else {}
-    line.foreseen = foresee(
-        item.recipe, item.source, item.protocol, item.network, choice.setting, cached=line.stages, tell=tell
-    ) or _probed(item, choice, tell)
-    return line
-
-
-def stages_of(item: "Item", choice: "Choice") -> dict[str, list[int]]:
-    """Cached entries of the stages that the first distillation would open, by name; a method that fails early has none."""
-    import torch
-
-    from ddbench.jobs.probe import Enough, Peek
-
-    assert item.recipe is not None and item.source is not None
-    device = torch.device(choice.setting.device)
-    peek = Peek(item.source, item.recipe.budget, item.recipe.network, choice.synthesis_seeds[0], device)
-    with suppress(Enough, Exception):  # what a method does without its stages' content is its own affair
-        item.recipe.method.distill(peek, item.recipe.hyper)
-    return peek.stages
-
-
-def _probed(item: "Item", choice: "Choice", tell: Callable[[str], None]) -> "Foreseen | None":
-    """For a method that says no costs: the probes of `--dry-run`, where the data are here."""
-    from ddbench.errors import JobFailed, NotDefined
-    from ddbench.jobs.estimate import Estimate, Foreseen, estimate_distill, estimate_student
-
-    if not item.cells or item.cells[0].made is None or item.source is None or item.recipe is None:
-        return None
-    tell(f"timing {item.words()}")
-    budget, dataset = item.recipe.budget, item.source
-    images = (budget.ipc or 0) * len(dataset.class_names) or max(1, round((budget.fraction or 1) * len(dataset.train)))
-    try:
-        distill = estimate_distill(item.cells[0].made)
-        student = estimate_student(item.cells[0].data, item.protocol, item.network, images, choice.setting)
-    except NotDefined as reason:
-        distill = student = Estimate(None, None, str(reason), excluded=True)
-    except JobFailed as failure:
-        distill = student = Estimate(None, None, str(failure))
-    return Foreseen(distill, student)
-
-
-def _title(lines: Sequence[_Line]) -> str:
+def _title(lines: Sequence[Cost]) -> str:
     reduced = ", REDUCED recipes" if any(line.item.reduced for line in lines) else ""
     return f"{len(lines)} cells{reduced}; to do: sets + trainings; hours and memory by the cost model"
 
 
-def _shown(line: _Line, *, named: bool) -> list[str]:
+def _shown(line: Cost, *, named: bool) -> list[str]:
     """A row of the table, with the method where `named`."""
     item = line.item
     recipe = (
@@ -383,13 +166,11 @@ def _shown(line: _Line, *, named: bool) -> list[str]:
     cached += [f"{name} {'+'.join(map(str, have))} entries" for name, have in line.stages.items()]
     left = "n/a" if line.excluded else f"{line.sets} + {line.missing}"
     seconds = line.seconds()
-    why = "" if item.why is None else "no data" if item.why.startswith("no data") else "not run"
-    if line.excluded and line.foreseen:
-        why = line.foreseen.distill.basis if line.foreseen.distill.excluded else line.foreseen.student.basis
+    why = line.excluded or ("" if item.why is None else "no data" if item.why.startswith("no data") else "not run")
     return [
         (f"{item.method}, " if named else "")
         + f"{item.dataset_id} {item.budget}"
-        + ("" if _own(item) else f", {item.protocol}"),
+        + ("" if find_protocol(item.protocol).shipped else f", {item.protocol}"),
         item.network or "the set's",
         recipe,
         ", ".join(cached) or DASH,
@@ -398,12 +179,6 @@ def _shown(line: _Line, *, named: bool) -> list[str]:
         size(line.memory()) if line.memory() else DASH,
         why,
     ]
-
-
-def _own(item: "Item") -> bool:
-    from ddbench.evaluation.protocol import find_protocol
-
-    return find_protocol(item.protocol).shipped
 
 
 def _hours(seconds: float) -> str:

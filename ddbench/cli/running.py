@@ -1,111 +1,73 @@
-"""Distil, evaluate, and both for one cell or a grid."""
+"""Distill, evaluate, and both for one cell or a grid."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import ddbench
 from ddbench.cli import options as o
-from ddbench.cli.options import examples
-from ddbench.cli.output import print_cells, progress, say
+from ddbench.cli.output import print_records, progress, say, tell
 from ddbench.errors import DDBenchError, UsageError
+from ddbench.progress import Reporter
+from ddbench.records.record import Record, now
+from ddbench.records.store import read_record
 from ddbench.report.format import duration
+from ddbench.settings import default_workers, results_dir
 from ddbench.system.downloads import refused
+from ddbench.system.rank import follows
 
 if TYPE_CHECKING:
     from ddbench.jobs.pool import Engine
-    from ddbench.jobs.sweep import Cell, Grid, Report
-    from ddbench.progress import Reporter
-    from ddbench.records.record import Record
-
-    Observer = Callable[[Record], Record]
+    from ddbench.jobs.sweep import Sweep
 
 
-def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command(
-        "distill",
-        epilog=examples(
-            "ddbench distill dm --dataset digits --ipc 3 --out dm.safetensors",
-            "ddbench distill dm --ipc 3 --recipe generic --set iterations=200 --out dm.safetensors",
-        ),
-    )(distill)
-    app.command(
-        "evaluate",
-        epilog=examples(
-            "ddbench evaluate dm.safetensors --protocol hard-v1 --seeds 3",
-            "ddbench evaluate random.safetensors --protocol shipped-v1 --borrow dm.safetensors",
-        ),
-    )(evaluate)
-    app.command(
-        "run",
-        epilog=examples(
-            "ddbench run random --dataset digits --ipc 3",
-            "ddbench run dm --ipc 3 --protocol hard-v1,soft-v1 --seeds 3 --dry-run",
-            "ddbench run dm --ipc 3 --seeds 3 --snapshots 5",
-        ),
-    )(run)
-    app.command(
-        "sweep",
-        epilog=examples(
-            "ddbench sweep --methods random,dm --dataset digits --ipc 1,3,10 --protocols hard-v1 --workers 2",
-            "ddbench sweep --methods random,kcenter --ipc 1 --synthesis-seeds 5 --seeds 1 --dry-run",
-            "ddbench sweep --methods random,dm --ipc 1,3,10 --engine ray --address auto",
-        ),
-    )(sweep)
-
-
+@o.command(
+    "ddbench distill dm --dataset digits --ipc 3 --out dm.safetensors",
+    "ddbench distill dm --ipc 3 --recipe generic --set iterations=200 --out dm.safetensors",
+)
 def distill(
     method: o.MethodName,
+    chosen: o.SetFlags,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="File to write the set to.")] = None,
-    dataset: o.DatasetName = "digits",
-    dataset_name: o.GivenName = None,
-    ipc: o.Ipc = None,
-    fraction: o.Fraction = None,
-    recipe: o.Recipe = None,
-    change: o.Set = None,
-    seed: o.Seed = 0,
-    distill_network: o.DistillNetwork = None,
-    threads: o.Threads = None,
-    device: o.Device = None,
+    *,
+    where: o.DeviceFlags,
     dry_run: o.DryRun = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Distil a data set by a method, into a file.
+    """Distill a data set by a method, into a file.
 
-    What was distilled before, by the same recipe and seed, is taken from the cache; a stopped run goes on.
+    A set that was made before, by the same recipe and seed, is taken from the cache; an interrupted run is resumed.
     """
     if out is None and not dry_run:
         raise UsageError("distill needs --out FILE")
-    from ddbench import api
-    from ddbench.jobs.job import DataName
-
-    budget = o.one_budget(ipc, fraction)
-    o.check_sized([method], [budget])
-    how: dict[str, Any] = {"seed": seed, "recipe": recipe, "network": distill_network, "overrides": change or []}
-    if dry_run:
+    budget = chosen.budget(method)
+    how: dict[str, Any] = {
+        "seed": chosen.seed,
+        "recipe": chosen.recipe,
+        "network": chosen.distill_network,
+        "overrides": chosen.overrides or [],
+        "compute": where.compute(),
+    }
+    if out is None or dry_run:
+        from ddbench.api.running import distill_job_of  # imports torch, as the next
         from ddbench.cli.planning import print_distillation
 
-        data = DataName(dataset, dataset_name)
         with refused():
-            job = api.distillation(method, data, budget, how=api.setting(device, threads), **how)
-            print_distillation(job, quiet=quiet)
+            data = ddbench.DataName(chosen.dataset, chosen.dataset_name)
+            print_distillation(distill_job_of(method, data, budget, **how), quiet=quiet)
         return
-    assert out is not None
     with progress(quiet) as reporter:
-        synset = api.distill(
+        synset = ddbench.distill(
             method,
-            dataset=dataset,
-            dataset_name=dataset_name,
-            ipc=ipc,
-            fraction=fraction,
+            dataset=chosen.dataset,
+            dataset_name=chosen.dataset_name,
+            ipc=budget.ipc,
+            fraction=budget.fraction,
             out=out,
-            device=device,
-            threads=threads,
             reporter=reporter,
             **how,
         )
@@ -118,6 +80,10 @@ def distill(
     print(f"{out} {synset.hash}")
 
 
+@o.command(
+    "ddbench evaluate dm.safetensors --protocol hard-v1 --seeds 3",
+    "ddbench evaluate random.safetensors --protocol shipped-v1 --borrow dm.safetensors",
+)
 def evaluate(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A set, distilled or imported.")],
     protocol: o.ProtocolName = "hard-v1",
@@ -134,10 +100,8 @@ def evaluate(
     wandb: o.Wandb = False,
     workers: o.Workers = None,
     devices: o.Devices = 1,
-    threads: o.Threads = None,
-    device: o.Device = None,
-    precision: o.Precision = None,
-    compile: o.Compile = None,
+    *,
+    how: o.ComputeFlags,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -145,14 +109,11 @@ def evaluate(
 
     Runs that are recorded already are not made again.
     """
-    from ddbench import api
-    from ddbench.settings import default_workers, results_dir
-    from ddbench.synset.synset import load
-
     wanted = o.seeds(seeds)
-    made_by = load(file).provenance.method
+    engine = o.ddp_executor(devices, 1, workers, quiet=quiet)
+    made_by = ddbench.load(file).provenance.method
     with progress(quiet) as shown, logged(wandb, shown) as (reporter, observe):
-        record = api.evaluate(
+        record = ddbench.evaluate(
             file,
             dataset=dataset,
             dataset_name=dataset_name,
@@ -162,288 +123,170 @@ def evaluate(
             name=name or made_by,
             borrow=borrow,
             results=results or results_dir(),
-            workers=workers or (1 if devices > 1 else default_workers()),
-            devices=devices,
-            device=device,
-            threads=threads,
-            precision=precision,
-            compile=compile,
+            workers=workers or (1 if engine else default_workers()),
+            engine=engine,
+            compute=how.compute(devices=devices),
             retry_failed=retry_failed,
-            quiet=quiet,
             reporter=reporter,
             observe=observe,
         )
     print(record.to_json(), end="") if as_json else print_records([record])
-    _fail_where_failed(record, wanted)
-
-
-def _fail_where_failed(record: "Record", seeds: Sequence[int]) -> None:
-    failed = [run for run in record.runs if run.status == "failed" and run.seed in seeds]
+    failed = [run for run in record.runs if run.status == "failed" and run.seed in wanted]
     if failed:
         numbers = ", ".join(str(run.seed) for run in failed)
-        raise DDBenchError(f"{len(failed)} of {len(seeds)} runs failed (seed {numbers}): {failed[0].reason}")
+        raise DDBenchError(f"{len(failed)} of {len(wanted)} runs failed (seed {numbers}): {failed[0].reason}")
 
 
+@o.command(
+    "ddbench run random --dataset digits --ipc 3",
+    "ddbench run dm --ipc 3 --protocol hard-v1,soft-v1 --seeds 3 --dry-run",
+    "ddbench run dm --ipc 3 --seeds 3 --snapshots 5",
+)
 def run(
     method: o.MethodName,
-    dataset: o.DatasetName = "digits",
-    dataset_name: o.GivenName = None,
-    ipc: o.Ipc = None,
-    fraction: o.Fraction = None,
-    recipe: o.Recipe = None,
-    change: o.Set = None,
-    seed: o.Seed = 0,
-    distill_network: o.DistillNetwork = None,
+    chosen: o.SetFlags,
     protocols: o.Protocols = "hard-v1",
     networks: o.Networks = None,
     seeds: o.Seeds = "5",
     borrow: o.Borrow = None,
     snapshots: o.Snapshots = None,
-    results: o.Results = None,
-    retry_failed: o.RetryFailed = False,
-    again: o.Again = False,
-    wandb: o.Wandb = False,
-    workers: o.Workers = None,
+    *,
+    what: o.RunFlags,
     devices: o.Devices = 1,
     nodes: o.Nodes = 1,
-    threads: o.Threads = None,
-    device: o.Device = None,
-    precision: o.Precision = None,
-    compile: o.Compile = None,
-    dry_run: o.DryRun = False,
-    quiet: o.Quiet = False,
+    how: o.ComputeFlags,
 ) -> None:
-    """Distil, evaluate and record one cell.
+    """Distill, evaluate and record one cell.
 
-    What is cached or recorded is reused; after a stop the same command goes on.
+    What is cached or recorded is reused; an interrupted run is resumed by the same command.
     """
-    from ddbench import api
-    from ddbench.jobs.job import DataName
-    from ddbench.jobs.sweep import Grid
-
-    budget, runner = o.one_budget(ipc, fraction), o.together(devices, nodes, workers, quiet=quiet)
-    o.check_sized([method], [budget])
-    grid = Grid(
+    budget = chosen.budget(method)
+    engine = o.ddp_executor(devices, nodes, what.workers, quiet=what.quiet)
+    grid = ddbench.Sweep(
         methods=[method],
-        datasets=[DataName(dataset, dataset_name)],
+        datasets=[ddbench.DataName(chosen.dataset, chosen.dataset_name)],
         budgets=[budget],
         protocols=o.words(protocols, "--protocol"),
-        networks=_networks(networks),
+        networks=o.listed(networks, "--networks") or [None],
         seeds=o.seeds(seeds),
-        synthesis_seeds=(seed,),
-        recipe=recipe,
-        overrides=change or [],
-        distill_network=distill_network,
-        setting=api.setting(device, threads, precision, compile, devices=devices * nodes),
+        synthesis_seeds=(chosen.seed,),
+        recipe=chosen.recipe,
+        overrides=chosen.overrides or [],
+        distill_network=chosen.distill_network,
+        compute=how.compute(devices=devices * nodes),
         snapshots=o.shares(snapshots),
     )
-    _go(
-        grid,
-        borrow,
-        results,
-        workers,
-        runner,
-        retry_failed=retry_failed,
-        again=again,
-        wandb=wandb,
-        dry_run=dry_run,
-        quiet=quiet,
-    )
+    _go(grid, what, engine, borrow)
 
 
+@o.command(
+    "ddbench sweep --methods random,dm --dataset digits --ipc 1,3,10 --protocols hard-v1 --workers 2",
+    "ddbench sweep --methods random,kcenter --ipc 1 --synthesis-seeds 5 --seeds 1 --dry-run",
+    "ddbench sweep --methods random,dm --ipc 1,3,10 --engine ray --address auto",
+)
 def sweep(
     methods: Annotated[
         str,
         typer.Option("--methods", "--method", metavar="NAMES", help="Methods, comma-separated.", show_default=False),
     ],
-    datasets: o.Datasets = "digits",
+    datasets: Annotated[
+        str,
+        typer.Option(
+            "--dataset", "--datasets", metavar="NAMES", help="Data sets, comma-separated; folder:PATH is one."
+        ),
+    ] = "digits",
     dataset_name: o.GivenName = None,
-    ipc: o.Ipcs = None,
-    fraction: o.Fractions = None,
+    ipc: Annotated[str | None, typer.Option("--ipc", metavar="N,..", help="Images per class, comma-separated.")] = None,
+    fraction: Annotated[
+        str | None,
+        typer.Option("--fraction", metavar="F,..", help="Parts of the training images, comma-separated."),
+    ] = None,
     recipe: o.Recipe = None,
-    change: o.Set = None,
+    overrides: o.Overrides = None,
     synthesis_seeds: o.SynthesisSeeds = "1",
     distill_network: o.DistillNetwork = None,
     protocols: o.Protocols = "hard-v1",
     networks: o.Networks = None,
     seeds: o.Seeds = "5",
     snapshots: o.Snapshots = None,
-    results: o.Results = None,
-    retry_failed: o.RetryFailed = False,
-    again: o.Again = False,
-    wandb: o.Wandb = False,
-    workers: o.Workers = None,
-    engine: o.Engine = "local",
-    address: o.Address = None,
-    gpus_per_job: o.GpusPerJob = None,
+    *,
+    what: o.RunFlags,
+    where: o.RayFlags,
     devices: o.Devices = 1,
     nodes: o.Nodes = 1,
-    threads: o.Threads = None,
-    device: o.Device = None,
-    precision: o.Precision = None,
-    compile: o.Compile = None,
-    dry_run: o.DryRun = False,
-    quiet: o.Quiet = False,
+    how: o.ComputeFlags,
 ) -> None:
-    """Distil, evaluate and record a grid: every combination.
+    """Distill, evaluate and record a grid: every combination.
 
-    What is cached or recorded is reused; after a stop the same command goes on. A method that takes everything, such
-    as whole, runs once per data set.
+    What is cached or recorded is reused; an interrupted run is resumed by the same command. A method that takes
+    everything, such as whole, runs once per data set.
     """
-    from ddbench import api
-    from ddbench.jobs.sweep import Grid
-
-    names, sizes = o.words(methods, "--methods"), o.budgets(ipc, fraction)
-    o.check_sized(names, sizes)
-    runner = o.engine(engine, address, gpus_per_job, workers, devices, nodes, quiet=quiet)
-    grid = Grid(
+    names, budgets = o.words(methods, "--methods"), o.budgets(ipc, fraction)
+    o.check_sized(names, budgets)
+    engine = where.executor(what.workers, devices, nodes, quiet=what.quiet)
+    grid = ddbench.Sweep(
         methods=names,
         datasets=o.data_names(datasets, dataset_name),
-        budgets=sizes,
+        budgets=budgets,
         protocols=o.words(protocols, "--protocols"),
-        networks=_networks(networks),
+        networks=o.listed(networks, "--networks") or [None],
         seeds=o.seeds(seeds),
         synthesis_seeds=o.seeds(synthesis_seeds, "--synthesis-seeds"),
         recipe=recipe,
-        overrides=change or [],
+        overrides=overrides or [],
         distill_network=distill_network,
-        setting=api.setting(
-            device, threads, precision, compile, elsewhere=address is not None, devices=devices * nodes
-        ),
+        compute=how.compute(elsewhere=where.address is not None, devices=devices * nodes),
         snapshots=o.shares(snapshots),
     )
-    _go(
-        grid,
-        None,
-        results,
-        workers,
-        runner,
-        retry_failed=retry_failed,
-        again=again,
-        wandb=wandb,
-        dry_run=dry_run,
-        quiet=quiet,
-    )
+    _go(grid, what, engine)
 
 
-def _networks(text: str | None) -> list[str | None]:
-    return [None] if text is None else [*o.words(text, "--networks")]
-
-
-def _go(
-    grid: "Grid",
-    borrow: Path | None,
-    results: Path | None,
-    workers: int | None,
-    engine: "Engine | None" = None,
-    *,
-    retry_failed: bool,
-    again: bool,
-    wandb: bool,
-    dry_run: bool,
-    quiet: bool,
-) -> None:
+def _go(grid: "Sweep", what: o.RunFlags, engine: "Engine | None", borrow: Path | None = None) -> None:
     """Plan or run a grid and report on it; leaves with the report's exit code."""
-    from ddbench.cli.planning import Steady, missing_work, print_plan
-    from ddbench.jobs.sweep import run_cells
-    from ddbench.records.record import now
-    from ddbench.records.store import RecordStore
-    from ddbench.settings import default_workers, results_dir
-    from ddbench.system.files import check_writable
-    from ddbench.system.rank import follows
+    results, workers = what.results or results_dir(), what.workers or default_workers()
+    if what.dry_run:
+        from ddbench.cli.planning import print_plan  # imports torch
 
-    store, count = RecordStore(results or results_dir()), workers or default_workers()
-    with refused(dry_run):
-        cells = with_lender(grid.cells(), borrow)
-        if dry_run:
-            print_plan(cells, store, retry_failed=retry_failed, again=again, workers=count, quiet=quiet)
-            for line in grid.without_snapshots():
-                print(line)
-            return
-    check_writable(store.root / "record")
-    group = f"{now()} {store.root.name}" if len(cells) > 1 else None
-    with progress(quiet) as shown, logged(wandb and not follows(), shown, group) as (reporter, observe):
-        steady = Steady(reporter, missing_work(cells, store, retry_failed=retry_failed, again=again))
-        report = run_cells(
-            cells,
-            store,
-            workers=count,
+        with refused():
+            print_plan(
+                grid,
+                borrow,
+                results,
+                retry_failed=what.retry_failed,
+                again=what.again,
+                workers=workers,
+                quiet=what.quiet,
+            )
+        return
+    group = f"{now()} {results.name}" if what.wandb and len(grid.cells()) > 1 else None
+    with progress(what.quiet) as shown, logged(what.wandb and not follows(), shown, group) as (reporter, observe):
+        report = ddbench.sweep(
+            grid,
+            borrow=borrow,
+            results=results,
+            workers=workers,
             engine=engine,
-            retry_failed=retry_failed,
-            again=again,
-            reporter=steady,
+            retry_failed=what.retry_failed,
+            again=what.again,
+            reporter=reporter,
             observe=observe,
         )
-    report.skipped += grid.without_snapshots()
-    tell(report, quiet=quiet)
+    tell(report, quiet=what.quiet)
     if report.records and not follows():
-        from ddbench.records.store import read_record
-
-        print_records([read_record(path) for path in report.records])
-    say(f"Records: {store.root} ({len(report.records)} touched)", quiet=quiet)
+        print_records(read_record(path) for path in report.records)
+    say(f"Records: {results} ({len(report.records)} touched)", quiet=what.quiet)
     raise typer.Exit(report.exit_code())
-
-
-def with_lender(cells: "Sequence[Cell]", borrow: Path | None) -> "list[Cell]":
-    """The cells, trained by the student recipe of a set's file if one is given.
-
-    Raises:
-        UsageError: the file is no set or ships no recipe, or a protocol does not play shipped recipes.
-    """
-    if borrow is None:
-        return list(cells)
-    from ddbench.evaluation.protocol import find_protocol
-    from ddbench.synset.synset import load
-
-    if load(borrow).student_recipe is None:
-        raise UsageError(f"--borrow {borrow}: the set ships no student recipe")
-    for cell in cells:
-        if not find_protocol(cell.protocol).shipped:
-            raise UsageError(f"--borrow goes with shipped-v1; {cell.protocol} has a student recipe of its own")
-    return [replace(cell, lender=borrow) for cell in cells]
-
-
-def tell(report: "Report", *, quiet: bool = False) -> None:
-    """Say on stderr what was reused, made and left out; failures and bad input with their reasons, also when quiet."""
-    parts = [f"{report.reused} runs reused", f"{report.done} made"]
-    if report.snapshots:
-        parts.append(f"{report.snapshots} snapshots scored")
-    if report.failed:
-        parts.append(f"{len(report.failed)} failed" if report.snapshots else f"{len(report.failed)} of them failed")
-    say(", ".join(parts), quiet=quiet)
-    for line in dict.fromkeys(report.skipped):
-        say(f"n/a: {line}", quiet=quiet)
-    for line in grouped(report.failed):
-        say(f"failed: {line}")
-    for line in dict.fromkeys(report.problems):
-        say(f"ddbench: error: {line}")
-
-
-def grouped(failed: Sequence[tuple[str, str]]) -> list[str]:
-    """Failures as lines, those that differ in nothing but the seed together."""
-    seeds: dict[tuple[str, str], list[str]] = {}
-    for what, reason in failed:
-        head, _, seed = what.rpartition(", seed ")
-        seeds.setdefault((head, reason), []).append(seed)
-    return [f"{head}, seed {', '.join(found)}: {reason}" for (head, reason), found in seeds.items()]
-
-
-def print_records(records: "Sequence[Record]") -> None:
-    """The table of some records on stdout."""
-    from ddbench.report.frame import cells
-
-    print_cells(cells(records))
 
 
 @contextmanager
 def logged(
-    wanted: bool, reporter: "Reporter", group: str | None = None
-) -> "Iterator[tuple[Reporter, Observer | None]]":
+    wanted: bool, reporter: Reporter, group: str | None = None
+) -> Iterator[tuple[Reporter, Callable[[Record], Record] | None]]:
     """Within the block, a reporter and an observer that also log to W&B (below WANDB_DIR, else ./wandb), if wanted."""
     if not wanted:
         yield reporter, None
         return
-    from ddbench.jobs.wandb_log import WandbLog
+    from ddbench.jobs.wandb_log import WandbLog  # imports wandb
 
     with WandbLog(Path(os.environ.get("WANDB_DIR") or "."), group=group) as log:
         yield log.reporter(reporter), log.observe

@@ -2,34 +2,50 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from ddbench.cli.output import print_facts, print_json, print_table
-from ddbench.report.format import component, duration, settings, size
+import typer
 
-if TYPE_CHECKING:
-    from ddbench.records.record import Record, Run
-    from ddbench.synset.synset import SynSet
+import ddbench
+from ddbench.cli import options as o
+from ddbench.cli.output import print_facts, print_json, print_table, say
+from ddbench.errors import UsageError
+from ddbench.records.record import Record, Run
+from ddbench.records.store import budget_label, read_record
+from ddbench.report.commands import hyper_of, needed
+from ddbench.report.format import budget_words, component, duration, percent, settings, size
 
 
-def show_set(path: Path, *, as_json: bool) -> "SynSet":
-    """Print the facts of a set's file; returns the set."""
-    from ddbench.report.facts import set_facts
-    from ddbench.synset.synset import load
+@o.command("ddbench show dm.safetensors --out dm.png", "ddbench show results/measured/digits/.../dm_....json")
+def show(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A set (.safetensors), or a record (.json).")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.png", help="Draw the set's images, a row per class.")
+    ] = None,
+    dataset: o.FolderOfSet = None,
+    dataset_name: o.GivenName = None,
+    as_json: o.Json = False,
+) -> None:
+    """Show what is in a set or a record; draw a set.
 
-    synset = load(path)
-    facts = set_facts(synset, path)
+    A record comes with the commands that make its runs again.
+    """
+    if file.suffix.lower() == ".json" and out is not None:
+        raise UsageError(f"--out draws a set's images; {file} is a record")
+    facts = ddbench.show(file)
     if as_json:
         print_json(facts)
+    elif file.suffix.lower() == ".json":
+        _print_record(read_record(file), facts["reproduce"])
     else:
         print_facts(_set_lines(facts))
-    return synset
+    if out is not None:
+        ddbench.draw(file, out, dataset=dataset, dataset_name=dataset_name)
+        say(f"{out} written")
 
 
 def _set_lines(facts: dict[str, Any]) -> Iterator[tuple[str, object]]:
-    from ddbench.records.store import budget_label
-    from ddbench.report.format import budget_words
-    from ddbench.synset.teachers import roles
+    from ddbench.synset.teachers import roles  # imports torch
 
     counts, made = facts["per_class"], facts["provenance"]
     spread = f"{counts[0]} each" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)} each"
@@ -69,24 +85,8 @@ def _student_words(recipe: dict[str, Any]) -> str:
     return "; ".join(parts + ([f"mix {component(recipe['mix'])}"] if recipe["mix"] else []))
 
 
-def draw(synset: "SynSet", out: Path, dataset: str | None, dataset_name: str | None) -> None:
-    """Draw a set's images, decoded into pixels, as a grid."""
-    from ddbench.cli.import_export import source_of
-    from ddbench.report.set_images import draw_set
-
-    draw_set(synset, source_of(synset, dataset, dataset_name), out)
-
-
-def show_record(path: Path, *, as_json: bool) -> None:
+def _print_record(record: Record, commands: list[str]) -> None:
     """Print a record and the commands that make its runs again."""
-    from ddbench.records.store import read_record
-    from ddbench.report.commands import commands_again, needed
-
-    record = read_record(path)
-    commands = list(dict.fromkeys(commands_again(record)))  # runs of two codes are made by one
-    if as_json:
-        print_json({"record": record.model_dump(mode="json", by_alias=True), "reproduce": commands})
-        return
     print_facts(_record_lines(record))
     for setting, runs in record.by_setting().items():
         device, precision, compiled, stacked, threads, build, devices, made_by, synthesis, training = setting
@@ -104,11 +104,7 @@ def show_record(path: Path, *, as_json: bool) -> None:
         print(f"  ({note})")
 
 
-def _record_lines(record: "Record") -> Iterator[tuple[str, object]]:
-    from ddbench.records.store import budget_label
-    from ddbench.report.commands import hyper_of
-    from ddbench.report.format import budget_words, percent
-
+def _record_lines(record: Record) -> Iterator[tuple[str, object]]:
     borrowed = f", with the student recipe of {record.borrowed}" if record.borrowed else ""
     yield "protocol", f"{record.protocol} (digest {record.protocol_digest[:12]})"
     yield from (("data set", record.dataset), ("budget", budget_words(budget_label(record.budget))))
@@ -129,7 +125,7 @@ def _record_lines(record: "Record") -> Iterator[tuple[str, object]]:
     yield from (("supersedes", record.supersedes), ("note", record.note))
 
 
-def _run_row(run: "Run") -> list[str]:
+def _run_row(run: Run) -> list[str]:
     top1 = "" if run.top1 is None else f"{100 * run.top1:.1f}"
     status = run.status if run.reason is None else f"{run.status}: {run.reason}"
     teacher, synset = (run.teacher or "")[:12], (run.synset or "")[:12]

@@ -1,55 +1,30 @@
 """The way in and out: submissions written, checked, verified, and their files fetched."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ddbench.cli import options as o
-from ddbench.cli.options import examples
 from ddbench.cli.output import print_json, print_table, progress, say
-from ddbench.errors import DDBenchError, UsageError
-
-if TYPE_CHECKING:
-    from ddbench.extras.verify import Verification
-    from ddbench.records.addresses import Progress
+from ddbench.errors import DDBenchError, UsageError, unknown
+from ddbench.extras import download
+from ddbench.extras import submit as submissions
+from ddbench.extras.verify import Verification
+from ddbench.extras.verify import verify as verify_record
+from ddbench.records.store import read_record
+from ddbench.settings import default_workers, results_dir
 
 SUBMITTED = Path("results") / "submitted"
 RecordFile = Annotated[Path, typer.Argument(metavar="RECORD", help="A record's file.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command(
-        "submit",
-        epilog=examples(
-            'ddbench submit mine.safetensors --name "My method" --author "A. Author" --licence CC-BY-4.0 '
-            "--address hf:me/sets/mine.safetensors",
-            'ddbench submit results/measured/digits/hard-v1/dm_....json --synset dm.safetensors --name "DM, tuned" '
-            '--author me --licence MIT --address file:dm.safetensors --supersedes old.json --appeal "more steps"',
-        ),
-    )(submit)
-    app.command(
-        "verify",
-        epilog=examples("ddbench verify results/submitted/digits/hard-v1/mine_....json --synset mine.safetensors"),
-    )(verify)
-    app.command(
-        "pull",
-        epilog=examples(
-            "ddbench pull results/submitted/digits/hard-v1/mine_....json --out sets",
-            "ddbench pull mine_....json --what teacher",
-        ),
-    )(pull)
-    app.command(
-        "check-submissions",
-        epilog=examples(
-            "ddbench check-submissions", "ddbench check-submissions --results results --base ../before/results"
-        ),
-    )(check_submissions)
-
-
+@o.command(
+    'ddbench submit mine.safetensors --name "My method" --author "A. Author" --licence CC-BY-4.0 '
+    "--address hf:me/sets/mine.safetensors",
+    'ddbench submit results/measured/digits/hard-v1/dm_....json --synset dm.safetensors --name "DM, tuned" '
+    '--author me --licence MIT --address file:dm.safetensors --supersedes old.json --appeal "more steps"',
+)
 def submit(
     source: Annotated[Path, typer.Argument(metavar="FILE|RECORD", help="A set that was evaluated, or a record of it.")],
     name: Annotated[str, typer.Option("--name", metavar="TEXT", help="Name of the submission.", show_default=False)],
@@ -95,25 +70,22 @@ def submit(
     Every record of the set below --results becomes one, with who claims it and where the set can be had. Upload the very
     file: its size and SHA-256 are written down.
     """
-    from ddbench.extras.submit import claim, records_of, shared_product, shared_set
-    from ddbench.extras.submit import submit as write
-    from ddbench.records.store import read_record
-    from ddbench.settings import results_dir
-
     if (supersedes is None) != (appeal is None):
         raise UsageError("an appeal needs --supersedes RECORD and --appeal TEXT")
     given = source.suffix == ".json"
     if given and synset is None:
         raise UsageError("with a record, --synset FILE says which set it is of")
     file = synset if given and synset is not None else source
-    found = [read_record(source)] if given else records_of(file, results or [results_dir()])
-    files = dict([shared_set(file, address), *(shared_product(*_pair(word)) for word in also or [])])
+    found = [read_record(source)] if given else submissions.records_of(file, results or [results_dir()])
+    files = dict(
+        [submissions.shared_set(file, address), *(submissions.shared_product(*_pair(word)) for word in also or [])]
+    )
     old = read_record(supersedes) if supersedes is not None else None
     if old is not None and len(found) > 1:
         raise UsageError(f"an appeal is of one record, and {file} has {len(found)}: name it instead of the set")
     words = {"name": name, "authors": authors, "licence": licence, "code": code, "paper": paper, "appeal": appeal}
     for record in found:
-        print(write(record, claim(files, **words), out, superseded=old))
+        print(submissions.submit(record, submissions.claim(files, **words), out, superseded=old))
 
 
 def _pair(word: str) -> tuple[Path, str]:
@@ -123,6 +95,7 @@ def _pair(word: str) -> tuple[Path, str]:
     return Path(file), address
 
 
+@o.command("ddbench verify results/submitted/digits/hard-v1/mine_....json --synset mine.safetensors")
 def verify(
     record: RecordFile,
     synset: Annotated[Path, typer.Option("--synset", metavar="FILE", help="Its set.", show_default=False)],
@@ -134,8 +107,8 @@ def verify(
         Path | None, typer.Option("--results", metavar="DIR", help="Folder of records to add our runs to.")
     ] = None,
     workers: o.Workers = None,
-    threads: o.Threads = None,
-    device: o.Device = None,
+    *,
+    where: o.DeviceFlags,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -145,12 +118,8 @@ def verify(
     of so many runs, of our mean; or where all its runs were made here again to the bit. It is undecided with fewer than 3
     students, or a tolerance above 3 points. Exit code 1 where it does not hold.
     """
-    from ddbench.extras import verify as verification
-    from ddbench.records.store import read_record
-    from ddbench.settings import default_workers
-
     with progress(quiet) as reporter:
-        found = verification.verify(
+        found = verify_record(
             read_record(record),
             synset,
             seeds=o.seeds(seeds),
@@ -159,8 +128,7 @@ def verify(
             borrow=borrow,
             results=results,
             workers=workers or default_workers(),
-            device=device,
-            threads=threads,
+            compute=where.compute(),
             reporter=reporter,
         )
     if as_json:
@@ -174,14 +142,14 @@ def verify(
         raise DDBenchError(f"the claim {word}")
 
 
-def _facts(found: "Verification") -> dict[str, Any]:
+def _facts(found: Verification) -> dict[str, Any]:
     made, equal = found.repeated
     wide = found.tolerance if found.found_runs > 1 else None
     plain = {name: value for name, value in vars(found).items() if name not in ("repeated", "tolerance")}
     return {**plain, "tolerance": wide, "repeated_runs": made, "equal_runs": equal}
 
 
-def _row(found: "Verification") -> tuple[str, ...]:
+def _row(found: Verification) -> tuple[str, ...]:
     made, equal = found.repeated
     return (
         found.verdict,
@@ -193,6 +161,10 @@ def _row(found: "Verification") -> tuple[str, ...]:
     )
 
 
+@o.command(
+    "ddbench pull results/submitted/digits/hard-v1/mine_....json --out sets",
+    "ddbench pull mine_....json --what teacher",
+)
 def pull(
     record: RecordFile,
     what: Annotated[str, typer.Option("--what", metavar="KIND", help="set, teacher or experts.")] = "set",
@@ -209,26 +181,21 @@ def pull(
     From the addresses in it, hash-checked. Teachers and experts go into the cache, where what asks for them finds them;
     experts of somebody else are then taken as your own would be.
     """
-    from ddbench.errors import unknown
-    from ddbench.extras import download
-    from ddbench.records.store import read_record
-
     kind = next((each for each in download.KINDS if each == what), None)
     if kind is None:
         raise unknown("kind of file", what, download.KINDS)
     largest = download.LIMIT if limit is None else o.byte_count(limit, "--limit")
-    with _bar(f"fetching the {what}", quiet) as advance:
+    with progress(quiet) as reporter:
+
+        def advance(done: int, total: int) -> None:
+            reporter.advance(f"fetching the {what}", done, total)
+
         found = download.pull(read_record(record), record, what=kind, out=out, limit=largest, progress=advance)
     for path, key in found:
         print(f"{path} {key}")
 
 
-@contextmanager
-def _bar(label: str, quiet: bool) -> "Iterator[Progress]":
-    with progress(quiet) as reporter:
-        yield lambda done, total: reporter.advance(label, done, total)
-
-
+@o.command("ddbench check-submissions", "ddbench check-submissions --results results --base ../before/results")
 def check_submissions(
     results: Annotated[
         Path, typer.Option("--results", metavar="DIR", help="Folder with submitted and measured.")
@@ -244,11 +211,9 @@ def check_submissions(
     What CI runs on a pull request: reads files only, fetches nothing, runs nothing of theirs. Exit code 1 where something
     is wrong, a line for each on stdout.
     """
-    from ddbench.extras.submit import check_submissions as problems_of
-
     if not results.is_dir() or (base is not None and not base.is_dir()):
         raise UsageError(f"{base if results.is_dir() else results}: a folder of results is needed")
-    problems = problems_of(results, base)
+    problems = submissions.check_submissions(results, base)
     if as_json:
         print_json([{"file": str(each.file), "problem": each.text} for each in problems])
     else:

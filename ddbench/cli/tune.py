@@ -1,33 +1,28 @@
 """Choose hyper-parameters on a held-out part of train."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ddbench.cli import options as o
-from ddbench.cli.options import examples
 from ddbench.cli.output import print_json, print_table, progress, say
+from ddbench.distillation.method import find_method
+from ddbench.distillation.recipes import parse_overrides
 from ddbench.errors import UsageError
-from ddbench.report.format import duration, settings
-
-if TYPE_CHECKING:
-    from ddbench.extras.tune import Candidate, TuneReport
-
-
-def register(app: typer.Typer) -> None:
-    """Add this file's command."""
-    app.command(
-        "tune",
-        epilog=examples(
-            "ddbench tune dm --ipc 1 --grid lr_img=0.3,1,3,10 --out dm-tuned.toml",
-            "ddbench tune dm --ipc 1 --grid lr_img=1,10 --grid batch_real=16,64 --trials 3 --set iterations=100 --out t.toml",
-        ),
-    )(tune)
+from ddbench.extras.tune import Candidate, TuneReport, parse_grid
+from ddbench.extras.tune import tune as search
+from ddbench.jobs.job import DataName
+from ddbench.report.format import duration, half, percent, settings
 
 
+@o.command(
+    "ddbench tune dm --ipc 1 --grid lr_img=0.3,1,3,10 --out dm-tuned.toml",
+    "ddbench tune dm --ipc 1 --grid lr_img=1,10 --grid batch_real=16,64 --trials 3 --set iterations=100 --out t.toml",
+)
 def tune(
     method: o.MethodName,
+    chosen: o.SetFlags,
     grid: Annotated[
         list[str],
         typer.Option("--grid", metavar="KEY=V,..", help="Values to try; may be repeated.", show_default=False),
@@ -42,44 +37,26 @@ def tune(
     holdout: Annotated[
         float, typer.Option("--holdout", metavar="F", help="Part of each class of train that scores.")
     ] = 0.2,
-    dataset: o.DatasetName = "digits",
-    dataset_name: o.GivenName = None,
-    ipc: o.Ipc = None,
-    fraction: o.Fraction = None,
-    recipe: o.Recipe = None,
-    change: o.Set = None,
-    seed: o.Seed = 0,
-    distill_network: o.DistillNetwork = None,
     protocol: o.ProtocolName = "hard-v1",
     network: o.NetworkName = None,
-    seeds: Annotated[
-        str, typer.Option("--seeds", metavar="N|S,..", help="How many evaluation seeds, or which (0,3,5).")
-    ] = "3",
-    threads: o.Threads = None,
-    device: o.Device = None,
+    seeds: o.FewSeeds = "3",
+    *,
+    where: o.DeviceFlags,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Choose hyper-parameters on a holdout of train.
 
     The test split is never looked at. The winner becomes a recipe file for --recipe; what the search cost is
-    written into it. A stopped search goes on with the same command.
+    written into it. An interrupted search is resumed by the same command.
     """
-    from ddbench import api
-    from ddbench.distillation.method import find_method
-    from ddbench.distillation.recipes import parse_overrides
-    from ddbench.extras.tune import parse_grid
-    from ddbench.extras.tune import tune as search
-    from ddbench.jobs.job import DataName
-
-    found, budget = find_method(method), o.one_budget(ipc, fraction)
-    o.check_sized([method], [budget])
+    found, budget = find_method(method), chosen.budget(method)
     if out.suffix != ".toml":
         raise UsageError(f"--out {out}: a recipe file's name ends in .toml")
     with progress(quiet) as reporter:
         report = search(
             found,
-            DataName(dataset, dataset_name),
+            DataName(chosen.dataset, chosen.dataset_name),
             budget,
             grid=parse_grid(found, grid),
             trials=trials,
@@ -87,11 +64,11 @@ def tune(
             network=network,
             holdout=holdout,
             seeds=o.seeds(seeds),
-            seed=seed,
-            recipe=recipe,
-            distill_network=distill_network,
-            overrides=parse_overrides(found, change or []),
-            how=api.setting(device, threads),
+            seed=chosen.seed,
+            recipe=chosen.recipe,
+            distill_network=chosen.distill_network,
+            overrides=parse_overrides(found, chosen.overrides or []),
+            compute=where.compute(),
             reporter=reporter,
             out=out,
         )
@@ -103,7 +80,7 @@ def tune(
     )
 
 
-def _show(report: "TuneReport", *, as_json: bool) -> None:
+def _show(report: TuneReport, *, as_json: bool) -> None:
     if as_json:
         rows = [
             {
@@ -121,9 +98,7 @@ def _show(report: "TuneReport", *, as_json: bool) -> None:
     print_table(columns, [_row(c, report.winner) for c in report.candidates], right=columns[1:3])
 
 
-def _row(candidate: "Candidate", winner: "Candidate") -> tuple[str, str, str, str]:
-    from ddbench.report.format import half, percent
-
+def _row(candidate: Candidate, winner: Candidate) -> tuple[str, str, str, str]:
     values = settings(candidate.values)
     if candidate.mean is None:
         return values, "failed", f"{candidate.seconds:.1f}", candidate.reason or ""

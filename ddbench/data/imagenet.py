@@ -15,7 +15,7 @@ from ddbench.settings import data_dir
 
 @dataclass(frozen=True)
 class FolderSet:
-    """What is fixed of one data set: where it lies, how it is cut, how many classes and images it must have.
+    """Constants of one data set: where it lies, how it is cut, how many classes and images it must have.
 
     `classes` is what the folder must hold; `train` and `test` are checked unless None. `subset` lists class indices
     (into the sorted folder names) in label order.
@@ -69,7 +69,7 @@ SETS: dict[str, FolderSet] = {
 
 
 def describe(name: str) -> DatasetCard:
-    """The card of one of `SETS`; looks only whether its folder is there."""
+    """Card of one of `SETS`; looks only whether its folder is there."""
     facts = SETS[name]
     root = data_dir() / facts.folder
     available = (root / "train").is_dir() and (root / "val").is_dir()
@@ -142,9 +142,9 @@ def _class_names(folders: tuple[str, ...], facts: FolderSet) -> tuple[str, ...]:
     return tuple(words[index] for index in facts.subset)
 
 
-def _check_count(where: Path, what: str, found: int, expected: int, facts: FolderSet) -> None:
-    if found != expected:
-        raise UsageError(f"{where} has {found:,} {what} instead of {expected:,}: unpack it again as {facts.layout}")
+def _check_count(where: Path, what: str, count: int, expected: int, facts: FolderSet) -> None:
+    if count != expected:
+        raise UsageError(f"{where} has {count:,} {what} instead of {expected:,}: unpack it again as {facts.layout}")
 
 
 def _how_to_get(facts: FolderSet, root: Path) -> str:

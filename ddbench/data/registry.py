@@ -1,6 +1,6 @@
 """Names to data sets, found by entry point, and kept in memory within the process.
 
-An entry point of the group `ddbench.datasets` gives a module, or an object, with the two functions of `Source`. One whose
+An entry point of the group `ddbench.datasets` gives a module, or an object, with the two functions of `DatasetFamily`. One whose
 name ends in a colon and a word, as `folder:PATH`, reads whatever the word stands for.
 """
 
@@ -22,15 +22,15 @@ _ORDER = (
 KEPT = 4  # data sets that stay in memory
 
 
-class Source(Protocol):
+class DatasetFamily(Protocol):
     """One data set, or several under their names. What is behind a colon is given in place of the name."""
 
     def describe(self, name: str) -> DatasetCard:
-        """The card, without reading pixels or importing torch."""
+        """Card, without reading pixels or importing torch."""
         ...
 
     def load(self, name: str) -> Dataset:
-        """The data set; UsageError where its files are missing (what to download and where to put it) or damaged."""
+        """Data set; UsageError where its files are missing (what to download and where to put it) or damaged."""
         ...
 
 
@@ -41,7 +41,7 @@ def dataset_names() -> tuple[str, ...]:
 
 
 def describe(name: str, *, dataset_name: str | None = None) -> DatasetCard:
-    """The card of a data set, without reading pixels or importing torch. UsageError for an unknown name."""
+    """Card of a data set, without reading pixels or importing torch. UsageError for an unknown name."""
     source, arguments = _find(name, dataset_name)
     return source.describe(*arguments)
 
@@ -68,14 +68,14 @@ def _load(name: str, dataset_name: str | None, data: str, folder: str) -> Datase
     return dataset
 
 
-def _find(name: str, dataset_name: str | None) -> tuple[Source, tuple[str, ...]]:
+def _find(name: str, dataset_name: str | None) -> tuple[DatasetFamily, tuple[str, ...]]:
     """Who knows a data set, and the arguments of its functions."""
     known = plugins.names(GROUP)
     prefix, colon, rest = name.partition(":")
     entry = next((each for each in known if colon and each.startswith(prefix + colon)), name)
     if entry not in known:
         raise unknown("data set", name, known)
-    source: Source = plugins.find(GROUP, entry)
+    source: DatasetFamily = plugins.find(GROUP, entry)
     if not (hasattr(source, "describe") and hasattr(source, "load")):
         raise UsageError(
             f"data set {name!r}: its entry point gives {source!r:.80}, without describe(name) and load(name)"

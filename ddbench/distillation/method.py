@@ -1,13 +1,16 @@
 """What a method is: one frozen class of hyper-parameters and one function `distill(task, hyper) -> SynSet`."""
 
+import ast
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from ddbench import plugins
-from ddbench.errors import UsageError
+from ddbench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from ddbench.distillation.task import Task
@@ -66,6 +69,31 @@ class Method:
     toy_ipc: int = 1
     deterministic: bool = False
     snapshots: bool = False
+
+
+def declared_budgets(name: str) -> tuple[str, ...] | None:
+    """The budgets of a method as its source says, which is read and not imported: importing a method imports torch.
+
+    None where the source does not tell: it is not there, or `METHOD = Method(..., budgets=...)` is written otherwise.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    point = plugins.declared(GROUP, name)
+    if point is None:
+        raise unknown(plugins.KINDS[GROUP], name, method_names())
+    try:
+        spec = find_spec(point.module)
+        for node in ast.parse(Path(spec.origin).read_bytes() if spec and spec.origin else b"").body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == point.attr:
+                call = node.value
+                if not isinstance(call, ast.Call) or ast.unparse(call.func) != "Method":
+                    return None
+                words = {word.arg: word.value for word in call.keywords}
+                return ast.literal_eval(words["budgets"]) if "budgets" in words else Method.budgets
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return None
+    return None
 
 
 def method_names() -> tuple[str, ...]:

@@ -6,22 +6,25 @@ out, and a line says so. A cell that a method's definition excludes is n/a in th
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddbench.api.running import run_all_cells
 from ddbench.budget import Budget
 from ddbench.distillation.method import Method, find_method, method_names
 from ddbench.distillation.recipes import published, resolve
 from ddbench.errors import UsageError
 from ddbench.jobs.job import DataName, DistillJob, finished
-from ddbench.jobs.sweep import Cell, Report, run_cells
+from ddbench.jobs.sweep import Cell, Report
 from ddbench.progress import Reporter
 from ddbench.records.store import RecordStore, read_record
-from ddbench.report import plots
-from ddbench.report.frame import cells as frame_of
-from ddbench.report.set_images import draw_set, images_of_set
+from ddbench.report.frame import results_frame
+from ddbench.report.pictures import as_seen, draw_set
+from ddbench.report.plots.images import images_side_by_side
+from ddbench.report.plots.registry import plot_all
+from ddbench.report.plots.style import save as save_plot
 from ddbench.report.tables import render
 from ddbench.synset.synset import SynSet, save
 from ddbench.system.files import check_writable, write_atomic
@@ -92,13 +95,13 @@ class DemoResult:
     left_out: list[str]
 
 
-def choose(plan: DemoPlan, setting: Compute, methods: Sequence[str] | None = None) -> ChosenSets:
+def choose(plan: DemoPlan, compute: Compute, methods: Sequence[str] | None = None) -> ChosenSets:
     """Choose the sets of the installed methods, or of those named; UsageError for an unknown name."""
     chosen = ChosenSets()
     for name in methods or method_names():
         try:
             method = find_method(name)
-            jobs = [job for budget in _budgets(method, plan) if (job := _job(method, plan, budget, setting))]
+            jobs = [job for budget in _budgets(method, plan) if (job := _job(method, plan, budget, compute))]
         except UsageError as error:
             if methods:
                 raise
@@ -123,7 +126,7 @@ def _budgets(method: Method, plan: DemoPlan) -> list[Budget]:
     return list(dict.fromkeys(sizes + own))
 
 
-def _job(method: Method, plan: DemoPlan, budget: Budget, setting: Compute) -> DistillJob | None:
+def _job(method: Method, plan: DemoPlan, budget: Budget, compute: Compute) -> DistillJob | None:
     """Return the job of a cell; None where the method has no recipe for it but needs one."""
     data = DataName(plan.dataset)
     if method.toy and not published(method).recipe:
@@ -132,17 +135,17 @@ def _job(method: Method, plan: DemoPlan, budget: Budget, setting: Compute) -> Di
         recipe = resolve(method, data.load(), budget)
     except UsageError:
         return None
-    return DistillJob.of(data, recipe, 0, setting)
+    return DistillJob.of(data, recipe, 0, compute)
 
 
-def first_cells(plan: DemoPlan, chosen: ChosenSets, setting: Compute) -> list[Cell]:
+def first_cells(plan: DemoPlan, chosen: ChosenSets, compute: Compute) -> list[Cell]:
     """List the cells of all sets under the plan's protocol, and of some methods under the soft one."""
     pairs = [(job, plan.protocol) for job in [*chosen.main.values(), *chosen.others]]
     pairs += [(chosen.main[name], plan.soft_protocol) for name in plan.soft if name in chosen.main]
-    return [_cell(plan, job, protocol, setting) for job, protocol in pairs]
+    return [_cell(plan, job, protocol, compute) for job, protocol in pairs]
 
 
-def shipped_cells(plan: DemoPlan, chosen: ChosenSets, setting: Compute) -> list[Cell]:
+def shipped_cells(plan: DemoPlan, chosen: ChosenSets, compute: Compute) -> list[Cell]:
     """List the cells of sets with a training recipe of their own, each with its matched-recipe baseline.
 
     Sets that are not distilled yet are passed over.
@@ -155,10 +158,10 @@ def shipped_cells(plan: DemoPlan, chosen: ChosenSets, setting: Compute) -> list[
         synset = finished(job)
         if synset is None or synset.student_recipe is None:
             continue
-        cells.append(_cell(plan, job, plan.shipped_protocol, setting))
-        own = _baseline(plan, job, synset, setting) if plan.baseline in chosen.main else None
+        cells.append(_cell(plan, job, plan.shipped_protocol, compute))
+        own = _baseline(plan, job, synset, compute) if plan.baseline in chosen.main else None
         if own is not None:
-            cells.append(replace(_cell(plan, own, plan.shipped_protocol, setting), lender=job))
+            cells.append(replace(_cell(plan, own, plan.shipped_protocol, compute), lender=job))
     return cells
 
 
@@ -167,7 +170,7 @@ def _is(job: DistillJob, method: str, ipc: int) -> bool:
     return recipe.method.name == method and recipe.budget.ipc == ipc
 
 
-def _baseline(plan: DemoPlan, job: DistillJob, synset: SynSet, setting: Compute) -> DistillJob | None:
+def _baseline(plan: DemoPlan, job: DistillJob, synset: SynSet, compute: Compute) -> DistillJob | None:
     """Return the baseline's job at the set's budget and in its space; None where it cannot be made."""
     method, budget = find_method(plan.baseline), job.resolved().budget
     try:
@@ -176,11 +179,11 @@ def _baseline(plan: DemoPlan, job: DistillJob, synset: SynSet, setting: Compute)
             recipe = resolve(method, job.data.load(), budget, overrides={"space": synset.space.kind})
     except UsageError:
         return None
-    return DistillJob.of(job.data, recipe, 0, setting)
+    return DistillJob.of(job.data, recipe, 0, compute)
 
 
-def _cell(plan: DemoPlan, job: DistillJob, protocol: str, setting: Compute) -> Cell:
-    return Cell(data=job.data, made=job, protocol=protocol, seeds=plan.seeds, setting=setting)
+def _cell(plan: DemoPlan, job: DistillJob, protocol: str, compute: Compute) -> Cell:
+    return Cell(data=job.data, made=job, protocol=protocol, seeds=plan.seeds, compute=compute)
 
 
 def run_demo(
@@ -189,9 +192,8 @@ def run_demo(
     plan: DemoPlan = PLAN,
     methods: Sequence[str] | None = None,
     workers: int = 1,
-    setting: Compute | None = None,
+    compute: Compute | None = None,
     reporter: Reporter | None = None,
-    counted: Callable[[Sequence[Cell], RecordStore, Reporter], Reporter] | None = None,
 ) -> DemoResult:
     """Run the plan and write records, table, plots, pictures and sets below `out`; finished work is reused.
 
@@ -200,26 +202,24 @@ def run_demo(
         plan: what to run.
         methods: only these; None: all that are installed.
         workers: number of processes.
-        setting: compute config.
+        compute: how to compute; None: `Compute.here()`.
         reporter: shows progress.
-        counted: wraps the reporter once the cells are known, so that it can count the work ahead.
 
     Raises:
         UsageError: an unknown method, or a folder that cannot be written.
     """
-    setting, reporter = setting or Compute(), reporter or Reporter()
+    compute, reporter = compute or Compute.here(), reporter or Reporter()
     store = RecordStore(out / "records")
     check_writable(store.root / "record")
-    chosen = choose(plan, setting, methods)
+    chosen = choose(plan, compute, methods)
     report = Report()
     for cells_of in (first_cells, shipped_cells):
-        cells = cells_of(plan, chosen, setting)
-        counting = counted(cells, store, reporter) if counted else reporter
-        report = _joined(report, run_cells(cells, store, workers=workers, reporter=counting))
+        cells = cells_of(plan, chosen, compute)
+        report = _joined(report, run_all_cells(cells, store, workers=workers, reporter=reporter))
     reporter.line("drawing")
-    frame = frame_of([read_record(path) for path in report.records])
+    frame = results_frame([read_record(path) for path in report.records])
     files = _write_table(frame, out)
-    files += plots.plot_all(frame, out / "plots", (".png",), workers)
+    files += plot_all(frame, out / "plots", (".png",), workers)
     return DemoResult(report, files + _write_sets(chosen, out), chosen.left_out)
 
 
@@ -246,8 +246,8 @@ def _write_sets(chosen: ChosenSets, out: Path) -> list[Path]:
         save(synset, out / "sets" / f"{stem}.safetensors")
         picture = draw_set(synset, data, out / "pictures" / f"{stem}.png")
         written += [out / "sets" / f"{stem}.safetensors", picture]
-        rows[name] = images_of_set(synset, data)[:2]
+        rows[name] = as_seen(synset, data)[:2]
     if rows:
-        figure = plots.images_side_by_side(rows, data.class_names, f"{data.id}, the first image of each class")
-        written.append(plots.save(figure, out / "plots" / "images.png"))
+        figure = images_side_by_side(rows, data.class_names, f"{data.id}, the first image of each class")
+        written.append(save_plot(figure, out / "plots" / "images.png"))
     return written

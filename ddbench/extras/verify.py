@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from ddbench.api import evaluate, setting
+from ddbench.api.running import evaluate
 from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName, borrowed_set
@@ -35,6 +35,7 @@ from ddbench.records.statistics import std, t_quantile
 from ddbench.records.store import RecordStore, merge
 from ddbench.settings import cache_dir
 from ddbench.synset.synset import load
+from ddbench.training.compute import Compute
 
 Verdict = Literal["holds", "too high", "too low", "undecided"]
 LEVEL, MARGIN, WIDEST, FEWEST = 0.99, 0.005, 0.03, 3
@@ -176,8 +177,7 @@ def verify(
     borrow: Path | None = None,
     results: Path | None = None,
     workers: int = 1,
-    device: str | None = None,
-    threads: int | None = None,
+    compute: Compute | None = None,
     reporter: Reporter | None = None,
 ) -> list[Verification]:
     """Train students on the set of a record and judge each setting that the record claims.
@@ -193,8 +193,7 @@ def verify(
         borrow: for a matched-recipe baseline, file of the set whose training recipe it uses.
         results: folder of records to add our runs to.
         workers: processes.
-        device: see `ddbench.api.setting`.
-        threads: see `ddbench.api.setting`.
+        compute: how to compute; None: `Compute.here()`.
         reporter: shows progress.
 
     Raises:
@@ -204,9 +203,9 @@ def verify(
         raise UsageError(f"--borrow: the record uses the student recipe of {claimed.borrowed}: give that set")
     if claimed.borrowed is None and borrow is not None:
         raise UsageError("--borrow: the record uses no other set's student recipe")
-    how, own = setting(device, threads), load(synset)
+    compute, own = compute or Compute.here(), load(synset)
     data = DataName(dataset or own.dataset, dataset_name)
-    wanted = own.hash if borrow is None else borrowed_set(own, borrow, data.load(), how)[0].hash
+    wanted = own.hash if borrow is None else borrowed_set(own, borrow, data.load(), compute)[0].hash
     if wanted not in claimed.synsets:
         raise UsageError(f"{synset}: its hash is {wanted[:12]}..., which the record does not name")
     if claimed.protocol_digest != find_protocol(claimed.protocol).digest():
@@ -222,8 +221,7 @@ def verify(
         borrow=borrow,
         results=cache_dir() / "verifications",
         workers=workers,
-        device=device,
-        threads=threads,
+        compute=compute,
         reporter=reporter,
     )
     verifications = judge_record(claimed, found, wanted)

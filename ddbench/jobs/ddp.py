@@ -40,7 +40,7 @@ class DDPExecutor:
 
         backlog = Backlog(first, done, reporter)
         while work := backlog.take(1):
-            how = {"device": work.job.setting.device, "devices": self.devices, "nodes": self.nodes}
+            how = {"device": work.job.compute.device, "devices": self.devices, "nodes": self.nodes}
             try:
                 outcome = launch(_Attempt(self.quiet), work.call, work.job, **how)
             except ProcessExitedException:  # killed, out of memory

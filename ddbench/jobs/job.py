@@ -57,7 +57,7 @@ class DistillJob:
         recipe: the resolved recipe as canonical JSON.
         source: where the recipe comes from.
         seed: synthesis seed.
-        setting: how to compute.
+        compute: how to compute.
         snapshots: shares of the distillation at which the set is kept as well; no part of the key.
     """
 
@@ -65,16 +65,16 @@ class DistillJob:
     recipe: str
     source: str
     seed: int
-    setting: Compute
+    compute: Compute
     snapshots: tuple[float, ...] = ()
 
     @classmethod
     def of(
-        cls, data: DataName, recipe: Resolved, seed: int, setting: Compute, snapshots: tuple[float, ...] = ()
+        cls, data: DataName, recipe: Resolved, seed: int, compute: Compute, snapshots: tuple[float, ...] = ()
     ) -> "DistillJob":
         """The job that makes a set by a resolved recipe; without snapshots where its method has none."""
         shares = snapshots if recipe.method.snapshots else ()
-        return cls(data, canonical_json(recipe.to_json()), recipe.source, seed, setting, shares)
+        return cls(data, canonical_json(recipe.to_json()), recipe.source, seed, compute, shares)
 
     def resolved(self) -> Resolved:
         """The recipe, read back."""
@@ -82,13 +82,13 @@ class DistillJob:
 
     @property
     def key(self) -> str:
-        """Digest of recipe, seed, setting, and the code of core and method: the set's name in the cache."""
+        """Digest of recipe, seed, compute settings, and the code of core and method: the set's name in the cache."""
         resolved = self.resolved()
-        setting = {"device": self.setting.device, "threads": self.setting.threads, "precision": PRECISION}
-        if self.setting.devices > 1:
-            setting["devices"] = self.setting.devices
+        compute = {"device": self.compute.device, "threads": self.compute.threads, "precision": PRECISION}
+        if self.compute.devices > 1:
+            compute["devices"] = self.compute.devices
         made_by = [code.SYNTHESIS, code.of_method(resolved.method.name)]
-        return digest([resolved.hash, self.seed, setting, *made_by])[:32]
+        return digest([resolved.hash, self.seed, compute, *made_by])[:32]
 
     @property
     def path(self) -> Path:
@@ -182,8 +182,8 @@ def _checkpoint(job: DistillJob) -> Checkpoint:
 
 
 def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
-    check_devices(job.setting)
-    recipe, device = job.resolved(), job.setting.apply()
+    check_devices(job.compute)
+    recipe, device = job.resolved(), job.compute.apply()
     dataset = job.data.load()
     check_budget(recipe, dataset)
     precision = recipe.hyper.execution().precision
@@ -195,7 +195,7 @@ def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
         "environment": {
             **environment(),
             **plugin(code.METHODS, recipe.method.name),
-            "device": job.setting.device,
+            "device": job.compute.device,
             "precision": precision,
         },
         "code": code.of_method(recipe.method.name),
@@ -276,7 +276,7 @@ class EvaluateJob:
         protocol: its name.
         network: student network; None: the protocol's default.
         seeds: evaluation seeds.
-        setting: how to compute.
+        compute: how to compute.
         lender: file of the set whose student recipe a baseline borrows.
         label: method name of an imported set.
         step: of the distillation, where the set is a snapshot.
@@ -287,7 +287,7 @@ class EvaluateJob:
     protocol: str
     network: str | None
     seeds: tuple[int, ...]
-    setting: Compute
+    compute: Compute
     lender: Path | None = None
     label: str | None = None
     step: int | None = None
@@ -298,19 +298,19 @@ class EvaluateJob:
 
 
 def borrowed_set(
-    synset: SynSet, lender: Path | None, dataset: Dataset, setting: Compute
+    synset: SynSet, lender: Path | None, dataset: Dataset, compute: Compute
 ) -> tuple[SynSet, Lender | None]:
     """The set as it is trained on: with what it borrows from the lender's file, and who that is."""
     if lender is None:
         return synset, None
     other = load(lender)
-    return borrow(synset, other, dataset, setting.apply()), lender_of(other)
+    return borrow(synset, other, dataset, compute.apply()), lender_of(other)
 
 
 def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:
     """Train and test the students of a job; see `ddbench.evaluation.evaluate.evaluate_seeds` for what it raises."""
     dataset, show = job.data.load(), reporter or Reporter()
-    synset, lender = borrowed_set(load(job.synset), job.lender, dataset, job.setting)
+    synset, lender = borrowed_set(load(job.synset), job.lender, dataset, job.compute)
     at = "" if job.step is None else f" at step {job.step}"
     label = f"{synset.provenance.method}{at}, {job.protocol}, {job.which()}"
     return evaluate_seeds(
@@ -318,7 +318,7 @@ def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:
         dataset,
         find_protocol(job.protocol),
         seeds=job.seeds,
-        setting=job.setting,
+        setting=job.compute,
         network=job.network,
         label=job.label,
         lender=lender,

@@ -10,10 +10,12 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from ddbench.errors import CannotWrite, JobFailed, NotDefined, NotScored, UsageError
@@ -171,32 +173,29 @@ def _run_here(backlog: Backlog, show: Reporter) -> None:
 
 
 def _run_apart(backlog: Backlog, workers: int) -> None:
+    while backlog:
+        with opened(workers) as pool:
+            lost = _run_in(pool, backlog, workers)
+        backlog.lose(lost)
+
+
+def _run_in(pool: ProcessPoolExecutor, backlog: Backlog, workers: int) -> list[Work]:
+    """Do work until nothing is left or the pool is broken; the work that ran when it broke."""
     running: dict[Future[Outcome], Work] = {}
     lost: list[Work] = []
-    pool, broken = opened(workers), False
-    try:
-        while backlog:
-            broken = broken or not _fill(pool, backlog, running, workers)
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                work = running.pop(future)
-                try:
-                    outcome = future.result()
-                except BrokenProcessPool:
-                    lost.append(work)
-                    broken = True
-                    continue
+    broken = False
+    while running or (backlog and not broken):
+        broken = broken or not _fill(pool, backlog, running, workers)
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            work = running.pop(future)
+            try:
+                outcome = future.result()
+            except BrokenProcessPool:
+                lost.append(work)
+                broken = True
+            else:
                 backlog.finish(work, outcome)
-            if broken and not running:
-                pool.shutdown(wait=False, cancel_futures=True)
-                pool, broken = opened(workers), False
-                backlog.lose(lost)
-                lost.clear()
-    except BaseException:
-        for child in list((pool._processes or {}).values()):
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    return lost
 
 
 def _fill(pool: ProcessPoolExecutor, backlog: Backlog, running: dict[Future[Outcome], Work], workers: int) -> bool:
@@ -210,29 +209,40 @@ def _fill(pool: ProcessPoolExecutor, backlog: Backlog, running: dict[Future[Outc
     return True
 
 
-def opened(workers: int, *, preload: Sequence[str] = PRELOAD) -> ProcessPoolExecutor:
-    """A pool of fresh processes, which end with this one; `preload`: what the server that they are forked from imports."""
+@contextmanager
+def opened(workers: int, *, preload: Sequence[str] = PRELOAD) -> Iterator[ProcessPoolExecutor]:
+    """Give a pool of fresh processes. They end at once where an error or Ctrl-C leaves the block, and with this process.
+
+    `preload`: what the server that they are forked from imports.
+    """
     known = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload(list(preload))
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(dict(os.environ),))
+    theirs, ours = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(dict(os.environ), theirs))
+    with theirs, ours:
+        try:
+            yield pool
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _begin(environment: dict[str, str]) -> None:
+def _begin(environment: dict[str, str], driver: Connection) -> None:
     """Start of a worker: the driver's environment as it is now; Ctrl-C is the driver's; none outlives its driver.
 
     A fork server keeps the environment that it was started with, and is itself kept alive by its children: so the
-    environment is handed on, and what is watched is the driver, not the parent.
+    environment is handed on, and what is watched is the driver, which alone holds the other end of a pipe.
     """
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    driver = multiprocessing.parent_process()
 
     def watch() -> None:
-        if driver is not None:
-            driver.join()
-            os._exit(1)
+        driver.poll(None)
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -61,7 +61,11 @@ class Phase:
 
 
 class Probe(Task):
-    """See the module docstring."""
+    """See the module docstring.
+
+    Attributes:
+        stages: entries by name of the stages that were opened, in order, as they were then.
+    """
 
     def __init__(
         self,
@@ -74,13 +78,24 @@ class Probe(Task):
         seconds: float,
         compiles: bool = False,
     ) -> None:
-        """Like a task; a phase is timed for about so many `seconds`. `compiles`: a first iteration may be slow for that."""
+        """Like a task.
+
+        Args:
+            dataset: see `Task`.
+            budget: see `Task`.
+            network: see `Task`.
+            seed: see `Task`.
+            device: see `Task`.
+            seconds: that a phase is timed for, about; 0: the probe is over where the first loop begins.
+            compiles: a first iteration may be slow for that.
+        """
         super().__init__(dataset, budget, network, seed, device)
         self.seconds, self.compiles = seconds, compiles
+        self.stages: dict[str, list[int]] = {}
         self._ahead = 0.0
         self._first: float | None = None
         self._phases: dict[str, Phase] = {}
-        self._stages: dict[Path, Stage] = {}
+        self._opened: dict[Path, Stage] = {}
         self._entered: list[str] = []
         self._in_memory: dict[str, Teacher] = {}
 
@@ -102,41 +117,39 @@ class Probe(Task):
             Enough: the loop begins where one of its label was cut short (the method wants the rest of that work, and
                 would go on to want it), or the probe takes too long.
         """
-        if start >= total:
+        count = total - start
+        if count <= 0:
             return
-        phase, known = self._enter(label, total - start)
-        shorter = self._passed() > SHORTER
-        done = 0
-        if not (known and shorter):
-            stopwatch = _Stopwatch(self, once=shorter or phase.cut)
-            for step in range(start, total):
-                yield step
-                done += 1
-                if stopwatch.lap():
-                    break
-            if not phase.cut:
-                phase.each, phase.timed = stopwatch.each, stopwatch.timed
-            phase.left = total - start - done
-        if done < total - start:
-            phase.cut = True
-            self._ahead += (total - start - done) * phase.each
-
-    def _enter(self, label: str, count: int) -> tuple[Phase, bool]:
-        """The phase of a loop of `count` iterations that begins, and whether a loop of its label was seen before."""
-        known = label in self._phases
         phase = self._phases.setdefault(label, Phase(label))
-        if phase.left == count or self._passed() > OVER:
+        self._first = self._now() if self._first is None else self._first
+        passed = self._now() - self._first
+        if self.seconds == 0 or phase.left == count or passed > OVER * self.seconds:
             raise Enough
         phase.total += count
         phase.loops += 1
-        return phase, known and phase.each > 0
-
-    def _passed(self) -> float:
-        """How long the probe has been in its phases, in times of a phase."""
-        now = self._now()
-        if self._first is None:
-            self._first = now
-        return (now - self._first) / self.seconds
+        late = passed > SHORTER * self.seconds
+        done = 0
+        if not (late and phase.each):
+            once = late or phase.cut
+            each, timed, began, real = 0.0, 0, self.clock(), self._now()
+            for step in range(start, total):
+                yield step
+                done += 1
+                now, clock = self._now(), self.clock()
+                slow = now - real >= 2 * self.seconds and not self.compiles
+                warms = done == 1 and not once and not slow
+                timed += not warms
+                each = (clock - began) / max(1, timed)
+                if warms:
+                    began, real = clock, now
+                elif once or timed >= PROBE_STEPS or now - real > self.seconds:
+                    break
+            if not phase.cut:
+                phase.each, phase.timed = each, timed
+            phase.left = count - done
+        if done < count:
+            phase.cut = True
+            self._ahead += (count - done) * phase.each
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -146,7 +159,9 @@ class Probe(Task):
     def open_stage(self, name: str, key: Mapping[str, Any]) -> Stage:
         """A stage that reads the cache and saves nothing; what is made in it is there when it is opened again."""
         real = super().open_stage(name, key)
-        return self._stages.setdefault(real.folder, _Unsaved(real.name, real.key, self._entered))
+        stage = self._opened.setdefault(real.folder, _Unsaved(real.name, real.key, self._entered))
+        self.stages.setdefault(name, []).append(len(stage.entries()))
+        return stage
 
     def keep_teacher(self, teacher: Teacher) -> str:
         """Keep a network, half-trained perhaps, in memory."""
@@ -161,62 +176,6 @@ class Probe(Task):
         """Of a probe that ended before the method did: where, for people."""
         where = f"the stage {self._entered[-1]!r} only, " if self._entered else ""
         return f"{where}what follows is left out"
-
-
-class Peek(Probe):
-    """A task that only looks which stages a method opens, and what they hold: it ends at the first loop.
-
-    `stages`: number of cached entries by name, in the order in which stages were opened.
-    """
-
-    def __init__(self, dataset: Dataset, budget: Budget, network: str, seed: int, device: torch.device) -> None:
-        """Like a task."""
-        super().__init__(dataset, budget, network, seed, device, seconds=0.0)
-        self.stages: dict[str, list[int]] = {}
-
-    def loop(self, start: int, total: int, label: str) -> Iterator[int]:
-        """End the method where it begins to work.
-
-        Raises:
-            Enough: there is something to loop over.
-        """
-        if start < total:
-            raise Enough
-        yield from ()
-
-    def open_stage(self, name: str, key: Mapping[str, Any]) -> Stage:
-        """A stage that saves nothing; its entries are counted."""
-        stage = super().open_stage(name, key)
-        self.stages.setdefault(name, []).append(len(stage.entries()))
-        return stage
-
-
-class _Stopwatch:
-    """Times the iterations of one loop by the probe's clock; how many is decided by the time that really passes."""
-
-    def __init__(self, probe: Probe, *, once: bool) -> None:
-        """Start it; `once`: the first iteration must do."""
-        self._probe, self._once = probe, once
-        self._real, self._clock = self._read()
-        self._laps = self.timed = 0
-        self.each = 0.0
-
-    def _read(self) -> tuple[float, float]:
-        clock = self._probe.clock()
-        return clock - self._probe._ahead, clock
-
-    def lap(self) -> bool:
-        """An iteration is over; whether that is enough. The first warms up, unless it is so slow that it must do."""
-        real, clock = self._read()
-        self._laps += 1
-        slow = real - self._real >= 2 * self._probe.seconds and not self._probe.compiles
-        warms = self._laps == 1 and not self._once and not slow
-        self.timed += not warms
-        self.each = (clock - self._clock) / max(1, self.timed)
-        if warms:
-            self._real, self._clock = real, clock
-            return False
-        return self._once or self.timed >= PROBE_STEPS or real - self._real > self._probe.seconds
 
 
 class _Unsaved(Stage):

@@ -1,7 +1,7 @@
 """A grid on Ray: the work of `ddbench.jobs.pool`, wherever a cluster has room for it.
 
 Ray places jobs and says when one's worker or machine died; what is tried again, what follows and what is recorded is
-the driver's, as on one machine. A job asks for the threads of its setting as CPUs, and for GPUs or a part of one. Sets
+the driver's, as on one machine. A job asks for the threads that it computes with as CPUs, and for GPUs or a part of one. Sets
 and stages stay files in the cache folder, made once under a lock, so the driver's cache folder must be there on every
 machine, and its code too: a worker that finds it otherwise says so in one line, which ends the run.
 """
@@ -59,7 +59,7 @@ class RayEngine:
         """Do all work, and what follows from it; see `ddbench.jobs.pool.run_all`.
 
         Ray tells whose worker died, so that work is tried again beside other work; only its last try is alone. Every job
-        has a `setting`, whose threads and device say what is set aside for it.
+        has a `compute`, whose threads and device say what is set aside for it.
 
         Raises:
             UsageError: no cluster there, none that could hold a job, or a machine of it that is not as this one.
@@ -68,17 +68,17 @@ class RayEngine:
         work = list(first)
         if not work:
             return
-        needs = self._needs([each.job.setting for each in work])
+        needs = self._needs([each.job.compute for each in work])
         backlog = Backlog(work, done, reporter, together=ATTEMPTS - 1)
         with _surroundings() as there, self._cluster(needs) as ray:
             remote = ray.remote(num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=0)(run_there)
             _drive(ray, backlog, partial(_start, remote, there), partial(self._room, ray, needs))
 
-    def _needs(self, settings: Sequence[Any]) -> dict[str, float]:
-        """What Ray sets aside for a job: enough for any that computes by one of these settings."""
-        on_cuda = any(setting.device == "cuda" for setting in settings)
+    def _needs(self, computes: Sequence[Any]) -> dict[str, float]:
+        """What Ray sets aside for a job: enough for any that computes in one of these ways."""
+        on_cuda = any(compute.device == "cuda" for compute in computes)
         gpus = float(on_cuda) if self.gpus_per_job is None else self.gpus_per_job
-        return {"CPU": max(setting.threads for setting in settings), "GPU": gpus}
+        return {"CPU": max(compute.threads for compute in computes), "GPU": gpus}
 
     def _room(self, ray: Any, needs: Mapping[str, float]) -> int:
         """Jobs that may run now: one at least, which then waits for a machine that left to come back."""

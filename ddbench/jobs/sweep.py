@@ -57,7 +57,7 @@ class Cell:
         protocol: its name.
         network: student network; None: the protocol's default.
         seeds: evaluation seeds.
-        setting: how to compute.
+        compute: how to compute.
         lender: whose student recipe a baseline borrows: a job or a file.
         label: method name of an imported set.
     """
@@ -65,7 +65,7 @@ class Cell:
     data: DataName
     protocol: str
     seeds: tuple[int, ...]
-    setting: Compute
+    compute: Compute
     made: DistillJob | None = None
     file: Path | None = None
     network: str | None = None
@@ -102,7 +102,7 @@ class Cell:
         for job in (self.made, self.lender):
             if isinstance(job, DistillJob) and finished(job) is None:
                 return None
-        return borrowed_set(load(self.set_path()), self.lender_path(), self.data.load(), self.setting)[0]
+        return borrowed_set(load(self.set_path()), self.lender_path(), self.data.load(), self.compute)[0]
 
 
 @dataclass
@@ -135,7 +135,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Sweep:
     """A grid as a person gives it: every combination becomes cells.
 
     Attributes:
@@ -147,7 +147,7 @@ class Grid:
         recipe: a recipe's name, "generic", or a file; None: each cell's default.
         overrides: `KEY=VALUE` words.
         distill_network: instead of the recipe's network.
-        setting: how to compute.
+        compute: how to compute.
         snapshots: shares of the distillation at which the set is scored as well, by methods that have such sets.
     """
 
@@ -161,7 +161,7 @@ class Grid:
     recipe: str | None = None
     overrides: Sequence[str] = ()
     distill_network: str | None = None
-    setting: Compute = field(default_factory=Compute)
+    compute: Compute = field(default_factory=Compute)
     snapshots: Sequence[float] = ()
 
     def cells(self) -> list[Cell]:
@@ -178,7 +178,7 @@ class Grid:
                 protocol=protocol,
                 network=network,
                 seeds=tuple(self.seeds),
-                setting=self.setting,
+                compute=self.compute,
             )
             for job in self.distillations()
             for protocol in dict.fromkeys(self.protocols)
@@ -208,7 +208,7 @@ class Grid:
             overrides=parse_overrides(method, self.overrides),
         )
         check_budget(resolved, dataset)
-        return DistillJob.of(data, resolved, seed, self.setting, checked_shares(self.snapshots))
+        return DistillJob.of(data, resolved, seed, self.compute, checked_shares(self.snapshots))
 
     def without_snapshots(self) -> list[str]:
         """Why methods have no snapshots, if they are asked for, as lines."""
@@ -236,7 +236,7 @@ def run_cells(
     """Distil and evaluate whatever of the cells is not in the store, and store each run as soon as it is done.
 
     Args:
-        cells: see `Grid.cells`.
+        cells: see `Sweep.cells`.
         store: where records go; the driver alone writes them.
         workers: processes; results do not depend on how many.
         engine: runs the work elsewhere, `ddbench.jobs.ray_engine.RayEngine` say; None: so many processes here.
@@ -333,8 +333,8 @@ class _Driver:
             self._tell(_changes(_outdated(cell, record, self.store).values()))
         seeds = self._missing(cell, record)
         self._reuse(record, len(cell.seeds) - len(seeds))
-        alike = replace(cell, setting=_as_before(cell, record, self.store))
-        at_once = [seeds] if seeds and cell.setting.stack else [(seed,) for seed in seeds]
+        alike = replace(cell, compute=_as_before(cell, record, self.store))
+        at_once = [seeds] if seeds and cell.compute.stack else [(seed,) for seed in seeds]
         jobs = [_students(alike, cell.set_path(), some) for some in at_once]
         work = [Work(evaluate_job, job, tag=(cell, record)) for job in jobs]
         there = [run for run in _stored(cell, record, self.store) if run.seed not in seeds]
@@ -446,7 +446,7 @@ def _students(cell: Cell, synset: Path, seeds: tuple[int, ...]) -> EvaluateJob:
         protocol=cell.protocol,
         network=cell.network,
         seeds=seeds,
-        setting=cell.setting,
+        compute=cell.compute,
         lender=cell.lender_path(),
         label=cell.label,
     )
@@ -455,7 +455,7 @@ def _students(cell: Cell, synset: Path, seeds: tuple[int, ...]) -> EvaluateJob:
 def missing_seeds(
     cell: Cell, record: Record, store: RecordStore, retry_failed: bool = False, again: bool = False
 ) -> tuple[int, ...]:
-    """Evaluation seeds of a cell without a run of its setting and code in the store; failed runs count unless retried."""
+    """Evaluation seeds of a cell without a run of its device, threads and code in the store; failed runs count unless retried."""
     if again:
         return cell.seeds
     stored = _stored(cell, record, store)
@@ -483,18 +483,18 @@ def excluded(cell: Cell, record: Record, store: RecordStore) -> str | None:
 
 
 def _stored(cell: Cell, record: Record, store: RecordStore) -> list[Run]:
-    """The runs of a cell's seeds and setting in the store."""
+    """The runs of a cell's seeds and compute settings in the store."""
     return [run for run in _alike(cell, record, store) if run.seed in cell.seeds]
 
 
 def _alike(cell: Cell, record: Record, store: RecordStore) -> list[Run]:
-    """The runs of a cell's setting and code in the store, of any seed."""
+    """The runs of a cell's compute settings and code in the store, of any seed."""
     return [run for identity, run in _of_setting(cell, record, store) if _changed(cell, identity) is None]
 
 
 def _of_setting(cell: Cell, record: Record, store: RecordStore) -> list[tuple[Identity, Run]]:
-    """The runs of a cell's setting in the store, of any seed and code."""
-    stored, wanted = store.find(record.key()), cell.setting.identity()
+    """The runs of a cell's compute settings in the store, of any seed and code."""
+    stored, wanted = store.find(record.key()), cell.compute.identity()
     runs = identified(stored.runs if stored else [])
     return [(own, run) for own, run in runs if all(getattr(run, name) == value for name, value in wanted.items())]
 
@@ -530,11 +530,11 @@ def _those(count: int) -> str:
 
 
 def _as_before(cell: Cell, record: Record, store: RecordStore) -> Compute:
-    """A cell's setting, compiled or not as its stored runs were: seeds that are added later belong to the same mean."""
+    """How a cell computes, compiled or not as its stored runs were: seeds that are added later belong to the same mean."""
     known = {run.compiled for run in _alike(cell, record, store) if run.status == "ok"}
-    if cell.setting.compile != "auto" or len(known) != 1:
-        return cell.setting
-    return replace(cell.setting, compile="on" if known.pop() else "off")
+    if cell.compute.compile != "auto" or len(known) != 1:
+        return cell.compute
+    return replace(cell.compute, compile="on" if known.pop() else "off")
 
 
 def planned(cell: Cell) -> Record | None:
@@ -561,7 +561,7 @@ def _without_result(record: Record, cell: Cell, seed: int, outcome: Outcome) -> 
     run = Run(
         seed=seed,
         synset=None,
-        **cell.setting.identity(),
+        **cell.compute.identity(),
         **cell.code,
         status="failed" if outcome.skipped is None else "n/a",
         reason=outcome.failure or outcome.skipped,

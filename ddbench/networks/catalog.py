@@ -1,4 +1,4 @@
-"""Our networks: an `Architecture` for each entry point, as anyone's package would have them."""
+"""Our networks: an `Architecture` for each entry point, as a package of anyone would have them."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Any

@@ -71,11 +71,13 @@ def network_names() -> tuple[str, ...]:
 
 
 def find_architecture(base: str) -> Architecture:
-    """The architecture registered under a name; UsageError if there is none, or something else."""
-    found = plugins.find(GROUP, base)
-    if not isinstance(found, Architecture):
-        raise UsageError(f"network {base!r}: its entry point gives no ddbench.networks.Architecture, but {found!r:.80}")
-    return found
+    """Architecture registered under a name; UsageError if there is none, or something else."""
+    architecture = plugins.find(GROUP, base)
+    if not isinstance(architecture, Architecture):
+        raise UsageError(
+            f"network {base!r}: its entry point gives no ddbench.networks.Architecture, but {architecture!r:.80}"
+        )
+    return architecture
 
 
 def parse(name: str, *, side: int | None = None) -> NetworkName:
@@ -104,7 +106,7 @@ def parse(name: str, *, side: int | None = None) -> NetworkName:
 
 
 def canonical(name: str, *, side: int) -> str:
-    """The one name of a network at `side` pixels: `convnet` with its depth, parts that equal the defaults dropped."""
+    """One name of a network at `side` pixels: `convnet` with its depth, parts that equal the defaults dropped."""
     parsed = parse(name, side=side)
     if parsed.library:
         return f"{parsed.library}:{parsed.base}"
@@ -115,7 +117,7 @@ def canonical(name: str, *, side: int) -> str:
 
 
 def describe(name: str) -> NetworkCard:
-    """The card of a network, with the norm and under the name that were asked for."""
+    """Card of a network, with the norm and under the name that were asked for."""
     parsed = parse(name)
     if parsed.library:
         return NetworkCard(name, parsed.norm, f"{parsed.base} of {parsed.library}, random weights", parsed.library)

@@ -8,16 +8,20 @@ are fractions in [0, 1], times are seconds, sizes are bytes, hashes are 64 hex d
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from ddbench.budget import Budget
 from ddbench.errors import UsageError, first_problem
 from ddbench.hashing import canonical_json, digest
+from ddbench.records.statistics import Seeds, Summary, summarize
 from ddbench.records.submission import Submission
 from ddbench.schema import LARGEST, Count, Fraction, Hash, Name, Number, Plain, Seconds, Strict
 
-BUDGETS = ("ipc", "fraction", "all")
+if TYPE_CHECKING:
+    import pandas as pd
+
 LATER: dict[str, Any] = {"devices": 1, "code": None, "synthesis": 1, "training": 1}
 """Fields of a run that came later: records of runs that have these values keep their text."""
 
@@ -328,6 +332,55 @@ class Record(Strict):
         for identity, run in identified(self.runs):
             found.setdefault(identity.setting, []).append(run)
         return found
+
+    def summary(self) -> dict[str, Summary]:
+        """Top-1 accuracy with mean, 95 % interval and n (fractions), one entry for each group of runs that may be pooled.
+
+        Runs differ between groups in their set, teacher, compute settings or code; an entry's name says in which.
+        Failed runs do not count.
+        """
+        groups: dict[tuple[Any, ...], dict[Seeds, float]] = {}
+        for identity, run in identified(self.runs):
+            if run.top1 is not None:
+                groups.setdefault(identity[1:], {})[self.synthesis_seed, run.seed] = run.top1
+        names = Identity._fields[1:]
+        differ = [name for name, values in zip(names, zip(*groups, strict=True), strict=False) if len(set(values)) > 1]
+        shown = [name for name in names if name in {"device", "precision", "threads", *differ}]
+
+        def label(group: tuple[Any, ...]) -> str:
+            values = dict(zip(names, group, strict=True))
+            return ", ".join(f"{name} {values[name]!s:.12}" for name in shown)
+
+        return {label(group): summarize(samples) for group, samples in groups.items()}
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row for each run: what the record is about, then the run's fields; accuracies are fractions."""
+        import pandas as pd
+
+        about = {
+            "method": self.method,
+            "recipe": self.recipe_name,
+            "dataset": self.dataset,
+            "budget": str(Budget.from_json(self.budget)),
+            "protocol": self.protocol,
+            "student_network": self.student_network,
+            "synthesis_seed": self.synthesis_seed,
+        }
+        return pd.DataFrame([{**about, **run.model_dump()} for run in self.runs], columns=[*about, *Run.model_fields])
+
+    def __repr__(self) -> str:
+        """One line: what was scored, mean and half of the 95 % interval in percent, and how many runs there are."""
+        what = f"{self.method} ({self.recipe_name}) on {self.dataset}, {Budget.from_json(self.budget)}, {self.protocol}"
+        groups = list(self.summary().values())
+        score = f"{len(groups)} groups of runs, see summary()" if groups else "no accuracy"
+        if len(groups) == 1:
+            (each,) = groups
+            half = "" if each.high is None else f" ±{100 * (each.high - each.mean):.1f}"
+            score = f"{100 * each.mean:.1f}{half} %, n = {each.n}"
+        without = sum(run.top1 is None for run in self.runs)
+        return f"<Record {what}, {self.student_network}: {score}{f', {without} without result' if without else ''}>"
+
+    __str__ = __repr__
 
     def key_hash(self) -> str:
         """SHA-256 of the key, 64 hex digits: what `supersedes` of another record names."""

@@ -13,7 +13,7 @@ from typing import Any
 from ddbench.report.commands import borrow_words, data_words, folder_words, scoring_words, set_file, size_words
 from ddbench.report.frame import SETTING, UNPACKED, protocol_family
 
-Cell = Mapping[str, Any]  # a row of `ddbench.report.frame.cells`
+Cell = Mapping[str, Any]  # a row of `ddbench.report.frame.results_frame`
 KEY = (
     "method",
     "recipe_hash",

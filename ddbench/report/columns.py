@@ -1,6 +1,6 @@
 """Every column of every table that is data (csv, json), in order, with its meaning: the standard schema.
 
-One row per cell (or pair of cells); accuracies, scores and differences are fractions, never percent; sizes are bytes,
+One row per result (or pair of results), called a cell; accuracies, scores and differences are fractions, never percent; sizes are bytes,
 times seconds; hashes are cut to 12 hex digits; empty (csv) or null (json) where there is nothing.
 """
 
@@ -49,7 +49,7 @@ CELL = {
     "ci_high": "its upper end",
     "top5": "mean top-5 accuracy",
     "best": "whether it has the highest top1 of its data set, protocol, student and budget",
-    "tied": "whether it is not told apart from the best at 5 %, uncorrected; the best itself too",
+    "tied": "whether it is not significantly different from the best (p > 0.05, not corrected); the best itself too",
     "space": "space of the set: pixel, normalised, zca",
     "codec": "how its images are stored",
     "images": "images of the set, mean over draws",
@@ -62,14 +62,13 @@ CELL = {
     "teacher": "hash of the teacher that labels",
     "teacher_network": "its network",
     "teacher_accuracy": "its test accuracy",
-    "teacher_flag": "whether it is more than a point off the reference accuracy of the data set",
     **SETTING,
     "code": "digest of the code of the method that made the set; empty: unknown",
     "synthesis": "version of the core's part in the making of the set",
     "synset": "hash of the set, where all runs share one",
     "recipe_hash": "hash of the resolved recipe",
     "superseded": "whether a newer record supersedes it",
-    "former": "whether it is of code that is no longer there: of the method that is installed, or of the core",
+    "former": "whether it was made by former code: of the method, or of the core, changed since",
     "group": "hash that names the cell",
     "samples": "json only: [synthesis seed, evaluation seed, top-1] of every run",
     "snapshots": "json only: [synthesis seed, evaluation seed, step, top-1] on the way of the distillation",
@@ -145,8 +144,8 @@ PAIRS = {
     "over_b": "what b's values are",
     "n": "pairs of seeds, or values of the smaller side",
     "tested": "pairs of the column that were tested",
-    "alpha": "level of the verdict",
-    "verdict": "a is higher (p_holm < alpha), not told apart, or not tested",
+    "alpha": "significance level",
+    "verdict": "a is higher (p_holm < alpha), not told apart (p_holm >= alpha), or not tested",
     "group_a": "the cell of a: `group` of the table of cells",
     "group_b": "the cell of b",
 }
@@ -158,10 +157,10 @@ RANKS = {
     "ci_high": CELL["ci_high"],
     "n": CELL["n"],
     "draws": CELL["draws"],
-    "first": "the best rank it may have: 1 + how many are told apart above it",
-    "last": "the worst rank it may have: how many there are less how many are told apart below it",
+    "first": "the best rank it may have: 1 + how many are significantly higher",
+    "last": "the worst rank it may have: how many there are less how many are significantly lower",
     "cells": "how many are ranked",
     "tested": PAIRS["tested"],
-    "alpha": "level at which p values, adjusted by Holm, tell apart",
+    "alpha": "significance level of p values adjusted by Holm",
     "group": CELL["group"],
 }

@@ -7,8 +7,8 @@ import pandas as pd
 
 from ddbench.records.statistics import combine
 from ddbench.report import columns
-from ddbench.report.format import budget_words, half, percent
-from ddbench.report.renderers import DAGGER, DASH, DDAGGER, Grid, Shown
+from ddbench.report.format import DAGGER, DASH, DDAGGER, budget_words, half, percent
+from ddbench.report.renderers import Grid, Shown
 
 PLACE = ["dataset", "protocol", "budget"]
 NUMBERS = ("top1_others", "low_others", "high_others")
@@ -18,7 +18,7 @@ def network_table(frame: pd.DataFrame) -> pd.DataFrame:
     """The cells of places (data set, protocol, budget) where some method has several student networks, a row each.
 
     Args:
-        frame: cells (see `ddbench.report.frame.cells`) with a `label` each, that tells a place's methods apart.
+        frame: cells (see `ddbench.report.frame.results_frame`) with a `label` each, that tells a place's methods apart.
 
     Columns `columns.CELL`, `columns.NETWORKS` and `label`. The mean over other networks stands in every row of a method;
     a set without a distillation network (an imported one) leaves none out.
@@ -74,11 +74,11 @@ def network_notes(table: pd.DataFrame) -> list[str]:
             "No method has several student networks on one data set, protocol and budget (ddbench sweep ... --networks NAMES)."
         ]
     lines = [
-        "mean of others: over the student networks other than the set's distillation network, where all are there; "
-        "sets of other distillation networks leave out another one."
+        "mean of others: the mean over all student networks but the one that the set was distilled with; a dash where one "
+        "is missing."
     ]
     if (table["is_distill_network"] == True).any():  # noqa: E712 - a column of objects
-        lines.append(f"{DDAGGER}: the student is the distillation network.")
+        lines.append(f"{DDAGGER}: the student network is the distillation network.")
     if (table["reduced"] == True).any():  # noqa: E712
         lines.append(f"{DAGGER}: a reduced recipe, cheaper than the published one.")
     return lines

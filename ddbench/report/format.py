@@ -1,13 +1,15 @@
-"""How people read budgets, accuracies and their intervals: percent and points with one decimal, a dash for the unknown.
+"""How people read budgets, accuracies, bytes and times: percent and points with one decimal, a dash for the unknown.
 
 What is not known is None or NaN; accuracies and differences come in as fractions.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ddbench.report.renderers import DASH
+DASH, DAGGER, DDAGGER, MARK = "—", "†", "‡", "*"
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def budget_words(label: str) -> str:
@@ -67,24 +69,26 @@ def settings(values: Mapping[str, Any]) -> str:
 
 
 def size(count: float | None) -> str:
-    """Bytes in words: "1.2 MiB"."""
-    if count is None:
-        return "?"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError
+    """Bytes with three digits: "512 B", "1.25 MiB"."""
+    if count is None or count != count:
+        return DASH
+    power = min(len(UNITS) - 1, int(math.log2(max(count, 1)) // 10))
+    number = count / 1024**power
+    return f"{number:.3g} {UNITS[power]}" if power and number < 100 else f"{number:.0f} {UNITS[power]}"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds in words: "0.4 s", "12 s", "3 min 20 s", "2 h 5 min"."""
-    if seconds is None:
-        return "?"
+    """Seconds in words: "20 ms", "0.4 s", "12 s", "3 min 20 s", "2 h 5 min", "3 d 4 h"."""
+    if seconds is None or seconds != seconds:
+        return DASH
+    if 0 < seconds < 0.1:
+        return f"{1000 * seconds:.2g} ms"
     if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+        return f"{seconds:.2g} s"
+    whole, units = round(seconds), ["s"]
+    for unit, count in (("min", 60), ("h", 60), ("d", 24)):
+        if whole < count:
+            break
+        rest = whole % count
+        whole, units = whole // count, [unit, f"{rest} {units[0]}" if rest else ""]
+    return f"{whole} {' '.join(units)}".strip()

@@ -1,4 +1,4 @@
-"""Cells: records pooled into one row per (method, recipe, data set, budget, protocol, student, setting).
+"""Results frame: records pooled into one row per (method, recipe, data set, budget, protocol, student, setting).
 
 Records that are equal in all but the synthesis seed are draws of one cell; those whose sets are the same are one draw.
 Two settings (device, precision, compiled, stacked, threads, build, devices, teacher) are never pooled, nor two sets that claim the
@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from ddbench.errors import UsageError
+from ddbench.errors import UsageError, unknown
 from ddbench.hashing import digest
 from ddbench.records.record import Identity, Record, Run, codes_of, identified
 from ddbench.records.statistics import Samples, summarize, ties_with_best
@@ -31,46 +31,54 @@ _NUMBERS = (
 NUMBERS, COLUMNS = _NUMBERS.split(), list(columns.CELL)
 
 
-def cells(
+def results_frame(
     records: Iterable[Record],
     *,
+    datasets: Collection[str] | None = None,
     protocols: Collection[str] | None = None,
+    methods: Collection[str] | None = None,
+    networks: Collection[str] | None = None,
     superseded: bool = False,
     former: bool = False,
-    reference: Mapping[tuple[str, str], float] | None = None,
 ) -> pd.DataFrame:
     """One row per cell, columns `COLUMNS` (see `ddbench.report.columns`), sorted by data set, protocol, student, budget, method.
 
     Args:
         records: from one store or several; of two runs with one identity the first counts.
+        datasets: names to keep, those of folders with or without their hash; None keeps all.
         protocols: labels ("hard-v1") or families ("hard") to keep; None keeps all.
+        methods: names to keep; None keeps all.
+        networks: student networks to keep; None keeps all.
         superseded: keep records that a newer one supersedes.
         former: keep runs of code that is no longer there; else `left_out` says what is missing.
-        reference: accuracy kept for the reference teacher by (data set, protocol label), fractions; a teacher more
-            than a point off it has `teacher_flag`.
 
-    `samples` holds the accuracies by (synthesis seed, evaluation seed), `snapshots` those on the way of the distillation
-    by the same, each {step: accuracy}; the other columns are plain values, None or NaN where there is none. UsageError where two versions or two digests of a protocol would stand side by side.
+    `samples` holds the accuracies by (synthesis seed, evaluation seed), `snapshots` those during the distillation
+    by the same, each {step: accuracy}; the other columns are plain values, None or NaN where there is none.
+
+    Raises:
+        UsageError: a name that no record has; records of which no row is left; two versions or two digests of a protocol.
     """
-    return pooled(records, protocols=protocols, superseded=superseded, former=former, reference=reference)[0]
+    kept = every = list(records)
+    chosen = {"data set": datasets, "method": methods, "student network": networks, "protocol": protocols}
+    for kind, names in chosen.items():
+        kept = kept if names is None else _having(kept, kind, names)
+    frame, _ = pooled(kept, superseded=superseded, former=former)
+    if frame.empty and every:
+        raise UsageError(
+            left_out(frame) or "no record has the chosen data sets, protocols, methods and networks together"
+        )
+    return frame
 
 
 def pooled(
-    records: Iterable[Record],
-    *,
-    protocols: Collection[str] | None = None,
-    superseded: bool = False,
-    former: bool = False,
-    reference: Mapping[tuple[str, str], float] | None = None,
+    records: Iterable[Record], *, superseded: bool = False, former: bool = False
 ) -> tuple[pd.DataFrame, dict[str, list[Record]]]:
-    """The table of `cells`, and by a cell's `group` the records whose runs it pools, each once."""
-    kept, replaced = _chosen(records, protocols, superseded)
+    """The rows of `results_frame`, none perhaps, and by a row's `group` the records whose runs it pools, each once."""
+    kept, replaced = _chosen(records, superseded)
     groups = dict(_groups(kept))
     rows = [_row(group, identity, entries, replaced) for group, (identity, entries) in groups.items()]
     left = [] if former else [row for row in rows if row["former"]]
     rows = [row for row in rows if former or not row["former"]]
-    for row in rows:
-        _flag_teacher(row, reference or {})
     _mark_best(rows)
     rows.sort(key=_order)
     frame = pd.DataFrame([[row.get(name) for name in COLUMNS] for row in rows], columns=COLUMNS, dtype=object)
@@ -81,13 +89,33 @@ def pooled(
     return frame.astype(dict.fromkeys(NUMBERS, float)), behind
 
 
+def _having(records: Sequence[Record], kind: str, wanted: Collection[str]) -> list[Record]:
+    """The records that have one of some names; UsageError for a name that none of them has."""
+    names = [_names(record)[kind] for record in records]
+    for name in wanted:
+        if not any(name in each for each in names):
+            raise unknown(f"{kind} (among the records)", name, {each[0] for each in names})
+    return [record for record, each in zip(records, names, strict=True) if not set(each).isdisjoint(wanted)]
+
+
+def _names(record: Record) -> dict[str, tuple[str, ...]]:
+    """What a record can be chosen by: the full name, and a shorter one."""
+    label = protocol_label(record)
+    return {
+        "data set": (record.dataset, record.dataset.partition("@")[0]),
+        "method": (record.method,),
+        "student network": (str(record.student_network),),
+        "protocol": (label, protocol_family(label)),
+    }
+
+
 def left_out(frame: pd.DataFrame) -> str | None:
     """A line on the rows of former code that cells leave out, if there are any."""
     methods = frame.attrs.get("left_out", [])
     if not methods:
         return None
     names = ", ".join(sorted(set(methods)))
-    return f"Left out: {counted(len(methods), 'row')} of code that is no longer there ({names}); --former shows them."
+    return f"Left out: {counted(len(methods), 'row')} of former code, changed since ({names}); --former shows them."
 
 
 def protocol_label(record: Record) -> str:
@@ -120,19 +148,13 @@ def label_form(record: Record, lines: Mapping[str, int]) -> str | None:
     return "online" if "external" in lines else "stored" if "targets" in lines else None
 
 
-def _chosen(
-    records: Iterable[Record], protocols: Collection[str] | None, superseded: bool
-) -> tuple[list[Record], set[str | None]]:
+def _chosen(records: Iterable[Record], superseded: bool) -> tuple[list[Record], set[str | None]]:
     """The records that a table is made of, and the keys of those that others supersede."""
-    united = _united(record for record in records if _wanted(record, protocols))
+    united = _united(records)
     replaced = {record.supersedes for record in united.values()} - {None}
     kept = [record for key, record in united.items() if superseded or key not in replaced]
     _refuse_mixed(kept)
     return kept, replaced
-
-
-def _wanted(record: Record, protocols: Collection[str] | None) -> bool:
-    return protocols is None or not {protocol_label(record), protocol_family(record.protocol)}.isdisjoint(protocols)
 
 
 def _united(records: Iterable[Record]) -> dict[str, Record]:
@@ -296,18 +318,15 @@ def _set_columns(entries: list[Entry]) -> dict[str, Any]:
 
 
 def _teacher_columns(entries: list[Entry]) -> dict[str, Any]:
-    found = next(((record.teachers[run.teacher], run.teacher) for record, run in entries if run.teacher), None)
-    if found is None:
-        return {"teacher_flag": False}
-    teacher, name = found
-    accuracy = {"teacher_network": teacher.network, "teacher_accuracy": teacher.accuracy}
-    return {"teacher": name[:12], "teacher_flag": False} | accuracy
-
-
-def _flag_teacher(row: dict[str, Any], reference: Mapping[tuple[str, str], float]) -> None:
-    kept = reference.get((row["dataset"], row["protocol"]))
-    if kept is not None and row.get("teacher"):
-        row["teacher_flag"] = abs(row["teacher_accuracy"] - kept) > 0.01
+    for record, run in entries:
+        if run.teacher:
+            teacher = record.teachers[run.teacher]
+            return {
+                "teacher": run.teacher[:12],
+                "teacher_network": teacher.network,
+                "teacher_accuracy": teacher.accuracy,
+            }
+    return {}
 
 
 def _mark_best(rows: list[dict[str, Any]]) -> None:

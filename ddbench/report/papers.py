@@ -6,11 +6,10 @@ the protocol "own", the method's own post-evaluation; the file says what other p
 """
 
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
@@ -172,14 +171,6 @@ def papers() -> dict[str, Paper]:
     return dict(sorted(found.items()))
 
 
-def read_papers(folder: Path) -> dict[str, Paper]:
-    """The papers of another folder, by key; UsageError for a broken file, or where there is none."""
-    found = {path.stem: parse(path.read_text(encoding="utf-8"), str(path)) for path in sorted(folder.glob("*.toml"))}
-    if not found:
-        raise UsageError(f"{folder}: no reported figures (KEY.toml) there")
-    return found
-
-
 def find_paper(name: str, known: dict[str, Paper]) -> tuple[str, tuple[str, ...]]:
     """The key of a paper, and which of its own methods are meant: a key or arXiv id means all, a method's name that one.
 
@@ -220,59 +211,12 @@ def figures_of(key: str, paper: Paper) -> Iterator[Figure]:
             )
 
 
-def find(
-    *,
-    method: str | None = None,
-    dataset: str | None = None,
-    budget: Budget | None = None,
-    network: str | None = None,
-    protocol: str | None = None,
-    among: dict[str, Paper] | None = None,
-) -> list[Figure]:
-    """The reported figures that have these; None: any. The papers' own come first.
+def find(among: dict[str, Paper] | None = None, **wanted: str | Budget) -> list[Figure]:
+    """The reported figures whose fields (`method`, `dataset`, `budget`, ...) have these values; the papers' own come first.
 
-    Args:
-        method: name.
-        dataset: name.
-        budget: IPC, fraction or all.
-        network: the student's name here.
-        protocol: "own", or another that a file describes.
-        among: papers; None: those that come with the suite.
+    `among`: papers; None: those that come with the suite.
     """
     known = papers() if among is None else among
-    wanted = {"method": method, "dataset": dataset, "budget": budget, "network": network, "protocol": protocol}
-    asked = {name: value for name, value in wanted.items() if value is not None}
     every = (figure for key, paper in known.items() for figure in figures_of(key, paper))
-    fitting = [figure for figure in every if all(getattr(figure, name) == value for name, value in asked.items())]
+    fitting = [figure for figure in every if all(getattr(figure, name) == value for name, value in wanted.items())]
     return sorted(fitting, key=lambda figure: figure.protocol != OWN)
-
-
-def problems(
-    known: dict[str, Paper], *, methods: Iterable[str], datasets: Iterable[str], networks: Iterable[str] = ()
-) -> list[str]:
-    """What is wrong with files beyond their form, a line each: names that nobody knows, a cell given twice alike.
-
-    Args:
-        known: the papers.
-        methods: names of the suite's methods.
-        datasets: names of the suite's data sets; a file may describe further ones.
-        networks: if given, every allowed student network.
-    """
-    have, sets, allowed = set(methods), set(datasets), set(networks)
-    lines = []
-    for key, paper in known.items():
-        seen: set[Figure] = set()
-        for figure in figures_of(key, paper):
-            what = f"{key}: {figure.method} on {figure.dataset}, {figure.budget}, {figure.network}"
-            if figure.outside == (figure.method in have):
-                lines.append(f"{what}: a method {'of' if figure.outside else 'not of'} the suite, marked otherwise")
-            if figure.dataset not in sets | paper.datasets.keys():
-                lines.append(f"{what}: no such data set")
-            if allowed and figure.network not in allowed:
-                lines.append(f"{what}: no such network")
-            if figure in seen:
-                lines.append(f"{what}: given twice from one source")
-            seen.add(figure)
-        unused = [name for name in paper.outside if name in have]
-        lines += [f"{key}: {name} is marked as not in the suite, but it is" for name in unused]
-    return lines

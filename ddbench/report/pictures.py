@@ -1,32 +1,72 @@
-"""Pictures of sets: a grid with one row per class, enlarged without smoothing, as PNG."""
+"""Pictures of sets: images in rows on white, enlarged without smoothing; a set's with a row per class, as PNG."""
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from torch.nn.functional import interpolate
+
+from ddbench.data.dataset import Dataset
+from ddbench.data.spaces import transform_for
 from ddbench.errors import UsageError
+from ddbench.synset.synset import SynSet
+from ddbench.synset.views import drawn, expand
 from ddbench.system.files import write_atomic
 
 if TYPE_CHECKING:
-    import torch
-    from PIL import Image, ImageFont
+    from PIL import Image
 
 MOST_CLASSES = 10
 MOST_IMAGES = 10  # per class
-TILE = 64  # pixels of a tile's side on the page, about
+TILE = 64  # pixels of an image's side on the page, about
 GAP, MARGIN, FONT = 4, 10, 14
 
 
+def draw_set(synset: SynSet, dataset: Dataset, path: Path) -> Path:
+    """Draw a set's images, a row per class, as PNG."""
+    pixels, classes, title = as_seen(synset, dataset)
+    return picture_grid(pixels, classes, synset.class_names, path, title=title)
+
+
+def as_seen(synset: SynSet, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor, str]:
+    """A set as a student sees it, views expanded: pixels [N, C, H, W], not clamped; classes [N]; a title.
+
+    Of views that are drawn, the stored images.
+    """
+    images, classes = expand(synset, dataset)
+    counts = classes.bincount(minlength=len(synset.class_names)).tolist()
+    each = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    made = ""
+    if synset.views is not None:
+        made = f", made of {len(synset)} stored" if drawn(synset) is None else f", shown by {synset.views.kind}"
+    title = f"{synset.provenance.method} on {synset.dataset}, {each} per class{made}"
+    return transform_for(synset.space, dataset).decode(images), classes, title
+
+
+def on_white(rows: Sequence[Sequence[torch.Tensor | None]], side: int = TILE) -> torch.Tensor:
+    """Images [C, H, W] of one size, clamped to [0, 1], in rows on white with gaps: [3, height, width].
+
+    They are enlarged by whole pixels up to `side`, or made smaller where they are larger than twice that.
+    """
+    from torchvision.utils import make_grid
+
+    columns = max(map(len, rows))
+    some = next(image for row in rows for image in row if image is not None)
+    blank = torch.ones_like(some, dtype=torch.float, device="cpu")
+    padded = [image for row in rows for image in [*row, *[None] * (columns - len(row))]]
+    tiles = torch.stack([blank if image is None else image.detach().float().cpu() for image in padded]).clamp(0, 1)
+    longest = max(some.shape[-2:])
+    if longest > 2 * side:
+        tiles = interpolate(tiles, scale_factor=2 * side / longest, mode="bilinear", antialias=True)
+    scale = max(1, side // longest)
+    tiles = tiles.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    return make_grid(tiles, nrow=columns, padding=GAP, pad_value=1.0)
+
+
 def picture_grid(
-    images: "torch.Tensor",
-    classes: "torch.Tensor",
-    class_names: Sequence[str],
-    path: Path,
-    *,
-    title: str = "",
-    most_classes: int = MOST_CLASSES,
-    most_images: int = MOST_IMAGES,
+    images: torch.Tensor, classes: torch.Tensor, class_names: Sequence[str], path: Path, *, title: str = ""
 ) -> Path:
     """Draw images as a grid, a row per class with its name, and write it to `path` (.png).
 
@@ -36,25 +76,25 @@ def picture_grid(
         class_names: one name per class, in order.
         path: the file to write.
         title: a line above the grid.
-        most_classes: rows at most, the first classes; a note says how many there are.
-        most_images: images per row at most, the first of the class; likewise.
 
-    UsageError for shapes, classes or values that do not fit, and where the file cannot be written.
+    At most `MOST_CLASSES` rows of `MOST_IMAGES`, the first ones; a note says how many there are. UsageError for shapes,
+    classes or values that do not fit, and where the file cannot be written.
     """
     _check(images, classes, class_names, path)
     present = sorted(set(classes.tolist()))
-    rows = [(classes == label).nonzero().flatten() for label in present[:most_classes]]
-    scale = max(1, TILE // max(images.shape[-2:]))
-    tiles = [[_tile(images[index], scale) for index in row[:most_images].tolist()] for row in rows]
-    names = [class_names[label] for label in present[:most_classes]]
-    note = _note(len(names), len(present), max(map(len, tiles)), int(classes.bincount().max()))
+    rows = [list(images[classes == label][:MOST_IMAGES]) for label in present[:MOST_CLASSES]]
+    names = [class_names[label] for label in present[:MOST_CLASSES]]
+    most = int(classes.bincount().max())
+    cut = [f"{len(rows)} of {len(present)} classes"] * (len(rows) < len(present))
+    cut += [f"{MOST_IMAGES} of up to {most} images per class"] * (most > MOST_IMAGES)
     buffer = io.BytesIO()
-    _page(tiles, names, title, note).save(buffer, format="PNG", optimize=True)
+    page = _page(on_white(rows), names, title, f"Shown: {', '.join(cut)}." if cut else "")
+    page.save(buffer, format="PNG", optimize=True)
     write_atomic(path, buffer.getvalue())
     return path
 
 
-def _check(images: "torch.Tensor", classes: "torch.Tensor", class_names: Sequence[str], path: Path) -> None:
+def _check(images: torch.Tensor, classes: torch.Tensor, class_names: Sequence[str], path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path}: a picture is written as .png")
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
@@ -69,53 +109,24 @@ def _check(images: "torch.Tensor", classes: "torch.Tensor", class_names: Sequenc
         raise UsageError("images hold values that are not finite")
 
 
-def _tile(image: "torch.Tensor", scale: int) -> "Image.Image":
-    """One image `[C, H, W]` as RGB, enlarged by whole pixels, or made smaller where it is larger than a page takes."""
-    from PIL import Image
+def _page(grid: torch.Tensor, names: Sequence[str], title: str, note: str) -> "Image.Image":
+    """The grid [3, height, width] with a name left of every row, a title above and a note below."""
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
 
-    pixels = image.detach().float().clamp(0, 1).mul(255).round().byte().expand(3, -1, -1)
-    tile = Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
-    if max(tile.size) > 2 * TILE:
-        tile.thumbnail((2 * TILE, 2 * TILE))
-        return tile
-    return tile.resize((tile.width * scale, tile.height * scale), Image.Resampling.NEAREST)
-
-
-def _note(rows: int, all_rows: int, columns: int, all_columns: int) -> str:
-    parts = []
-    if rows < all_rows:
-        parts.append(f"{rows} of {all_rows} classes")
-    if columns < all_columns:
-        parts.append(f"{columns} of up to {all_columns} images per class")
-    return f"Shown: {', '.join(parts)}." if parts else ""
-
-
-def _page(tiles: list[list["Image.Image"]], names: list[str], title: str, note: str) -> "Image.Image":
-    from PIL import Image, ImageDraw
-
-    font = _font()
-    side = max(tile.height for row in tiles for tile in row)
+    dejavu = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    font = ImageFont.truetype(str(dejavu), FONT)
     names = [name if len(name) <= 24 else name[:23] + "…" for name in names]
-    left = MARGIN + max(int(font.getlength(name)) for name in names) + MARGIN
+    tiles = Image.fromarray(grid.mul(255).round().byte().permute(1, 2, 0).numpy())
+    left = 2 * MARGIN + max(int(font.getlength(name)) for name in names)
     top = MARGIN + (FONT + MARGIN if title else 0)
-    grid_width = max(map(len, tiles)) * (side + GAP)
-    width = max(left + grid_width, *(MARGIN + int(font.getlength(text)) for text in (title, note))) + MARGIN
-    height = top + len(tiles) * (side + GAP) + (FONT + MARGIN if note else 0) + MARGIN
-    page = Image.new("RGB", (width, height), "white")
+    width = max(left + tiles.width, *(MARGIN + int(font.getlength(text)) for text in (title, note))) + MARGIN
+    page = Image.new("RGB", (width, top + tiles.height + (FONT + MARGIN if note else 0) + MARGIN), "white")
+    page.paste(tiles, (left, top))
     draw = ImageDraw.Draw(page)
     draw.text((MARGIN, MARGIN), title, fill="black", font=font)
-    for row, (name, images) in enumerate(zip(names, tiles, strict=True)):
-        y = top + row * (side + GAP)
-        draw.text((left - MARGIN, y + side // 2), name, fill="black", font=font, anchor="rm")
-        for column, image in enumerate(images):
-            page.paste(image, (left + column * (side + GAP), y))
-    draw.text((MARGIN, height - MARGIN - FONT), note, fill="dimgray", font=font)
+    for row, name in enumerate(names):
+        middle = top + tiles.height * (2 * row + 1) // (2 * len(names))
+        draw.text((left - MARGIN, middle), name, fill="black", font=font, anchor="rm")
+    draw.text((MARGIN, page.height - MARGIN - FONT), note, fill="dimgray", font=font)
     return page
-
-
-def _font() -> "ImageFont.FreeTypeFont":
-    """DejaVu Sans, which matplotlib brings along."""
-    import matplotlib
-    from PIL import ImageFont
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), FONT)

@@ -4,14 +4,17 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-import pandas as pd
+from ddbench.errors import unknown
+from ddbench.report.format import DAGGER, DASH, DDAGGER, MARK
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
-DASH, DAGGER, DDAGGER, MARK = "—", "†", "‡", "*"
+FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,12 @@ def latex(table: Grid) -> str:
     return "\n".join([*opening, *levels, r"\midrule", *body, *closing]) + "\n"
 
 
-def data_csv(frame: pd.DataFrame) -> str:
+def data_csv(frame: "pd.DataFrame") -> str:
     """Every column but samples and snapshots, one line per row, fractions."""
     return frame.drop(columns=["samples", "snapshots"], errors="ignore").to_csv(index=False, lineterminator="\n")
 
 
-def data_json(frame: pd.DataFrame) -> str:
+def data_json(frame: "pd.DataFrame") -> str:
     """Every column, a list with one object per row, fractions.
 
     Samples as [synthesis seed, evaluation seed, top-1], snapshots as [synthesis seed, evaluation seed, step, top-1].
@@ -84,9 +87,16 @@ def data_json(frame: pd.DataFrame) -> str:
     return json.dumps(rows, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def data_text(frame: pd.DataFrame, form: str) -> str:
+def data_text(frame: "pd.DataFrame", form: str) -> str:
     """Data as "csv" or "json"."""
     return data_csv(frame) if form == "csv" else data_json(frame)
+
+
+def is_data(form: str) -> bool:
+    """Whether a format is read by programs rather than by people; UsageError unless it is one of `FORMATS`."""
+    if form not in FORMATS:
+        raise unknown("table format", form, FORMATS)
+    return form in ("csv", "json")
 
 
 def grids_text(tables: Sequence[Grid], form: str, width: int = 100) -> str:
@@ -142,6 +152,8 @@ def grid_csv(table: Grid) -> str:
     """The grid as people read it, in CSV, without its notes."""
     heads = [" ".join(head) for head in table.headers]
     rows = [[label, *(cell.text for cell in shown)] for label, shown in table.rows]
+    import pandas as pd  # `--help` and bad input need no frames, which take half a second to import
+
     return pd.DataFrame(rows, columns=[table.corner, *heads]).to_csv(index=False, lineterminator="\n")
 
 
@@ -198,23 +210,16 @@ WRITERS: dict[str, Callable[[Grid], str]] = {
 
 
 def _latex_level(table: Grid, level: int) -> str:
-    """One header line: equal neighbours span one column, with a rule below all levels but the last."""
-    last = level == len(table.headers[0]) - 1 if table.headers else True
-    texts, rules, start = [], [], 0
-    while start < len(table.headers):
-        stop = start + 1
-        while (
-            not last
-            and stop < len(table.headers)
-            and table.headers[stop][: level + 1] == table.headers[start][: level + 1]
-        ):
-            stop += 1
-        text = _escape(table.headers[start][level])
-        texts.append(text if last else f"\\multicolumn{{{stop - start}}}{{c}}{{{text}}}")
-        rules.append(f"\\cmidrule(lr){{{start + 2}-{stop + 1}}}")
-        start = stop
-    line = " & ".join([_escape(table.corner) if last else "", *texts]) + r" \\"
-    return line if last else line + "\n" + " ".join(rules)
+    """One header line: equal neighbors span one column, with a rule below all levels but the last."""
+    if not table.headers or level == len(table.headers[0]) - 1:
+        return " & ".join([_escape(table.corner), *(_escape(head[level]) for head in table.headers)]) + r" \\"
+    texts, rules, first = [""], [], 2
+    for names, spanned in groupby(table.headers, key=lambda head: head[: level + 1]):
+        width = len(list(spanned))
+        texts.append(f"\\multicolumn{{{width}}}{{c}}{{{_escape(names[-1])}}}")
+        rules.append(f"\\cmidrule(lr){{{first}-{first + width - 1}}}")
+        first += width
+    return " & ".join(texts) + r" \\" + "\n" + " ".join(rules)
 
 
 def _escape(text: str) -> str:

@@ -21,11 +21,12 @@ from ddbench.distillation.method import Method, find_method, method_names
 from ddbench.distillation.recipes import Resolved, published, resolve
 from ddbench.errors import UsageError, unknown
 from ddbench.evaluation.protocol import find_protocol
-from ddbench.jobs.cost_model import stand_in
+from ddbench.jobs.estimate import stand_in
 from ddbench.jobs.job import DataName, DistillJob, check_budget
 from ddbench.jobs.sweep import Cell
 from ddbench.networks import canonical
 from ddbench.records.record import Record
+from ddbench.report.frame import pooled
 from ddbench.report.papers import OWN, Figure, Paper, figures_of
 from ddbench.training.compute import Compute
 
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 Verdict = Literal["agrees", "above", "below", "not run", "failed", "n/a", "no verdict"]
 REDUCED = "-reduced"
 RULE = (
-    "Verdict: agrees where the paper's mean lies in our 95 % interval, widened on both sides by the paper's own standard "
-    "deviation; above or below: ours is."
+    "Verdict: agrees if the paper's mean lies in our 95 % confidence interval, widened on both sides by the paper's own "
+    "standard deviation; else our mean is above or below."
 )
 
 
@@ -48,14 +49,14 @@ class Choice:
         protocols: names; `shipped-v1` is the paper's own post-evaluation.
         seeds: evaluation seeds.
         synthesis_seeds: seeds of the distillations.
-        setting: how to compute.
+        compute: how to compute.
         data: data sets that are folders here, by the name that they have in figures and recipes.
     """
 
     protocols: tuple[str, ...] = ("shipped-v1",)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     synthesis_seeds: tuple[int, ...] = (0,)
-    setting: Compute = field(default_factory=Compute)
+    compute: Compute = field(default_factory=Compute)
     data: Mapping[str, DataName] | None = None
 
     def named(self, dataset: str) -> DataName:
@@ -252,11 +253,11 @@ def _planned(item: Item, method: Method, recipe: str | None, choice: Choice) -> 
     cells = tuple(
         Cell(
             data=data,
-            made=DistillJob.of(data, found, seed, choice.setting),
+            made=DistillJob.of(data, found, seed, choice.compute),
             protocol=item.protocol,
             network=item.network,
             seeds=choice.seeds,
-            setting=choice.setting,
+            compute=choice.compute,
         )
         for seed in choice.synthesis_seeds
     )
@@ -308,18 +309,12 @@ def full_figure(figures: Sequence[Figure], method: str, dataset: str, budget: Bu
 
 def compare(items: Sequence[Item], records: Iterable[Record]) -> list[Compared]:
     """What the records say of each item: a pure function of both."""
-    from ddbench.report.frame import cells
-
     kept = list(records)
-    found = []
+    compared = []
     for item in items:
-        own = [record for record in kept if _belongs(record, item)]
-        rows = cells(own) if own else None
-        if rows is None or rows.empty:
-            found.append(Compared(item, "not run", item.why))
-        else:
-            found += [_compared(item, row) for row in rows.itertuples()]
-    return found
+        rows, _ = pooled(record for record in kept if _belongs(record, item))
+        compared += [_compared(item, row) for row in rows.itertuples()] or [Compared(item, "not run", item.why)]
+    return compared
 
 
 def _belongs(record: Record, item: Item) -> bool:

@@ -31,9 +31,9 @@ from ddbench.report.baselines import (
     random_command,
     whole_command,
 )
-from ddbench.report.format import budget_words, half, percent
-from ddbench.report.renderers import DAGGER, DASH, Grid, Shown
-from ddbench.report.tables import row_labels
+from ddbench.report.format import DAGGER, DASH, budget_words, half, percent
+from ddbench.report.renderers import Grid, Shown, data_text, grids_text, is_data
+from ddbench.report.tables import REDUCED, row_labels
 
 _NUMBERS = (
     "fraction hlr hlr_low hlr_high ior ior_low ior_high lrs lrs_low lrs_high lrs_weight ars_hard ars_hard_low ars_hard_high "
@@ -50,7 +50,7 @@ def score_table(
     """Scores of every set among the cells, columns `columns.SCORES` and `label`, in the order of the cells.
 
     Args:
-        frame: see `ddbench.report.frame.cells`; with the baselines that the scores need. A column `label` is taken over.
+        frame: see `ddbench.report.frame.results_frame`; with the baselines that the scores need. A column `label` is taken over.
         methods: methods to show; None shows all. The whole data has no row.
         weight: of IOR in LRS, in [0, 1].
         ars_weight: of the augmented protocol in ARS, in [0, 1].
@@ -213,6 +213,11 @@ def data(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(missing=pd.Series(missing, index=table.index, dtype=object))[list(columns.SCORES)]
 
 
+def render(table: pd.DataFrame, form: str = "terminal") -> str:
+    """The scores as text in one of `renderers.FORMATS`."""
+    return data_text(data(table), form) if is_data(form) else grids_text([grid(table)], form)
+
+
 def grid(table: pd.DataFrame) -> Grid:
     """The scores as people read them: differences in points, LRS and ARS with the ends of their intervals."""
     rows = []
@@ -236,24 +241,26 @@ def grid(table: pd.DataFrame) -> Grid:
 
 
 def notes(table: pd.DataFrame) -> list[str]:
-    """Footnotes: what the scores are, how sure, and what is missing."""
+    """Footnotes: what the scores and their intervals are, and what is missing."""
     lines = ["HLR: whole data - set under the hard protocol, lower is better. IOR: set - random, higher is better."]
     if (table["ior_baseline"] == "borrowed").any():
         lines.append(
-            "IOR against borrowed: the set as shipped, random with its student recipe; against hard: both hard."
+            "IOR against borrowed: both with the method's own training recipe; against hard: both under the hard protocol."
         )
     if table[["lrs", "ars_hard", "ars_soft"]].notna().any(axis=None):
         weights = f"weights {table['lrs_weight'].iloc[0]:g} and {table['ars_weight'].iloc[0]:g}"
-        lines.append(f"LRS, ARS: in [0, 1], higher is better, {weights}; 0.269: no gain and no loss.")
+        lines.append(f"LRS, ARS: in [0, 1], higher is better, {weights}; 0.269 means no gain and no loss.")
     if table[["hlr_low", "ior_low"]].notna().any(axis=None):
-        lines.append("±, and the ends in brackets: 95 %, over synthesis seeds where there are several.")
-    lines.append("per KiB, per s: top-1 accuracy under the named protocol / KiB stored, / seconds of distillation.")
+        lines.append(
+            "±: 95 % confidence half-width; brackets: 95 % interval; over distilled sets where there are several."
+        )
+    lines.append("per KiB, per s: top-1 accuracy under that protocol, per KiB stored and per second of distillation.")
     if table["reduced"].any():
-        lines.append(f"{DAGGER}: a reduced recipe, cheaper than the published one.")
+        lines.append(REDUCED)
     lacking = list(by_command(table["missing"]))
-    lines += [f"Not among the records, {missing}" for missing in lacking[:MOST]]
+    lines += [f"Not measured, {missing}" for missing in lacking[:MOST]]
     if len(lacking) > MOST:
-        lines.append(f"{len(lacking) - MOST} more are missing: --format csv names all in its column missing.")
+        lines.append(f"{len(lacking) - MOST} more are not measured: --format csv lists all in its column missing.")
     return lines
 
 

@@ -1,8 +1,8 @@
 """Methods compared within a column (data set, protocol, student, budget): pairs with corrected p values, and ranks.
 
-Every pair of a column's cells is compared as `statistics.compare` does; p values are adjusted by Holm for the number of
-pairs of the column. A rank is a range: from 1 + how many are told apart above, to how many there are less how many are
-told apart below. So ties show as ties, and a column of single runs as one tie.
+Every pair of a column's results is compared as `statistics.compare` does; p values are adjusted by Holm for the number
+of pairs of the column. A rank is a range: from 1 + how many are significantly higher, to how many are not significantly
+lower. So ties show as ties, and a column of single runs as one tie.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,31 +14,32 @@ import pandas as pd
 from ddbench.errors import UsageError, unknown
 from ddbench.records.statistics import Pair, pairwise, rank_ranges
 from ddbench.report import columns
-from ddbench.report.format import between, budget_words, half, percent, signed
+from ddbench.report.format import DASH, MARK, between, budget_words, half, percent, signed
 from ddbench.report.frame import COMPARED
-from ddbench.report.renderers import DASH, MARK, Grid, Shown
-from ddbench.report.tables import row_labels
+from ddbench.report.renderers import Grid, Shown, data_text, grids_text, is_data
+from ddbench.report.tables import row_labels, span
 
 VIEWS = ("ranks", "pairs")
 NUMBERS = {
     "pairs": ("top1_a", "top1_b", "difference", "low", "high", "p", "p_holm", "alpha"),
     "ranks": ("top1", "ci_low", "ci_high", "alpha"),
 }
-RANK_HEADS = "rank|top-1 %|runs|draws"
+RANK_HEADS = "rank|top-1 %|runs|sets"
 PAIR_HEADS = "than|points|{:g} % interval|p|p (Holm)|test|n|verdict"
+SHOWN = {"a is higher": "higher", "not told apart": "not significant"}  # verdicts as people read them
 Cells = Mapping[str, Mapping[str, Any]]
 
 
-def compared(
+def compare(
     frame: pd.DataFrame, view: str = "ranks", *, against: str | None = None, alpha: float = 0.05
 ) -> pd.DataFrame:
-    """The "pairs" (columns `columns.PAIRS`) or "ranks" (columns `columns.RANKS`) of every column with several cells.
+    """The "pairs" (columns `columns.PAIRS`) or "ranks" (columns `columns.RANKS`) of every column with several results.
 
     Args:
-        frame: see `ddbench.report.frame.cells`; cells without an accuracy are left out.
+        frame: see `ddbench.report.frame.results_frame`; rows without an accuracy are left out.
         view: one of `VIEWS`.
         against: a method; only pairs with it, and p values adjusted for their number. Ranks need all pairs.
-        alpha: level of the verdicts, in (0, 1); intervals of pairs are at 1 - alpha.
+        alpha: significance level, in (0, 1); intervals of pairs are at 1 - alpha.
 
     UsageError for an alpha out of range, another view, an unknown method, or where no column has a pair.
     """
@@ -58,7 +59,38 @@ def compared(
         rows += [dict(zip(COMPARED, place, strict=True)) | row for row in _rows(view, cells, chosen, alpha)]
     if not rows:
         raise UsageError("nothing to compare: no data set, protocol, student and budget has a pair with accuracies")
-    return _frame(rows, view)
+    names = list(columns.PAIRS if view == "pairs" else columns.RANKS)
+    made = pd.DataFrame([[row[name] for name in names] for row in rows], columns=names, dtype=object)
+    return made.astype(dict.fromkeys(NUMBERS[view], float))
+
+
+def grids(
+    frame: pd.DataFrame, view: str | None = None, *, against: str | None = None, alpha: float = 0.05
+) -> list[Grid]:
+    """The comparison as people read it, a grid per column of results, best first; the notes stand below the last.
+
+    Without a `view`: ranks, and the pairs too where there is one column; the pairs alone `against` a method.
+    """
+    first = view or ("ranks" if against is None else "pairs")
+    table = compare(frame, first, against=against, alpha=alpha)
+    draw, below = (_pair_grid, pair_notes) if first == "pairs" else (_rank_grid, rank_notes)
+    made = [draw(_title(place), piece) for place, piece in table.groupby(list(COMPARED), sort=False)]
+    made[-1] = replace(made[-1], notes=below(table))
+    return made + grids(frame, "pairs", alpha=alpha) if view is None and first == "ranks" and len(made) == 1 else made
+
+
+def render(
+    frame: pd.DataFrame,
+    form: str = "terminal",
+    view: str | None = None,
+    *,
+    against: str | None = None,
+    alpha: float = 0.05,
+) -> str:
+    """The comparison as text in one of `renderers.FORMATS`; without a `view`, csv and json have the pairs."""
+    if is_data(form):
+        return data_text(compare(frame, view or "pairs", against=against, alpha=alpha), form)
+    return grids_text(grids(frame, view, against=against, alpha=alpha), form)
 
 
 def _rows(view: str, cells: Cells, against: Collection[str] | None, alpha: float) -> Iterator[dict[str, Any]]:
@@ -75,40 +107,26 @@ def _rows(view: str, cells: Cells, against: Collection[str] | None, alpha: float
 
 
 def _pair_row(pair: Pair[str], a: Mapping[str, Any], b: Mapping[str, Any], alpha: float) -> dict[str, Any]:
-    found = pair.difference
-    told = "a is higher" if pair.told_apart(alpha) else "not told apart"
+    gap = pair.difference
+    verdict = "a is higher" if pair.told_apart(alpha) else "not told apart"
     return {
         "a": a["label"],
         "b": b["label"],
         "top1_a": a["top1"],
         "top1_b": b["top1"],
-        "difference": found.mean,
-        "low": found.low,
-        "high": found.high,
-        "p": found.p,
+        "difference": gap.mean,
+        "low": gap.low,
+        "high": gap.high,
+        "p": gap.p,
         "p_holm": pair.adjusted,
-        "test": found.test,
+        "test": gap.test,
         "over_a": a["over"],
         "over_b": b["over"],
-        "n": found.n,
-        "verdict": told if found.p is not None else "not tested",
+        "n": gap.n,
+        "verdict": verdict if gap.p is not None else "not tested",
         "group_a": pair.a,
         "group_b": pair.b,
     }
-
-
-def _frame(rows: Sequence[Mapping[str, Any]], view: str) -> pd.DataFrame:
-    names = list(columns.PAIRS if view == "pairs" else columns.RANKS)
-    made = pd.DataFrame([[row[name] for name in names] for row in rows], columns=names, dtype=object)
-    return made.astype(dict.fromkeys(NUMBERS[view], float))
-
-
-def grids(frame: pd.DataFrame, view: str) -> list[Grid]:
-    """A grid per column of the compared cells, best first; the notes stand below the last."""
-    pieces = [(place, piece) for place, piece in frame.groupby(list(COMPARED), sort=False)]
-    draw, below = (_pair_grid, pair_notes) if view == "pairs" else (_rank_grid, rank_notes)
-    made = [draw(_title(place), piece) for place, piece in pieces]
-    return [*made[:-1], replace(made[-1], notes=below(frame))]
 
 
 def _title(place: Sequence[str]) -> str:
@@ -119,8 +137,12 @@ def _title(place: Sequence[str]) -> str:
 def _rank_grid(title: str, piece: pd.DataFrame) -> Grid:
     rows = []
     for row in piece.itertuples():
-        rank = str(row.first) if row.first == row.last else f"{row.first} to {row.last}"
-        texts = [rank, percent(row.top1) + half(row.ci_low, row.ci_high), str(row.n), str(row.draws)]
+        texts = [
+            span((row.first, row.last)),
+            percent(row.top1) + half(row.ci_low, row.ci_high),
+            str(row.n),
+            str(row.draws),
+        ]
         rows.append((row.method, [Shown(text, best=row.first == 1) for text in texts[:1]] + [*map(Shown, texts[1:])]))
     return Grid(title, "method", [(head,) for head in RANK_HEADS.split("|")], rows)
 
@@ -128,7 +150,7 @@ def _rank_grid(title: str, piece: pd.DataFrame) -> Grid:
 def _pair_grid(title: str, piece: pd.DataFrame) -> Grid:
     rows = []
     for row in piece.itertuples():
-        verdict = row.verdict.replace("a is higher", "higher")
+        verdict = SHOWN.get(row.verdict, row.verdict)
         span = between(row.low, row.high, signed)
         texts = [row.b, signed(row.difference), span, _p(row.p), _p(row.p_holm), row.test, str(row.n), verdict]
         rows.append((row.a, [Shown(text, best=verdict == "higher" and text == verdict) for text in texts]))
@@ -138,34 +160,29 @@ def _pair_grid(title: str, piece: pd.DataFrame) -> Grid:
 
 def rank_notes(frame: pd.DataFrame) -> list[str]:
     """Footnotes: what a rank is, and what was tested."""
-    alpha = f"{100 * frame['alpha'].iloc[0]:g} %"
     lines = [
-        f"Rank: from 1 + how many are told apart above, to the number of cells less how many are told apart below "
-        f"(paired t on the same seeds, else Welch; Holm over all pairs of the column, {alpha}).",
-        "Ranges that overlap: the order is not settled; ddbench compare --view pairs says which pairs are told apart.",
+        "Rank: from 1 + how many methods are significantly higher, to how many are not significantly lower (paired t test "
+        f"on the same seeds, else Welch's; Holm over all pairs of the column, p < {frame['alpha'].iloc[0]:g}).",
+        "Where ranges overlap, the order is not settled; ddbench compare --view pairs shows which pairs differ significantly.",
+        f"{MARK}: no method is significantly higher.",
     ]
-    lines.append(f"{MARK}: nothing is told apart above it.")
-    return lines + _shared_notes(frame["n"], frame["draws"])
+    if (frame["n"] == 1).any():
+        lines.append("A single run cannot be tested against another: such methods share their ranks.")
+    if (frame["draws"] == 1).any():
+        lines.append("With one distilled set, a rank is that of a set, not of a method.")
+    return lines
 
 
 def pair_notes(frame: pd.DataFrame) -> list[str]:
     """Footnotes: the tests, the correction, and what the values are."""
-    alpha, counts = f"{100 * frame['alpha'].iloc[0]:g} %", frame["tested"]
-    span = str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    alpha, pairs = f"{frame['alpha'].iloc[0]:g}", span(frame["tested"])
     lines = [
-        f"{MARK}: higher, told apart at {alpha} by p (Holm), corrected for the {span} tested pairs of the column.",
-        "The interval is of one difference alone; n: pairs of seeds, or values of the smaller side.",
+        f"{MARK}: significantly higher, p (Holm) < {alpha}, corrected for the {pairs} tested pairs of the column.",
+        "The interval is that of one difference, not corrected; n: pairs of seeds, or values of the smaller side.",
     ]
     if "evaluation" in {*frame["over_a"], *frame["over_b"]}:
-        lines.append("With one synthesis, a difference is one of sets, not of methods.")
+        lines.append("With one distilled set, a difference is one between sets, not between methods.")
     return lines
-
-
-def _shared_notes(n: "pd.Series[Any]", draws: "pd.Series[Any]") -> list[str]:
-    lines = ["One run cannot be tested against another: such cells share their ranks."] if (n == 1).any() else []
-    return lines + (
-        ["With one synthesis (draws), a rank is one of sets, not of methods."] if (draws == 1).any() else []
-    )
 
 
 def _p(value: float) -> str:

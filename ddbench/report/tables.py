@@ -1,13 +1,13 @@
-"""Tables of cells in five formats: a pivot (methods by data set, protocol and budget), a row per cell, the parts of its
-variance, and methods by student network.
+"""Tables of results in five formats: a pivot (methods by data set, protocol and budget), a row per result, the components
+of its variance, and methods by student network.
 
-A missing cell is a dash, one that a definition excludes n/a, a failed one failed; cells that are not told apart
-from the best share its mark. Percent in what people read (terminal, Markdown, LaTeX, every pivot); CSV
+A missing result is a dash, one that a method does not define n/a, a failed one failed; results that are not significantly
+different from the best share its mark. Percent in what people read (terminal, Markdown, LaTeX, every pivot); CSV
 and JSON of the other views are data, in fractions: `ddbench.report.columns` says what each column is.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,48 +17,60 @@ from ddbench.errors import unknown
 from ddbench.records.statistics import variance_parts
 from ddbench.report.cross_architecture import PLACE as NETWORK_PLACE
 from ddbench.report.cross_architecture import network_grids, network_notes, network_table
-from ddbench.report.format import budget_words, half, percent
+from ddbench.report.format import DAGGER, DASH, MARK, budget_words, duration, half, percent, size
 from ddbench.report.frame import COMPARED, left_out
-from ddbench.report.renderers import DAGGER, DASH, MARK, Grid, Shown, data_text, grids_text
+from ddbench.report.renderers import Grid, Shown, data_text, grids_text, is_data
 
-FORMATS = ("terminal", "markdown", "csv", "latex", "json")
 VIEWS = ("pivot", "long", "variance", "networks")
-_TELLING = (
-    "recipe lender distill_network imported student_recipe space device precision threads build compiled stacked devices code "
-    "synthesis training teacher synset recipe_hash group"
-)
+REDUCED = f"{DAGGER}: a reduced recipe, cheaper than the published one."
 TELLING = (
-    _TELLING.split()
-)  # what is added to a method's name, in this order, where it alone would not tell two cells apart
+    *("recipe", "lender", "distill_network", "imported", "student_recipe", "space", "device", "precision", "threads"),
+    *("build", "compiled", "stacked", "devices", "code", "synthesis", "training", "teacher", "synset", "recipe_hash"),
+    "group",
+)  # what is added to a method's name, in this order, where it alone would not tell two rows apart
+SHOWN = ["budget", "status", "top1", "ci_low", "ci_high", "tied", "reduced", "failed"]  # of a result in a table
 SHARED = ("device", "precision", "threads", "build")
-LONG = "data set|protocol|student|budget|recipe|top-1 %|std|runs|draws|failed|bytes|distil s|train s"
-VARIANCE = "data set|protocol|student|budget|top-1 %|std of a run|between syntheses|between evaluations|runs|draws"
+LONG = "data set|protocol|student|budget|recipe|top-1 %|std|runs|sets|failed|bytes|distillation|training"
+VARIANCE = "data set|protocol|student|budget|top-1 %|std of a run|between sets|between evaluations|runs|sets"
 WIDEST = 7  # columns of a terminal table
+Head = tuple[str, str, str]
 
 
-def render(frame: pd.DataFrame, form: str = "terminal", view: str = "pivot", *, width: int = 100) -> str:
-    """Write cells (see `ddbench.report.frame.cells`) as text in one of `FORMATS` and `VIEWS`; UsageError for another name.
+def table(frame: pd.DataFrame, view: str = "long") -> pd.DataFrame:
+    """A view of the results as data; accuracies are fractions.
 
-    `width` is the terminal's, in characters.
+    Args:
+        frame: see `ddbench.report.frame.results_frame`.
+        view: "pivot": mean top-1 of methods (rows) by data set, protocol and budget; "long": the frame itself;
+            "variance" and "networks": the frame with the columns `columns.VARIANCE`, or `columns.NETWORKS`.
+
+    UsageError for another view.
     """
-    if form not in FORMATS:
-        raise unknown("table format", form, FORMATS)
     if view not in VIEWS:
         raise unknown("view", view, VIEWS)
-    if view != "pivot" and form in ("csv", "json"):
-        return data_text(data(frame, view), form)
-    return grids_text(grids(frame, view, cut=form == "terminal"), form, width)
-
-
-def data(frame: pd.DataFrame, view: str) -> pd.DataFrame:
-    """What a view is made of, as data: the cells, with `columns.VARIANCE` or `columns.NETWORKS` for those views."""
+    if view == "pivot":
+        places = [(label, *head) for label, head in zip(row_labels(frame), column_heads(frame), strict=True)]
+        names = ["method", "dataset", "protocol", "budget"]
+        return pd.Series(frame["top1"].array, pd.MultiIndex.from_tuples(places, names=names)).unstack(
+            names[1:], sort=False
+        )
     if view == "variance":
         return variance_table(frame)
     return network_table(_labelled(frame)).drop(columns="label") if view == "networks" else frame
 
 
+def render(frame: pd.DataFrame, form: str = "terminal", view: str = "pivot", *, width: int = 100) -> str:
+    """Write results (see `ddbench.report.frame.results_frame`) as text in one of `renderers.FORMATS` and `VIEWS`.
+
+    `width` is the terminal's, in characters. UsageError for another format or view.
+    """
+    if is_data(form) and view != "pivot":
+        return data_text(table(frame, view), form)
+    return grids_text(grids(frame, view, cut=form == "terminal"), form, width)
+
+
 def grids(frame: pd.DataFrame, view: str, *, cut: bool = False) -> list[Grid]:
-    """The cells as people read them; the notes are those of the last grid.
+    """The results as people read them; the notes are those of the last grid.
 
     Several for the student networks, and for a pivot wider than `WIDEST` columns where it is to be cut: one per data
     set and protocol. UsageError for another view.
@@ -78,17 +90,17 @@ def grids(frame: pd.DataFrame, view: str, *, cut: bool = False) -> list[Grid]:
 
 def pivot(frame: pd.DataFrame) -> Grid:
     """Rows: methods (with what else tells them apart); columns: data set, protocol (and student), budget."""
-    frame = frame.assign(label=row_labels(frame), head=column_heads(frame))
-    heads = list(dict.fromkeys(frame["head"]))
-    found = {(row.label, row.head): row for row in frame.itertuples()}
-    labels = sorted(dict.fromkeys(frame["label"]), key=lambda label: (_reference_only(frame, label), label))
-    reduced = frame[frame["status"] == "ok"].groupby("label")["reduced"].agg(["any", "all"])
+    heads, placed = column_heads(frame), dict[str, dict[Head, Any]]()
+    for label, head, row in zip(row_labels(frame), heads, frame[SHOWN].itertuples(), strict=True):
+        placed.setdefault(label, {})[head] = row
+    last = {label for label, own in placed.items() if all(row.budget == "all" for row in own.values())}
     rows = []
-    for label in labels:
-        whole_row = label in reduced.index and bool(reduced.loc[label, "all"])
-        shown = [_shown(found.get((label, head)), mark_reduced=not whole_row) for head in heads]
-        rows.append((label + DAGGER * whole_row, shown))
-    return Grid("Top-1 accuracy (%)", "method", heads, rows, notes(frame))
+    for label in sorted(placed, key=lambda label: (label in last, label)):
+        good = [row.reduced for row in placed[label].values() if row.status == "ok"]
+        whole = bool(good) and all(good)
+        texts = [_shown(placed[label].get(head), mark_reduced=not whole) for head in dict.fromkeys(heads)]
+        rows.append((label + DAGGER * whole, texts))
+    return Grid("Top-1 accuracy (%)", "method", list(dict.fromkeys(heads)), rows, notes(frame))
 
 
 def long(frame: pd.DataFrame) -> Grid:
@@ -97,10 +109,10 @@ def long(frame: pd.DataFrame) -> Grid:
     for label, row in zip(row_labels(frame), frame.itertuples(), strict=True):
         what = [row.dataset, row.protocol, row.student, row.budget, row.recipe]
         runs = [percent(row.std), str(row.n), str(row.draws), str(row.failed)]
-        cost = [_bytes(row.bytes), _seconds(row.distill_seconds), _seconds(row.train_seconds)]
+        cost = [size(row.bytes), duration(row.distill_seconds), duration(row.train_seconds)]
         shown = [Shown(text) for text in what] + [_shown(row, mark_reduced=False)] + [Shown(t) for t in runs + cost]
         rows.append((label + DAGGER * row.reduced, shown))
-    title, heads = "Top-1 accuracy (%), one row per cell", LONG.split("|")
+    title, heads = "Top-1 accuracy (%), one row per result", LONG.split("|")
     return Grid(title, "method", [(head,) for head in heads], rows, notes(frame), keys=4)
 
 
@@ -121,11 +133,11 @@ def variance(frame: pd.DataFrame) -> Grid:
         tail = [Shown(text) for text in (*spreads, str(row.n), str(row.draws))]
         rows.append((label + DAGGER * row.reduced, [*what, _shown(row, mark_reduced=False), *tail]))
     lines = [
-        "Standard deviations in points: of one run of a fresh synthesis, between synthesis seeds, and between evaluation "
-        "seeds of one synthesis (one-way random effects, groups of unequal sizes, never negative).",
-        "Between syntheses needs two synthesis seeds and two runs of one of them.",
+        "Standard deviations in points: of one run on a newly distilled set, between distilled sets, and between evaluation "
+        "seeds of one set (one-way random effects, groups of unequal sizes, never negative).",
+        "The deviation between sets needs two distilled sets and two runs of one of them.",
     ]
-    title, heads = "Parts of the variance, one row per cell", VARIANCE.split("|")
+    title, heads = "Variance components, one row per result", VARIANCE.split("|")
     return Grid(title, "method", [(head,) for head in heads], rows, lines + notes(frame), keys=4)
 
 
@@ -171,39 +183,55 @@ def _telling(rows: Sequence[dict[Any, Any]]) -> list[str]:
     return names
 
 
-def column_heads(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """(data set, protocol, budget) per cell; the student is named where a protocol has several on one data set."""
-    several = frame.groupby(["dataset", "protocol"])["student"].transform("nunique") > 1
-    heads = []
-    for row, many in zip(frame.itertuples(), several, strict=True):
-        protocol = f"{row.protocol} ({row.student})" if many else row.protocol
-        heads.append((row.dataset, protocol, budget_words(row.budget)))
-    return heads
+def column_heads(frame: pd.DataFrame) -> list[Head]:
+    """(data set, protocol, budget) per row; the student is named where a protocol has several on one data set."""
+    places = frame[["dataset", "protocol", "student", "budget"]]
+    students: dict[tuple[str, str], set[str]] = {}
+    for row in places.itertuples():
+        students.setdefault((row.dataset, row.protocol), set()).add(row.student)
+    return [
+        (
+            row.dataset,
+            f"{row.protocol} ({row.student})" if len(students[row.dataset, row.protocol]) > 1 else row.protocol,
+            budget_words(row.budget),
+        )
+        for row in places.itertuples()
+    ]
 
 
 def notes(frame: pd.DataFrame) -> list[str]:
-    """Footnotes: what the signs mean, how many runs stand behind a cell, the shared setting, the teachers."""
+    """Footnotes: what the signs mean, how many runs a mean is of, the shared setting, the teachers."""
     good = frame[frame["status"] == "ok"]
     lines = []
     if good["ci_low"].notna().any():
-        over = {"synthesis": "synthesis seeds (per-seed means)", "evaluation": "evaluation seeds of one synthesis"}
-        spans = " or, with one draw, ".join(over[name] for name in over if name in set(good["over"]))
-        lines.append(f"±: half of the 95 % t interval of the mean over {spans}.")
+        over = {"synthesis": "distilled sets (the mean of each)", "evaluation": "the evaluation seeds of a single set"}
+        spans = " or over ".join(over[name] for name in over if name in set(good["over"]))
+        lines.append(f"±: 95 % confidence half-width (Student's t) over {spans}.")
     if len(good):
-        lines.append(f"Runs behind a cell: {span(good['n'])}, from {span(good['draws'])} synthesis seed(s).")
+        sets = span(good["draws"])
+        lines.append(
+            f"n = {span(good['n'])} runs ({sets} distilled set{'' if sets == '1' else 's'} x evaluation seeds)."
+        )
     if good["best"].any():
         lines.append(
-            f"{MARK}: the best of its column, and what is not told apart from it at 5 % (paired t, else Welch)."
+            f"{MARK}: the best of its column, and those that are not significantly different from it (p > 0.05; paired t "
+            "test, else Welch's; not corrected)."
         )
     if (good["n"] == 1).any():
-        lines.append("One run has no interval; between single runs nothing can be tested.")
+        lines.append("A single run has no interval, and two single runs cannot be tested against each other.")
     if good["reduced"].any():
-        lines.append(f"{DAGGER}: a reduced recipe, cheaper than the published one.")
+        lines.append(REDUCED)
     if (frame["status"] == "n/a").any():
-        lines.append("n/a: the method's definition excludes the cell.")
+        lines.append("n/a: the method is not defined there.")
     lines += [line for line in [left_out(frame)] if line]
     shared = [f"{name} {frame[name].iloc[0]}" for name in SHARED if len(frame) and frame[name].nunique() == 1]
-    return lines + ([f"All cells: {', '.join(shared)}."] if shared else []) + _teacher_notes(good)
+    lines += [f"All results: {', '.join(shared)}."] if shared else []
+    for row in good[good["teacher"].notna()].drop_duplicates(["dataset", "protocol", "teacher"]).itertuples():
+        name = f"{row.teacher_network} {str(row.teacher)[:8]}"
+        lines.append(
+            f"{row.protocol} on {row.dataset}: teacher {name}, test accuracy {percent(row.teacher_accuracy)} %."
+        )
+    return lines
 
 
 def _shown(row: Any, *, mark_reduced: bool) -> Shown:
@@ -234,27 +262,11 @@ def _word(name: str, value: Any) -> str:
     return f"{shown}" if name in ("recipe", "device", "precision") else f"{name.replace('_', ' ')} {shown}"
 
 
-def _reference_only(frame: pd.DataFrame, label: str) -> bool:
-    """Whether a row stands only under the budget "all": such rows come last."""
-    return set(frame.loc[frame["label"] == label, "budget"]) == {"all"}
-
-
-def span(values: "pd.Series[Any]") -> str:
-    """Counts in words: "5", or "5 to 15"."""
-    low, high = min(values), max(values)
-    return str(low) if low == high else f"{low} to {high}"
-
-
-def _teacher_notes(frame: pd.DataFrame) -> list[str]:
-    known = frame[frame["teacher"].notna()].drop_duplicates(["dataset", "protocol", "teacher"])
-    lines = []
-    for row in known.itertuples():
-        flag = "; more than a point off the reference accuracy" if row.teacher_flag else ""
-        name = f"{row.teacher_network} {str(row.teacher)[:8]}"
-        lines.append(
-            f"{row.protocol} on {row.dataset}: teacher {name}, test accuracy {percent(row.teacher_accuracy)} %{flag}."
-        )
-    return lines
+def span(values: Iterable[int]) -> str:
+    """Counts in words: "5", or "5-15"."""
+    kept = list(values)
+    low, high = min(kept), max(kept)
+    return str(low) if low == high else f"{low}-{high}"
 
 
 def _root(variance: float | None) -> float | None:
@@ -263,17 +275,3 @@ def _root(variance: float | None) -> float | None:
 
 def _points(value: float) -> str:
     return DASH if pd.isna(value) else f"{100 * value:.2f}"
-
-
-def _seconds(value: float) -> str:
-    return DASH if pd.isna(value) else f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def _bytes(value: float) -> str:
-    if pd.isna(value):
-        return DASH
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"

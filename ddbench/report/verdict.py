@@ -8,12 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from ddbench.errors import unknown
 from ddbench.evaluation.protocol import find_protocol
-from ddbench.report.format import between, percent, signed
-from ddbench.report.renderers import DASH, Grid, Shown, data_text, grids_text
+from ddbench.report.format import DASH, between, percent, signed
+from ddbench.report.renderers import Grid, Shown, data_text, grids_text, is_data
 from ddbench.report.reproduce import RULE, Compared
-from ddbench.report.tables import FORMATS
 
 FULL = ("cell", "student", "paper %", "ours %", "difference", "n", "95 % interval", "verdict")
 REDUCED = ("cell", "recipe", "full setting's figure %", "ours %", "n", "95 % interval", "status")
@@ -36,10 +34,8 @@ def grids(title: str, compared: Sequence[Compared]) -> list[Grid]:
 
 
 def render(title: str, compared: Sequence[Compared], form: str) -> str:
-    """The tables as text in one of `ddbench.report.tables.FORMATS` but "terminal"; UsageError for another."""
-    if form not in FORMATS or form == "terminal":
-        raise unknown("table format", form, FORMATS)
-    if form in ("csv", "json"):
+    """The tables as text in one of `ddbench.report.renderers.FORMATS`; UsageError for another."""
+    if is_data(form):
         return data_text(pd.DataFrame(rows(compared), dtype=object), form)
     return grids_text(grids(title, compared), form)
 
@@ -125,15 +121,17 @@ def _reasons(compared: Sequence[Compared]) -> list[str]:
 def _notes(compared: Sequence[Compared]) -> list[str]:
     """The rule, where figures were read, and what they say of themselves, once each."""
     figures = [each.item.figure for each in compared if each.item.figure]
-    lines = [RULE, "Paper: mean, and ± the paper's own standard deviation where it gives one."]
+    lines = [RULE, "Paper: mean ± the paper's own standard deviation, where it gives one."]
     for source in dict.fromkeys((figure.read_in, figure.quoted) for figure in figures):
-        lines.append(f"Read in: {source[0]}{' (quoted there)' if source[1] else ''}.")
+        lines.append(f"Source: {source[0]}{' (quoted there)' if source[1] else ''}.")
     lines += [f"Note: {note}." for note in dict.fromkeys(figure.note for figure in figures) if note]
     settings = dict.fromkeys(each.setting for each in compared if each.setting)
     return lines + _reasons(compared) + [f"Ours: {setting}." for setting in settings]
 
 
 def _reduced_notes(compared: Sequence[Compared]) -> list[str]:
-    lines = ["Reduced recipes are not the paper's setting: its figure stands beside them, and there is no verdict."]
+    lines = [
+        "A reduced recipe is not the paper's setting: the paper's figure is shown for reference, without a verdict."
+    ]
     settings = dict.fromkeys(each.setting for each in compared if each.setting)
     return lines + _reasons(compared) + [f"Ours: {setting}." for setting in settings]

@@ -77,7 +77,7 @@ def write_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: d
 
 
 def read_text(path: Path, limit: int, what: str) -> str:
-    """The text of a small UTF-8 file, whoever wrote it.
+    """Text of a small UTF-8 file, whoever wrote it.
 
     Args:
         path: the file.
@@ -135,12 +135,12 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def lock_file(path: Path) -> Path:
-    """The file that is locked for `path`."""
+    """File that is locked for `path`."""
     return path.with_name(f".{path.name}.lock")
 
 
 def held(path: Path) -> bool:
-    """Whether anyone holds the lock on `path`; False also where its file system has no locks. Does not wait."""
+    """Tell whether anyone holds the lock on `path`; False also where its file system has no locks. Does not wait."""
     from filelock import FileLock, Timeout
 
     try:
@@ -177,7 +177,7 @@ def cached_tensors(path: Path, build: Callable[[], "dict[str, torch.Tensor]"]) -
 def read_checked(
     path: Path, checksum: Callable[[dict[str, Any]], str], framework: Literal["pt", "np"] = "pt"
 ) -> tuple[dict[str, Any], str] | None:
-    """The named tensors at `path` and their checksum; None where they are absent or damaged, which is logged.
+    """Named tensors at `path` and their checksum; None where they are absent or damaged, which is logged.
 
     Args:
         path: a safetensors file whose metadata has the checksum as `sha256`.

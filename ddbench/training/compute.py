@@ -11,10 +11,11 @@ from ddbench.data.dataset import Dataset
 from ddbench.errors import UsageError
 from ddbench.networks import parse
 from ddbench.networks.registry import build
+from ddbench.settings import default_compile, default_device, default_precision, default_threads
 from ddbench.system import rank
 from ddbench.system.environment import find_device
 from ddbench.training.allocator import keep_freed_memory
-from ddbench.training.precision import Execution, Switch, refuse_to_compile
+from ddbench.training.precision import Execution, Switch, checked_switch, chosen_precision, refuse_to_compile
 from ddbench.training.recipe import StudentRecipe
 
 REPAID = 2e13
@@ -41,6 +42,51 @@ class Compute:
     compile: Switch = "off"
     stack: bool = False
     devices: int = 1
+
+    @classmethod
+    def here(
+        cls,
+        device: str | None = None,
+        threads: int | None = None,
+        precision: str | None = None,
+        compile: str | None = None,
+        *,
+        elsewhere: bool = False,
+        devices: int = 1,
+    ) -> "Compute":
+        """How to compute on this machine: what is given, else the environment, else the default.
+
+        On one CUDA device all students of a cell train at once.
+
+        Args:
+            device: "cpu", "cuda" or "auto", CUDA where there is one; None: DDBENCH_DEVICE, else auto.
+            threads: per job, on a CPU; None: DDBENCH_THREADS, else 1.
+            precision: of the students' steps: "float32", "bf16", or "auto", bf16 where it is admitted to results (on
+                CPUs) and the device has it; None: DDBENCH_PRECISION, else float32.
+            compile: whether the students' steps are compiled: "on", "off", or "auto", where that repays its set-up;
+                None: DDBENCH_COMPILE, else off.
+            elsewhere: jobs run on other machines, so that CUDA may be asked for where there is none.
+            devices: that train a student, or a teacher, together, of all nodes.
+
+        Raises:
+            UsageError: a word that is none of these, or what this machine cannot do.
+        """
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads must be at least 1, not {threads}")
+        device = device or default_device()
+        if not elsewhere or device != "cuda":
+            device = find_device(device).type
+        switch = checked_switch(compile or default_compile(), device)
+        if devices > 1 and switch == "on":
+            raise UsageError("compile on: not where several devices train together")
+        return cls(
+            device=device,
+            threads=threads or default_threads(),
+            precision=chosen_precision(precision or default_precision(), device),
+            compile=switch,
+            stack=device == "cuda" and devices == 1,
+            devices=devices,
+        )
 
     def apply(self) -> torch.device:
         """Set this process's threads and how it keeps memory, and give the device."""

@@ -9,11 +9,11 @@ from ddbench.leaderboard.entries import STANDINGS
 
 from ddbench import networks, plugins
 from ddbench.augment.registry import AUGMENTATIONS, MIXES
-from ddbench.cli.viewing import KINDS
 from ddbench.data.registry import dataset_names, describe
 from ddbench.errors import UsageError
 from ddbench.plugins import Components
 from ddbench.report import columns
+from ddbench.report.plots.registry import PLOTS
 from ddbench.training.losses import LOSSES
 from ddbench.training.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -100,7 +100,7 @@ def _first_line(made: Callable[..., Any]) -> str:
 
 def kinds_of_plots() -> str:
     """Every kind of plot and its question."""
-    return table(("kind", "question"), [(f"`{kind}`", question) for kind, question in KINDS.items()])
+    return table(("kind", "question"), [(f"`{kind}`", plot.question) for kind, plot in PLOTS.items()])
 
 
 def standings() -> str:

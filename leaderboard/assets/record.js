@@ -108,10 +108,10 @@
     const where = r.runs.map((x) => [x.seed, x.device, x.precision, x.devices > 1 ? `${x.threads} in each of ${x.devices} processes` : x.threads, x.compiled ? "yes" : "no", x.stacked ? "yes" : "no", x.build,
       x.commit ? hash(x.commit) : "—", x.dirty === null ? "not known" : x.dirty ? "yes, changed" : "no",
       Object.entries(x.versions).map(([k, v]) => `${k} ${v}`).join(", "), x.wandb ? link(x.wandb) : "—"]);
-    const parts = [table("Runs", heads, rows), table("With what they were made", [["Seed", "num"], ["Device"], ["Precision"], ["Threads", "num"],
+    const parts = [table("Runs", heads, rows), table("Environment", [["Seed", "num"], ["Device"], ["Precision"], ["Threads", "num"],
       ["Compiled"], ["Stacked"], ["Build of torch"], ["Commit"], ["Dirty checkout"], ["Versions", "wide"], ["Log"]], where)];
     const curves = r.runs.filter((x) => x.snapshots);
-    if (curves.length) parts.push(table("On the way of the distillation", [["Seed", "num"], ["Step", "num"], ["Top-1 %", "num"]],
+    if (curves.length) parts.push(table("During the distillation", [["Seed", "num"], ["Step", "num"], ["Top-1 %", "num"]],
       curves.flatMap((x) => x.snapshots.map((s) => [x.seed, count(s.step), percent(s.top1)]))));
     const classes = r.runs.filter((x) => x.per_class);
     if (classes.length) {
@@ -140,7 +140,7 @@
     status.textContent = "";
     section("What it is", what(data));
     section("Runs", ...runTables(r));
-    section("Make it again", code(data.reproduce), ...data.needed.map((line) => make("p", `${line}.`)));
+    section("Reproduce", code(data.reproduce), ...data.needed.map((line) => make("p", `${line}.`)));
     if (Object.keys(data.about).length) {
       section("Submission", facts(Object.entries(data.about).map(([k, v]) => [k, link(v)])));
     }
@@ -150,12 +150,12 @@
       ...(isPlain ? [make("h3", "Hyper-parameters"), facts(Object.entries(hyper).map(([k, v]) => [k, plain(v)]))] : []));
     section("Sets", ...sets(r));
     const teachers = Object.entries(r.teachers);
-    if (teachers.length) section("Teachers", table("Teachers that labelled", [["Hash"], ["Network"], ["Test accuracy, %", "num"], ["Reference"], ["Recipe"]],
+    if (teachers.length) section("Teachers", table("Teachers", [["Hash"], ["Network"], ["Test accuracy, %", "num"], ["Reference"], ["Recipe"]],
       teachers.map(([key, t]) => [hash(key), t.network, percent(t.accuracy), t.reference ? "yes" : "no", hash(t.recipe_hash)])));
     section("Hashes", facts([["record", hash(data.key)], ["recipe", hash(r.recipe_hash)], ["protocol", hash(r.protocol_digest)],
       ["student recipe", r.student_recipe_hash && hash(r.student_recipe_hash)], ["lender", r.lender && hash(r.lender)]]));
     const whole = make("details");
-    whole.append(make("summary", "The whole record, as JSON"), code([JSON.stringify(r, null, 2)]));
+    whole.append(make("summary", "Full record (JSON)"), code([JSON.stringify(r, null, 2)]));
     section("File", whole);
   }
 

@@ -60,7 +60,7 @@ def test_what_scores_lack_is_made_by_the_commands_they_name(toys, tmp_path):
         assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
     assert 0 <= row["lrs"] <= 1 and row["student"] == "mlp"
     text = done(ddbench("scores", "--methods", "toy")).stdout
-    assert "borrowed" in text and "Not among the records" not in text
+    assert "borrowed" in text and "Not measured" not in text
 
 
 def test_scores_in_every_format(quick, tmp_path):
@@ -109,9 +109,7 @@ def test_bad_comparisons_are_refused(quick):
 
 
 def test_table_has_the_views_variance_and_networks(quick):
-    assert "between syntheses" in " ".join(
-        done(ddbench("table", "--view", "variance", "--network", "mlp")).stdout.split()
-    )
+    assert "between sets" in " ".join(done(ddbench("table", "--view", "variance", "--network", "mlp")).stdout.split())
     rows = json.loads(done(ddbench("table", "--view", "variance", "--json")).stdout)
     assert all(row["std_between"] >= 0 and row["std_within"] >= 0 for row in rows) and len(rows) == 4
     text = done(ddbench("table", "--view", "networks")).stdout

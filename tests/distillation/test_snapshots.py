@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 from watching import StopAt, Stopped
 
 import ddbench
+from ddbench.api.planning import missing_work, plan
 from ddbench.budget import Budget
 from ddbench.cli import options
 from ddbench.cli.app import app
-from ddbench.cli.planning import missing_work, plan
 from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method, method_names
 from ddbench.distillation.recipes import published, resolve
@@ -21,12 +21,12 @@ from ddbench.errors import JobFailed, UsageError
 from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs import job as jobs
-from ddbench.jobs.estimate import estimate_distill
+from ddbench.jobs.estimate import probed
 from ddbench.jobs.job import DataName, DistillJob, cached_set, distill_job, finished
-from ddbench.jobs.sweep import Grid
+from ddbench.jobs.sweep import Sweep
 from ddbench.records.record import Record, Snapshot
 from ddbench.records.store import RecordStore, merge
-from ddbench.report.frame import cells
+from ddbench.report.frame import results_frame
 from ddbench.settings import results_dir
 from ddbench.synset.synset import load
 from ddbench.training.checkpoints import Checkpoint
@@ -48,7 +48,7 @@ def grid(**changes):
     fields = {"methods": ["toy"], "datasets": [DataName("digits")], "budgets": [Budget(ipc=1)], "recipe": "generic"}
     fields |= {"protocols": ["toy-hard-v1"], "seeds": (0, 1)}
     changes["overrides"] = ["steps=4", *changes.get("overrides", [])]
-    return Grid(**{**fields, **changes})
+    return Sweep(**{**fields, **changes})
 
 
 def runs():
@@ -144,7 +144,7 @@ def test_nobody_asks_nothing_is_made(toys):
 
 
 def test_a_dry_run_keeps_none(toys):
-    estimate_distill(a_job(snapshots=HALVES))
+    probed(a_job(snapshots=HALVES))
     assert not a_job().snapshot_folder.exists()
 
 
@@ -343,7 +343,7 @@ def test_two_records_unite_their_snapshots(toys):
 def test_cells_hold_the_curves_by_seeds(toys):
     ddbench.sweep(grid(snapshots=HALVES, synthesis_seeds=(0, 1)))
     ddbench.sweep(grid(seeds=(0, 1, 2)))
-    (row,) = cells(RecordStore(results_dir())).to_dict("records")
+    (row,) = results_frame(RecordStore(results_dir())).to_dict("records")
     assert row["n"] == 5 and row["snapshots"].keys() == {(0, 0), (0, 1), (1, 0), (1, 1)}
     for (synthesis, seed), curve in row["snapshots"].items():
         assert list(curve) == [0, 2, 4] and curve[4] == row["samples"][synthesis, seed]

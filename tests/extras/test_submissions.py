@@ -10,7 +10,7 @@ from command import ddbench, done
 from submitted_records import FILE, OTHER, SET, WORDS, a_run, value
 from submitted_records import submitted as record
 
-from ddbench.api import distill, evaluate
+from ddbench import distill, evaluate
 from ddbench.errors import UsageError
 from ddbench.extras.submit import check_submissions, claim, file_sha256, shared_product, shared_set, submit
 from ddbench.hashing import digest

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from command import ddbench
 
-from ddbench.api import distill, evaluate
+from ddbench import distill, evaluate
 from ddbench.errors import UsageError
 from ddbench.extras.verify import FEWEST, MARGIN, WIDEST, judge, judge_record, tolerance, verify
 from ddbench.records.record import Record

@@ -23,14 +23,14 @@ from ddbench.system import code
 from ddbench.training.compute import Compute
 
 
-def job(seed=0, ipc=1, setting=None, **overrides):
+def job(seed=0, ipc=1, compute=None, **overrides):
     recipe = resolve(find_method("toy"), load_dataset("digits"), Budget(ipc=ipc), recipe="generic", overrides=overrides)
-    return DistillJob.of(DataName("digits"), recipe, seed, setting or Compute())
+    return DistillJob.of(DataName("digits"), recipe, seed, compute or Compute())
 
 
 def test_the_key_separates_what_makes_a_difference(toys, monkeypatch):
     base = job().key
-    others = [job(1), job(ipc=2), job(steps=7), job(setting=Compute(threads=2)), job(setting=Compute(device="cuda"))]
+    others = [job(1), job(ipc=2), job(steps=7), job(compute=Compute(threads=2)), job(compute=Compute(device="cuda"))]
     keys = {base, *(other.key for other in others)}
     monkeypatch.setattr(code, "of_method", lambda name: "edited")
     keys.add(job().key)

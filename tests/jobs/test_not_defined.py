@@ -16,7 +16,7 @@ from ddbench.errors import DDBenchError, NotDefined, UsageError
 from ddbench.extras.demo import DemoPlan, run_demo
 from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import Outcome, attempt
-from ddbench.jobs.sweep import Cell, Grid, run_cells
+from ddbench.jobs.sweep import Cell, Sweep, run_cells
 from ddbench.records.store import RecordStore
 from ddbench.settings import cache_dir, results_dir
 from ddbench.training.compute import Compute
@@ -32,7 +32,7 @@ def command(*words):
 def grid(*overrides, **changes):
     fields = {"methods": ["toy"], "protocols": ["toy-hard-v1"], "seeds": (0, 1), "recipe": "generic"}
     common = {"datasets": [DataName("digits")], "budgets": [Budget(ipc=1)], "overrides": overrides}
-    return Grid(**{**common, **fields, **changes})
+    return Sweep(**{**common, **fields, **changes})
 
 
 def runs():

@@ -19,12 +19,13 @@ from contents import content
 
 import ddbench
 from ddbench.budget import Budget
+from ddbench.cli.app import INTERRUPTED
 from ddbench.errors import CannotWrite, DDBenchError, UsageError
 from ddbench.jobs import ray_engine
 from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import ATTEMPTS, Backlog, Outcome, Work
 from ddbench.jobs.ray_engine import RayEngine, room, run_there
-from ddbench.jobs.sweep import Grid, run_cells
+from ddbench.jobs.sweep import Sweep, run_cells
 from ddbench.records.store import RecordStore
 from ddbench.settings import cache_dir, results_dir
 from ddbench.system.files import held, locked
@@ -159,9 +160,7 @@ def test_nothing_to_do_needs_no_cluster():
 
 
 def test_cuda_may_be_asked_for_where_there_is_none():
-    from ddbench import api
-
-    assert api.setting("cuda", elsewhere=True).device == "cuda" and api.setting("cpu", elsewhere=True).device == "cpu"
+    assert Compute.here("cuda", elsewhere=True).device == "cuda" and Compute.here("cpu", elsewhere=True).device == "cpu"
 
 
 # --- what a worker must share with the driver
@@ -279,7 +278,7 @@ def test_what_ends_the_run():
 
 def cells(*overrides):
     """Sets of eight steps each, and quick ones of real images."""
-    slow = Grid(
+    slow = Sweep(
         methods=["toy"],
         datasets=[DataName("digits")],
         budgets=[Budget(ipc=1)],
@@ -361,7 +360,7 @@ def test_a_cluster_of_its_own_gives_the_same_records(toys, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_a_failing_job_is_recorded_and_the_others_go_on(toys, cluster):
-    failing = Grid(
+    failing = Sweep(
         methods=["toy"],
         datasets=[DataName("digits")],
         budgets=[Budget(ipc=1)],
@@ -390,8 +389,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(toys, cluster, tmp_pa
     with subprocess.Popen(argv, preexec_fn=default, **pipes) as first:
         wait_for(lambda: toys.count("step") >= 2)
         first.send_signal(signal.SIGINT)
-        stopped = "ddbench: stopped; the same command, given again, goes on from what is stored\n"
-        assert first.communicate() == ("", stopped) and first.returncode == 130
+        assert first.communicate() == ("", f"{INTERRUPTED}\n") and first.returncode == 130
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in toys.processes("distill")))
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
     assert list((cache_dir() / "ray").iterdir()) == []
@@ -405,7 +403,7 @@ def test_two_jobs_share_a_gpu(toys, cluster):
 
     shared = cluster.add_node(num_cpus=2, num_gpus=1, object_store_memory=2**27)
     told = []
-    work = [Work(toybox.meet, SimpleNamespace(setting=Compute())) for _ in range(2)]
+    work = [Work(toybox.meet, SimpleNamespace(compute=Compute())) for _ in range(2)]
     engine = RayEngine(address=cluster.address, gpus_per_job=0.5)
     engine.run_all(work, lambda work, outcome: told.append(outcome.value) or [])
     cluster.remove_node(shared)

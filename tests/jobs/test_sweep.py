@@ -15,7 +15,7 @@ from ddbench.data.registry import load_dataset
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import PRELOAD
-from ddbench.jobs.sweep import Cell, Grid, run_cells
+from ddbench.jobs.sweep import Cell, Sweep, run_cells
 from ddbench.records.store import RecordStore
 from ddbench.settings import cache_dir, results_dir
 from ddbench.training.compute import Compute
@@ -33,7 +33,7 @@ def grid(**changes):
         "synthesis_seeds": (0, 1),
         "recipe": "generic",
     }
-    return Grid(**{**fields, **changes})
+    return Sweep(**{**fields, **changes})
 
 
 def content(root=None):

@@ -28,8 +28,8 @@ from ddbench.hashing import digest
 from ddbench.records.record import Record
 from ddbench.records.store import RecordStore
 from ddbench.report import papers as reported
-from ddbench.report.frame import cells, pooled
-from ddbench.report.significance import compared
+from ddbench.report.frame import pooled, results_frame
+from ddbench.report.significance import compare
 from ddbench.report.tables import pivot
 
 NETWORKS = {"student_network": "convnet-d3", "distill_network": "convnet-d3"}
@@ -155,7 +155,7 @@ def test_records_behind_a_cell_give_its_samples():
 
 def test_ranks_are_ranges_and_ties_share_them():
     found = {row.method: row for row in rows(entries(toy()), {}) if row.dataset == "digits" and row.status == "ok"}
-    table = compared(cells([each for each in toy() if each.dataset == "digits"]), "ranks")
+    table = compare(results_frame([each for each in toy() if each.dataset == "digits"]), "ranks")
     wanted = {row.method: (row.first, row.last) for row in table.itertuples()}
     assert {name: (row.first, row.last) for name, row in found.items()} == wanted
     assert found["random"].first <= 3 and found["random"].last == 4 == found["herding"].last
@@ -571,7 +571,7 @@ def test_command_builds_from_records(tmp_path):
     done = CliRunner().invoke(app, list(map(str, words)))
     assert done.exit_code == 0 and done.stdout == f"{tmp_path / 'site' / 'index.html'}\n", done.stderr
     assert len(list((tmp_path / "site" / "records").iterdir())) == len(toy())
-    pivoted = pivot(cells(RecordStore(tmp_path / "records")))
+    pivoted = pivot(results_frame(RecordStore(tmp_path / "records")))
     shown = {cell.text for _, line in pivoted.rows for cell in line}
     printed = {row["Top-1 %"] for row in board(tmp_path / "site") if row["Standing"] != "reported"}
     assert {text.rstrip("†") for text in printed} <= {text.rstrip("†") for text in shown}

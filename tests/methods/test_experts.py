@@ -24,9 +24,8 @@ from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.recipes import resolve
 from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
-from ddbench.jobs import estimate
 from ddbench.jobs import job as jobs
-from ddbench.jobs.estimate import estimate_distill
+from ddbench.jobs.estimate import probed
 from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.progress import Reporter
 from ddbench.randomness import rng
@@ -563,9 +562,8 @@ def test_no_method_sees_an_accuracy(few, monkeypatch):
 
 
 @pytest.mark.parametrize("epochs", [2, 2000])
-def test_a_dry_run_estimates_experts_and_saves_none(epochs, few, monkeypatch, tmp_path):
-    monkeypatch.setattr(estimate, "PROBE_SECONDS", 0.2)
-    found = estimate_distill(few(final=epochs))
+def test_a_dry_run_estimates_experts_and_saves_none(epochs, few, tmp_path):
+    found = probed(few(final=epochs), 0.2)
     assert not list(tmp_path.rglob("stages/**/*.safetensors"))
     if epochs > 2:
         assert "training experts: 6,003 iterations" in found.basis and "'experts' only" in found.basis

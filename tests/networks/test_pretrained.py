@@ -30,7 +30,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         print("Downloading")  # as torch does, on stdout
         raise URLError("no route\nto host")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
     monkeypatch.setattr("timm.models._hub.hf_hub_download", unreachable)
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)

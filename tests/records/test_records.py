@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 from pydantic import ValidationError
 
 from ddbench.errors import UsageError
@@ -67,6 +69,39 @@ def test_file_is_sorted_indented_and_ends_in_a_newline(tmp_path):
     text = RecordStore(tmp_path).add(record()).read_text()
     assert text == json.dumps(json.loads(text), sort_keys=True, indent=2, ensure_ascii=False) + "\n"
     assert '\n  "budget": {\n    "ipc": 10\n  }' in text
+
+
+def test_a_summary_is_the_t_interval_of_the_accuracies():
+    values = [0.5, 0.52, 0.57]
+    ((_, found),) = record([run(n, top1=x) for n, x in enumerate(values)] + [failed(3)]).summary().items()
+    low, high = scipy.stats.t.interval(0.95, 2, np.mean(values), scipy.stats.sem(values))
+    assert (found.mean, found.low, found.high) == pytest.approx((np.mean(values), low, high)) and found.n == 3
+    assert record([failed()]).summary() == {}
+
+
+@pytest.mark.parametrize(
+    "other", [{"threads": 2}, {"code": digest("edited")}, {"teacher": TEACHER}, {"build": "2.10.0"}, {"training": 2}]
+)
+def test_runs_that_may_not_be_pooled_are_summed_up_apart(other):
+    runs = [run(0, top1=0.5, code=digest("code")), run(0, top1=0.7, **{"code": digest("code"), **other})]
+    found = record(runs).summary()
+    assert [each.mean for each in found.values()] == [0.5, 0.7] and all(next(iter(other)) in name for name in found)
+    assert "2 groups" in repr(record(runs))
+
+
+def test_a_record_reads_as_one_line():
+    shown = repr(record([run(0, top1=0.5), run(1, top1=0.6), failed(2)]))
+    assert shown == str(record([run(0, top1=0.5), run(1, top1=0.6), failed(2)])) and "\n" not in shown
+    for words in ("dm (paper) on digits, IPC 10, hard-v1", "55.0 ±63.5 %, n = 2", "1 without result"):
+        assert words in shown
+    assert "50.0 %, n = 1" in repr(record()) and "no accuracy" in repr(record([]))
+
+
+def test_a_frame_has_a_row_for_each_run():
+    frame = record([run(0), failed(1)]).to_pandas()
+    assert list(frame["seed"]) == [0, 1] and list(frame["status"]) == ["ok", "failed"]
+    assert set(frame["method"]) == {"dm"} and set(frame["budget"]) == {"IPC 10"} and frame["top1"][0] == 0.5
+    assert list(record([]).to_pandas().columns) == list(frame.columns)
 
 
 def test_records_are_frozen():

@@ -1,5 +1,7 @@
 """Plots that compare: fronts, students, hard and soft labels, LRS over its weight, learning curves, images."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import torch
@@ -9,16 +11,19 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ddbench.cli.app import app
-from ddbench.cli.viewing import KINDS
 from ddbench.errors import UsageError
 from ddbench.hashing import digest
 from ddbench.records.statistics import t_interval
 from ddbench.records.store import RecordStore
-from ddbench.report import plots, scores
-from ddbench.report.frame import cells
-from ddbench.report.plots.costs import on_front
-from ddbench.report.plots.curves import curve_of
-from ddbench.report.plots.labels import crossings, lrs_parts
+from ddbench.report import scores
+from ddbench.report.frame import results_frame
+from ddbench.report.plots.costs import accuracy_against_seconds, front_cells, on_front
+from ddbench.report.plots.curves import curve_of, learning_curves
+from ddbench.report.plots.images import images_side_by_side
+from ddbench.report.plots.labels import crossings, hard_and_soft, lrs_against_weight, lrs_parts
+from ddbench.report.plots.registry import PLOTS, Plot, figures, plot, plot_all
+from ddbench.report.plots.students import accuracy_by_student
+from ddbench.report.plots.style import labelled
 
 PLACE = ("cifar10", "hard-v1", "convnet-d3")
 LEVELS = {"dm": 0.50, "mtt": 0.60, "sre2l": 0.30, "random": 0.40, "whole": 0.90}
@@ -60,7 +65,7 @@ def records():
 
 @pytest.fixture(scope="module")
 def frame(records):
-    return cells(records)
+    return results_frame(records)
 
 
 def lines(figure):
@@ -90,28 +95,28 @@ def test_the_front_is_what_nothing_beats_on_both_sides():
 
 
 def test_cells_on_the_front_are_ringed_and_named(frame):
-    front = plots.front_cells(frame, "distill_seconds", *PLACE)
+    front = front_cells(frame, "distill_seconds", *PLACE)
     assert front["label"].tolist() == ["dm", "mtt", "whole"]  # sre2l and random cost more than mtt and give less
-    ring = lines(plots.accuracy_against_seconds(frame, *PLACE))["on the front"]
+    ring = lines(accuracy_against_seconds(frame, *PLACE))["on the front"]
     assert list(ring.get_xdata()) == [0.5, 100.5, 400.5]
     assert list(ring.get_ydata()) == pytest.approx([50, 60, 90]) and ring.get_linestyle() == "None"
 
 
 def test_seconds_are_on_a_logarithmic_axis_with_words(frame):
-    (axes,) = plots.accuracy_against_seconds(frame, *PLACE).axes
+    (axes,) = accuracy_against_seconds(frame, *PLACE).axes
     assert axes.get_xscale() == "log" and axes.get_xlabel() == "Distillation time"
     low, high = axes.get_xlim()
     assert low < 0.5 and high > 400.5
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1 s", "10 s", "1 min"]
     with pytest.raises(UsageError, match="distill seconds"):
-        plots.accuracy_against_seconds(frame, "cifar10", "soft-v1", "resnet18")
+        accuracy_against_seconds(frame, "cifar10", "soft-v1", "resnet18")
 
 
 # students
 
 
 def test_the_map_has_a_number_for_every_method_and_student(frame):
-    figure = plots.accuracy_by_student(frame, "cifar10", "hard-v1", "ipc 10")
+    figure = accuracy_by_student(frame, "cifar10", "hard-v1", "ipc 10")
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["convnet-d3", "vgg11"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["mtt", "dm", "random", "sre2l", "whole"]
@@ -121,7 +126,7 @@ def test_the_map_has_a_number_for_every_method_and_student(frame):
 
 def test_numbers_can_be_read_on_their_cells_also_in_grey(frame):
     """Contrast of text and cell by luminance, as of WCAG: at least 4 to 1."""
-    (axes,) = plots.accuracy_by_student(frame, "cifar10", "hard-v1", "ipc 10").axes
+    (axes,) = accuracy_by_student(frame, "cifar10", "hard-v1", "ipc 10").axes
     faces = [tuple(patch.get_facecolor()[0][:3]) for patch in axes.collections]
     words = [to_rgb(text.get_color()) for text in axes.texts if text.get_text() != "—"]
 
@@ -141,7 +146,7 @@ def test_numbers_can_be_read_on_their_cells_also_in_grey(frame):
 
 
 def test_dumbbells_hold_both_sides_and_the_gap(frame):
-    figure = plots.hard_and_soft(frame, "cifar10", "ipc 10")
+    figure = hard_and_soft(frame, "cifar10", "ipc 10")
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["sre2l", "dm", "mtt", "whole"]
     found = {name: list(line.get_xdata()) for name, line in lines(figure).items()}
@@ -151,7 +156,7 @@ def test_dumbbells_hold_both_sides_and_the_gap(frame):
     looks = {(line.get_marker(), line.get_markerfacecolor()) for line in axes.get_lines()}
     assert looks == {("o", "white"), ("s", "#0072B2")}
     with pytest.raises(UsageError, match="ipc 3"):
-        plots.hard_and_soft(frame, "cifar10", "ipc 3")
+        hard_and_soft(frame, "cifar10", "ipc 3")
 
 
 # LRS
@@ -171,7 +176,7 @@ def test_parts_are_the_differences_that_the_scores_name(frame):
 def test_random_that_borrows_from_another_is_not_taken(records):
     """dm's recipe lent to random is not mtt's."""
     without = [r for r in records if r.borrowed != "mtt"]
-    parts = lrs_parts(cells(without), "cifar10", "ipc 10")
+    parts = lrs_parts(results_frame(without), "cifar10", "ipc 10")
     assert parts["dm"].shipped and not parts["mtt"].shipped
     assert parts["mtt"].ior == pytest.approx(LEVELS["mtt"] - LEVELS["random"])
 
@@ -191,7 +196,7 @@ def test_crossings_are_where_the_scores_are_equal_and_the_order_changes(frame):
 
 
 def test_lines_are_the_published_score_over_its_weight(frame):
-    figure = plots.lrs_against_weight(frame, "cifar10", "ipc 10")
+    figure = lrs_against_weight(frame, "cifar10", "ipc 10")
     drawn = lines(figure)
     for method, (own, borrowed) in SHIPPED.items():
         x, y = drawn[method].get_xdata(), drawn[method].get_ydata()
@@ -200,7 +205,7 @@ def test_lines_are_the_published_score_over_its_weight(frame):
     weights = [weight for weight, *_ in crossings(lrs_parts(frame, "cifar10", "ipc 10"))]
     assert list(drawn["places change"].get_xdata()) == pytest.approx(weights)
     with pytest.raises(UsageError, match="whole and random"):
-        plots.lrs_against_weight(frame[frame["method"] != "whole"], "cifar10", "ipc 10")
+        lrs_against_weight(frame[frame["method"] != "whole"], "cifar10", "ipc 10")
 
 
 # learning curves
@@ -215,15 +220,15 @@ def test_a_curve_has_the_mean_and_the_interval_at_every_step():
 
 
 def test_curves_are_against_steps_or_shares_of_them(records):
-    figure = plots.learning_curves(cells(records), *PLACE, "ipc 10")
+    figure = learning_curves(results_frame(records), *PLACE, "ipc 10")
     drawn = lines(figure)
     assert list(drawn["mtt, 20 steps"].get_xdata()) == [0, 50, 100]
     assert list(drawn["mtt, 20 steps"].get_ydata()) == pytest.approx([24, 48, 60])
     assert "%" in figure.axes[0].get_xlabel() and {"random: 40.0", "whole: 90.0"} <= drawn.keys()
-    alone = plots.learning_curves(cells([r for r in records if r.method != "mtt"]), *PLACE, "ipc 10")
+    alone = learning_curves(results_frame([r for r in records if r.method != "mtt"]), *PLACE, "ipc 10")
     assert list(lines(alone)["dm"].get_xdata()) == [0, 50, 100] and "%" not in alone.axes[0].get_xlabel()
     with pytest.raises(UsageError, match="--snapshots"):
-        plots.learning_curves(cells(records), "cifar10", "soft-v1", "resnet18", "ipc 10")
+        learning_curves(results_frame(records), "cifar10", "soft-v1", "resnet18", "ipc 10")
 
 
 # images
@@ -233,7 +238,7 @@ def test_images_stand_in_rows_by_set_and_columns_by_class():
     levels = torch.tensor([0.2, 0.4, 0.6])
     one = levels[:, None, None, None].expand(3, 1, 8, 8)
     sets = {"dm": (one, torch.tensor([2, 0, 1])), "mtt": (one[:1], torch.tensor([1]))}
-    (axes,) = plots.images_side_by_side(sets, ("a", "b", "c"), "digits").axes
+    (axes,) = images_side_by_side(sets, ("a", "b", "c"), "digits").axes
     page = np.asarray(axes.get_images()[0].get_array())
     height, width = page.shape[0] // 2, page.shape[1] // 3
     centres = [[page[int((r + 0.5) * height), int((c + 0.5) * width), 0] for c in range(3)] for r in range(2)]
@@ -245,9 +250,9 @@ def test_images_stand_in_rows_by_set_and_columns_by_class():
 def test_images_that_do_not_go_together_are_refused():
     one, classes = torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64)
     with pytest.raises(UsageError, match="1 x 8 x 8 and 3 x 8 x 8"):
-        plots.images_side_by_side({"a": (one, classes), "b": (one.expand(1, 3, 8, 8), classes)}, ("a",))
+        images_side_by_side({"a": (one, classes), "b": (one.expand(1, 3, 8, 8), classes)}, ("a",))
     with pytest.raises(UsageError, match="not 0"):
-        plots.images_side_by_side({}, ("a",))
+        images_side_by_side({}, ("a",))
 
 
 # all together
@@ -255,8 +260,10 @@ def test_images_that_do_not_go_together_are_refused():
 
 def every_figure(frame):
     images = {"dm": (torch.rand(10, 3, 32, 32), torch.arange(10))}
-    yield from ((name, make()) for name, make in plots.figures(plots.labelled(frame)))
-    yield "images", plots.images_side_by_side(images, tuple("abcdefghij"))
+    for name, draw in figures(frame):
+        with suppress(UsageError):  # nothing to show
+            yield name, draw()
+    yield "images", images_side_by_side(images, tuple("abcdefghij"))
 
 
 def test_everything_that_the_cells_allow_is_drawn_once(frame):
@@ -273,7 +280,7 @@ def test_no_text_is_cut_off_or_too_small(frame, more):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
-    shown = plots.labelled(frame)
+    shown = labelled(frame)
     for name, figure in every_figure(shown.assign(label=shown["label"] + more)):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
@@ -311,47 +318,54 @@ def invoke(*words):
     return CliRunner().invoke(app, ["plot", *map(str, words)])
 
 
-WORDS = {
-    "ipc": ["--network", "convnet-d3", "--protocol", "hard"],
-    "bytes": ["--network", "convnet-d3", "--protocol", "hard"],
-    "seconds": ["--network", "convnet-d3", "--protocol", "hard"],
-    "bars": [],
-    "students": ["--protocol", "hard"],
-    "labels": ["--ipc", "10"],
-    "weights": [],
-    "curves": ["--protocol", "hard", "--network", "convnet-d3"],
+CHOICES = {
+    **{key: {"network": "convnet-d3", "protocol": "hard-v1"} for key in ("ipc", "bytes", "seconds", "curves")},
+    **{"bars": {}, "students": {"protocol": "hard-v1"}, "labels": {"ipc": 10}, "weights": {}},
 }
 
 
-@pytest.mark.parametrize("kind", WORDS)
-def test_the_command_draws_each_kind(store, tmp_path, kind):
+@pytest.mark.parametrize("kind", CHOICES)
+def test_each_kind_is_drawn_by_one_call_and_by_the_command(store, frame, tmp_path, kind):
+    assert plot(frame, kind, **CHOICES[kind]).axes
     out = tmp_path / f"{kind}.png"
-    result = invoke("--results", store.root, "--kind", kind, *WORDS[kind], "--out", out)
+    words = [word for name, value in CHOICES[kind].items() for word in (f"--{name}", value)]
+    result = invoke("--results", store.root, "--kind", kind, *words, "--out", out)
     assert result.exit_code == 0, result.stderr
     with Image.open(out) as image:
         assert min(image.size) > 200
-    assert WORDS.keys() | {"images", "label-bytes"} == KINDS.keys()
 
 
 def test_the_help_says_which_question_each_answers():
     words = " ".join(invoke("--help").stdout.replace("│", " ").split())
-    for kind, question in KINDS.items():
-        assert f"{kind}: {question}" in words
+    assert all(f"{kind}: {each.question}" in words for kind, each in PLOTS.items())
+    assert CHOICES.keys() | {"images", "label-bytes"} == PLOTS.keys()
+
+
+def test_a_plot_is_added_by_one_entry(store, frame, tmp_path, monkeypatch):
+    monkeypatch.setitem(PLOTS, "mine", Plot("who is it?", "budgets:bars", ("dataset", "budget")))
+    assert plot(frame, "mine").axes
+    assert "mine-cifar10-ipc-10.svg" in {path.name for path in plot_all(frame, tmp_path / "all", [".svg"])}
+    assert invoke("--results", store.root, "--kind", "mine", "--out", tmp_path / "mine.png").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "choice", "words"),
+    [
+        ("pie", {}, "plot kind"),
+        ("images", {}, "--sets"),
+        ("ipc", {"network": "convnet-d3"}, "--protocol among hard-v1, "),
+        ("bars", {"ipc": 7}, "ipc 7"),
+    ],
+)
+def test_a_plot_that_cannot_be_chosen_is_refused(frame, kind, choice, words):
+    with pytest.raises(UsageError, match=words):
+        plot(frame, kind, **choice)
 
 
 def test_the_command_draws_sets_side_by_side(toys, tmp_path):
     for method in ("random", "toy"):
-        words = [
-            "distill",
-            method,
-            "--ipc",
-            "1",
-            "--recipe",
-            "generic",
-            "--out",
-            str(tmp_path / f"{method}.safetensors"),
-        ]
-        assert CliRunner().invoke(app, words).exit_code == 0
+        words = f"distill {method} --ipc 1 --recipe generic --out {tmp_path}/{method}.safetensors"
+        assert CliRunner().invoke(app, words.split()).exit_code == 0
     result = invoke("--kind", "images", "--sets", tmp_path, "--out", tmp_path / "images.png")
     assert result.exit_code == 0, result.stderr
     assert (tmp_path / "images.png").exists()

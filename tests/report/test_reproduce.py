@@ -228,7 +228,7 @@ def record(item, values, *, threads=1, status="ok", network=None, synthesis=0):
 
 def the_item(paper, cell="digits/7", **choice):
     (figure,) = chosen_figures("toy-paper", paper, ["toy"], [cell])
-    (item,) = items_of([figure], paper, Choice(setting=Compute(), **choice))
+    (item,) = items_of([figure], paper, Choice(compute=Compute(), **choice))
     return item
 
 
@@ -264,7 +264,7 @@ def test_formats(paper):
     compared = compare([item], [record(item, [0.50, 0.51, 0.52])])
     text = render("A toy paper", compared, "markdown")
     assert "| toy | digits IPC 7 | convnet-d1-w8 | 99.9 | 51.0 | -48.9 | 3 |" in text and "below" in text
-    assert "widened on both sides" in text and "Read in: its table 1." in text
+    assert "widened on both sides" in text and "Source: its table 1." in text
     assert "\\begin{tabular}" in render("A toy paper", compared, "latex")
     assert render("A toy paper", compared, "csv").splitlines()[0].startswith("method,dataset,budget")
     assert json.loads(render("A toy paper", compared, "json")) == rows(compared)

@@ -16,7 +16,7 @@ from ddbench.hashing import digest
 from ddbench.records.statistics import t_interval
 from ddbench.report import columns
 from ddbench.report.baselines import SMALL, soft_twins
-from ddbench.report.frame import cells
+from ddbench.report.frame import results_frame
 from ddbench.report.renderers import markdown
 from ddbench.report.score_table import data, grid, score_table
 
@@ -55,7 +55,7 @@ def everything():
 
 
 def scored(records, method="dm", **options):
-    table = score_table(cells(records), methods=[method], **options)
+    table = score_table(results_frame(records), methods=[method], **options)
     assert len(table) == 1
     return table.iloc[0]
 
@@ -213,7 +213,7 @@ def test_two_baselines_are_not_chosen_between():
 
 def test_small_protocols_have_their_own_row_and_no_ars():
     records = [record(*cell) for cell in (("dm", "hard-small", [0.5, 0.6]), ("whole", "hard-small", [0.7, 0.8]))]
-    both = score_table(cells([*records, made("hard")]), methods=["dm"])
+    both = score_table(results_frame([*records, made("hard")]), methods=["dm"])
     assert sorted(both["hard"]) == ["hard", "hard-small"]
     small = both[both["hard"] == SMALL.hard].iloc[0]
     assert small.hlr == pytest.approx(0.2)
@@ -222,13 +222,13 @@ def test_small_protocols_have_their_own_row_and_no_ars():
 
 def test_student_networks_and_recipes_are_rows_of_their_own():
     records = [made("hard"), made("hard", student_network="other"), made("hard", name="table")]
-    table = score_table(cells(records))
+    table = score_table(results_frame(records))
     assert len(table) == 3 and set(table["student"]) == {"net", "other"}
     assert len(set(zip(table["label"], table["student"], strict=True))) == 3
 
 
 def test_baselines_are_no_rows_but_random_has_its_hlr():
-    table = score_table(cells(everything()))
+    table = score_table(results_frame(everything()))
     assert list(table["method"]) == ["dm", "random"]
     random = table[table["method"] == "random"].iloc[0]
     assert random.hlr == pytest.approx(np.mean(WHOLE) - np.mean(RANDOM["hard"]))
@@ -238,13 +238,13 @@ def test_baselines_are_no_rows_but_random_has_its_hlr():
 def test_superseded_records_are_left_out():
     old = record("dm", "hard", [0.1])
     new = record("dm", "hard", [0.2], name="better", supersedes=old.key_hash())
-    assert list(score_table(cells([old, new], superseded=True))["recipe"]) == ["better"]
+    assert list(score_table(results_frame([old, new], superseded=True))["recipe"]) == ["better"]
 
 
 @pytest.mark.parametrize("options", [{"weight": 50}, {"ars_weight": -0.1}, {"methods": ["dmm"]}])
 def test_bad_options_are_refused(options):
     with pytest.raises(UsageError):
-        score_table(cells(everything()), **options)
+        score_table(results_frame(everything()), **options)
 
 
 def test_hard_protocols_have_their_soft_twins():
@@ -274,7 +274,7 @@ LACKING = {
 
 @pytest.mark.parametrize("case", LACKING)
 def test_missing_ingredients_come_with_commands_that_parse(case):
-    table = score_table(cells(LACKING[case]))
+    table = score_table(results_frame(LACKING[case]))
     (missing,) = table["missing"]
     assert {each.score for each in missing} >= {"HLR", "IOR", "ARS hard"}
     for each in missing:
@@ -282,7 +282,7 @@ def test_missing_ingredients_come_with_commands_that_parse(case):
             assert case == "packed draws" and "dm" in each.what  # no one command scores several files
             continue
         _, name, *words = shlex.split(each.command)
-        options = get_command(app).commands[name].make_context(name, list(words)).params
+        options = get_command(app).get_command(None, name).make_context(name, list(words)).params
         assert options["networks" if "networks" in options else "network"] == "net"
         assert (options["threads"], options["device"]) == (1, "cpu")
         assert (options["precision"], options["compile"]) == (("bf16", "on") if case == "bf16" else (None, None))
@@ -298,27 +298,25 @@ def test_a_packed_set_is_scored_from_its_file():
 
 
 def test_a_missing_ingredient_is_noted_once_for_all_that_want_it():
-    table = score_table(cells([made("hard"), record("mtt", "hard", [0.5, 0.6, 0.7])]))
+    table = score_table(results_frame([made("hard"), record("mtt", "hard", [0.5, 0.6, 0.7])]))
     lines = [line for line in grid(table).notes if "ddbench run whole" in line]
-    assert len(lines) == 1 and lines[0].startswith("Not among the records, HLR: the whole data under hard-v1")
-    assert any(
-        line.startswith("Not among the records, IOR, ARS hard: random under hard-v1") for line in grid(table).notes
-    )
+    assert len(lines) == 1 and lines[0].startswith("Not measured, HLR: the whole data under hard-v1")
+    assert any(line.startswith("Not measured, IOR, ARS hard: random under hard-v1") for line in grid(table).notes)
 
 
 def test_the_grid_has_dashes_points_and_ends():
-    (row,) = [cells_ for label, cells_ in grid(score_table(cells(everything()))).rows if label == "dm"]
+    (row,) = [cells_ for label, cells_ in grid(score_table(results_frame(everything()))).rows if label == "dm"]
     texts = [cell.text for cell in row]
     loss, gain = np.subtract(WHOLE, SET["hard"]), np.subtract(SET["shipped"], BORROWING)
     halves = [100 * (np.mean(values) - t_interval(list(values))[0]) for values in (loss, gain)]
     assert texts[:6] == ["digits", "IPC 10", "net", f"15.7 ±{halves[0]:.1f}", f"16.3 ±{halves[1]:.1f}", "borrowed"]
     lrs = mapped((np.mean(gain) - np.mean(loss)) / 2)
     assert texts[6].startswith(f"{lrs:.3f} [") and texts[8] == "—" and texts[9:] == ["81.3", "hard-v1", "32.5", "10.2"]
-    assert "| dm | digits |" in markdown(grid(score_table(cells(everything()))))
+    assert "| dm | digits |" in markdown(grid(score_table(results_frame(everything()))))
 
 
 def test_data_has_the_documented_columns():
-    found = data(score_table(cells([*everything(), record("mtt", "hard", [0.5])])))
+    found = data(score_table(results_frame([*everything(), record("mtt", "hard", [0.5])])))
     assert list(found) == list(columns.SCORES)
     assert found["missing"].iloc[0] is None and "ddbench" in found[found["method"] == "mtt"]["missing"].iloc[0]
     assert isinstance(found, pd.DataFrame) and found["lrs"].dtype == float

@@ -15,8 +15,6 @@ from ddbench.errors import JobFailed, UsageError
 from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.evaluation.sizes import bytes_of
-from ddbench.jobs.estimate import estimate_student
-from ddbench.jobs.job import DataName
 from ddbench.synset import teachers
 from ddbench.synset.matched_recipe import borrow
 from ddbench.synset.synset import Provenance, SynSet, Targets, load, save
@@ -186,11 +184,6 @@ def test_an_evaluation_shows_the_stream_and_needs_no_teacher():
     runs = [evaluate_seeds(synset, digits, protocol, seeds=(seed,), setting=Compute()).runs[0] for seed in (0, 0, 1)]
     assert [run.status for run in runs] == ["ok"] * 3 and runs[0].steps == STEPS
     assert runs[0].final_loss == runs[1].final_loss != runs[2].final_loss
-
-
-def test_a_training_by_distances_can_be_estimated():
-    found = estimate_student(DataName("digits"), "shipped-v1", None, 20, Compute(), recipe=RECIPE)
-    assert found.seconds is not None and found.seconds > 0
 
 
 # what is stored

@@ -19,7 +19,7 @@ from ddbench.extras.import_export import export_set, import_set
 from ddbench.jobs import estimate
 from ddbench.jobs.job import DataName
 from ddbench.randomness import rng
-from ddbench.report.set_images import images_of_set
+from ddbench.report.pictures import as_seen
 from ddbench.synset import teachers, views
 from ddbench.synset.matched_recipe import borrow
 from ddbench.synset.synset import SynSet, Targets, Views, load, save
@@ -381,7 +381,7 @@ def test_an_export_of_tiles_has_the_canvases(tmp_path, caplog, name):
 
 def test_a_picture_of_tiles_has_the_canvases():
     digits = load_dataset("digits")
-    pixels, _, title = images_of_set(canvases(), digits)
+    pixels, _, title = as_seen(canvases(), digits)
     assert torch.equal(pixels, transform_for(canvases().space, digits).decode(CANVASES))
     assert title.endswith("1 per class, shown by tiles")
 

@@ -19,10 +19,10 @@ from ddbench.distillation.recipes import resolve
 from ddbench.errors import UsageError
 from ddbench.evaluation.from_tensors import from_tensors
 from ddbench.jobs.job import DataName, DistillJob
-from ddbench.jobs.sweep import Grid
+from ddbench.jobs.sweep import Sweep
 from ddbench.records.record import Record, codes_of
 from ddbench.records.store import RecordStore, merge, read_record
-from ddbench.report.frame import cells, left_out
+from ddbench.report.frame import pooled, results_frame
 from ddbench.report.tables import render
 from ddbench.synset.synset import load, save
 from ddbench.system import code
@@ -137,9 +137,9 @@ def test_seeds_added_after_an_edit_are_another_mean(own):
     run("--seeds", "2")
     own.edit("page.py", "images=images[where]", "images=0 * images[where]")
     assert "the code of own changed since these 2 runs" in run("--seeds", "3")
-    (row,) = cells([the_record()]).to_dict("records")
+    (row,) = results_frame([the_record()]).to_dict("records")
     assert row["n"] == 3 and row["code"] == code.of_method("own")[:12] and not row["former"]
-    assert sorted(cells([the_record()], former=True)["n"]) == [2, 3]
+    assert sorted(results_frame([the_record()], former=True)["n"]) == [2, 3]
 
 
 def test_a_table_leaves_out_former_code_and_says_so(own):
@@ -147,7 +147,7 @@ def test_a_table_leaves_out_former_code_and_says_so(own):
     old = code.of_method("own")
     own.edit("page.py", "images=images[where]", "images=0 * images[where]")
     run("--seeds", "2")
-    line = "Left out: 1 row of code that is no longer there (own); --former shows them."
+    line = "Left out: 1 row of former code, changed since (own); --former shows them."
     assert line in table() and "code" not in table().replace(line, "")
     shown = table("--former")
     assert "Left out" not in shown and f"own (code {old[:8]})" in shown
@@ -197,7 +197,7 @@ def test_failures_of_former_code_are_run_again(own):
         == 1
     )
     own.write("page.py", good)
-    assert "5 made" in run() and cells([the_record()])["status"].tolist() == ["ok"]
+    assert "5 made" in run() and results_frame([the_record()])["status"].tolist() == ["ok"]
 
 
 def test_again_replaces_what_is_there(own):
@@ -245,7 +245,7 @@ def test_our_own_methods_are_no_plugin(toys):
 
 
 def toy_grid(*seeds):
-    return Grid(["toy"], [DataName("digits")], [Budget(ipc=1)], ["toy-hard-v1"], recipe="generic", seeds=seeds)
+    return Sweep(["toy"], [DataName("digits")], [Budget(ipc=1)], ["toy-hard-v1"], recipe="generic", seeds=seeds)
 
 
 @pytest.mark.parametrize("name", ["TRAINING", "SYNTHESIS"])
@@ -256,12 +256,13 @@ def test_runs_of_two_versions_of_the_core_are_two_means(name, toys, monkeypatch)
     assert (
         report.changed == [f"the suite's {name.lower()} changed since this run; running it again"] and report.done == 2
     )
-    rows = cells([the_record()], former=True)
-    assert sorted(rows["n"]) == [1, 2] and list(cells([the_record()])["n"]) == [2]
+    rows = results_frame([the_record()], former=True)
+    assert sorted(rows["n"]) == [1, 2] and list(results_frame([the_record()])["n"]) == [2]
     assert f"{name.lower()} 2" in render(rows)
     assert toys.count("distill") == (2 if name == "SYNTHESIS" else 1)
     monkeypatch.setattr(code, name, 3)
-    assert cells([the_record()]).empty and "2 rows" in left_out(cells([the_record()]))
+    with pytest.raises(UsageError, match="2 rows"):
+        results_frame([the_record()])
 
 
 def test_an_imported_set_outlives_a_version_of_synthesis(toys, monkeypatch):
@@ -269,9 +270,9 @@ def test_an_imported_set_outlives_a_version_of_synthesis(toys, monkeypatch):
     images, labels = torch.zeros(10, data.channels, data.side, data.side), torch.arange(10)
     record = ddbench.evaluate(images, labels, dataset="digits", protocol="toy-hard-v1", seeds=1)
     monkeypatch.setattr(code, "SYNTHESIS", 2)
-    assert record.runs[0].code is None and len(cells([record])) == 1
+    assert record.runs[0].code is None and len(results_frame([record])) == 1
     monkeypatch.setattr(code, "TRAINING", 2)
-    assert cells([record]).empty
+    assert pooled([record])[0].empty
 
 
 def told(record, **changes):
@@ -283,9 +284,9 @@ def test_unknown_code_counts_as_that_of_the_same_set_only(own):
     new = the_record()
     old = told(new.model_copy(update={"runs": [new.runs[0].model_copy(update={"seed": 7})]}), code=None)
     both = merge(old, new)
-    assert list(cells([both])["n"]) == [3] and len(both.by_setting()) == 1
+    assert list(results_frame([both])["n"]) == [3] and len(both.by_setting()) == 1
     other = told(old, synset="a" * 64).model_copy(update={"synsets": {"a" * 64: next(iter(old.synsets.values()))}})
-    assert sorted(cells([merge(other, new)])["n"]) == [1, 2]
+    assert sorted(results_frame([merge(other, new)])["n"]) == [1, 2]
     assert merge(told(new, code=None), new) == told(new, code=None)  # the same runs, though they do not say so
     assert codes_of(told(new, code=None).runs) == {}
 
@@ -308,7 +309,7 @@ def test_a_set_of_former_code_is_scored_as_such(own, tmp_path):
     own.edit("page.py", "images=images[where]", "images=0 * images[where]")
     record = ddbench.evaluate(tmp_path / "own.safetensors", protocol="toy-hard-v1", seeds=1)
     assert load(tmp_path / "own.safetensors").provenance.code == record.runs[0].code == old != code.of_method("own")
-    assert cells([record]).empty and len(cells([record], former=True)) == 1
+    assert pooled([record])[0].empty and len(results_frame([record], former=True)) == 1
 
 
 @pytest.mark.parametrize(("field", "value"), [("code", "mine"), ("synthesis", 0)])
@@ -408,3 +409,10 @@ def test_code_without_source_is_unknown(monkeypatch):
     code.forget()
     assert [code.of_method(name) for name in ("sys", "no_such", "nothing")] == [None, None, None]
     code.forget()
+
+
+def test_the_commit_is_that_of_the_checkout():
+    from ddbench.system.environment import commit
+
+    git = ("git", "-C", str(ROOT), "rev-parse", "HEAD")
+    assert commit()[0] == subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()

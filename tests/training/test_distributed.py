@@ -11,19 +11,18 @@ import ranks
 import torch
 
 import ddbench
-from ddbench.api import setting
 from ddbench.budget import Budget
 from ddbench.cli import options
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.jobs.ddp import DDPExecutor
 from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import Work
-from ddbench.jobs.sweep import Grid
+from ddbench.jobs.sweep import Sweep
 from ddbench.records.store import read_record
 from ddbench.settings import results_dir
 from ddbench.system.rank import follow, follows
 from ddbench.training import distributed
-from ddbench.training.compute import check_devices
+from ddbench.training.compute import Compute, check_devices
 from ddbench.training.distributed import Ranks, launch
 
 CUTMIX = {"name": "cutmix", "alpha": 1.0}
@@ -99,7 +98,7 @@ def test_what_a_scheduler_says_is_not_listened_to_on_one_node(variables, monkeyp
 
 
 def test_work_whose_process_is_killed_is_tried_again(tmp_path):
-    job = SimpleNamespace(setting=setting(devices=2), mark=tmp_path / "mark")
+    job = SimpleNamespace(compute=Compute.here(devices=2), mark=tmp_path / "mark")
     outcomes = []
     DDPExecutor(2, quiet=True).run_all(
         [Work(ranks.dies_once_job, job)], lambda work, outcome: outcomes.append(outcome) or []
@@ -110,8 +109,8 @@ def test_work_whose_process_is_killed_is_tried_again(tmp_path):
 def test_a_run_says_how_many_trained_it(toys):
     """Not how many it was asked for."""
     with pytest.raises(UsageError, match="devices 2, but this process trains with 1"):
-        check_devices(setting(devices=2))
-    report = ddbench.sweep(grid(setting(devices=2)))
+        check_devices(Compute.here(devices=2))
+    report = ddbench.sweep(grid(Compute.here(devices=2)))
     assert report.done == 0 and "devices 2, but this process trains with 1" in report.problems[0]
 
 
@@ -153,7 +152,7 @@ def test_rows_are_parts_and_parts_are_the_whole():
 def test_alone_there_are_no_ranks(monkeypatch):
     monkeypatch.setenv("NODE_RANK", "1")  # whatever a cluster's scheduler says of a run on one node
     assert distributed.current() is None and not follows()
-    assert options.together(2, 1, None) == DDPExecutor(2) and not follows()
+    assert options.ddp_executor(2, 1, None) == DDPExecutor(2) and not follows()
 
 
 def test_what_is_missing_is_said(monkeypatch):
@@ -170,7 +169,7 @@ def test_what_is_missing_is_said(monkeypatch):
 
 def grid(how, **changes):
     fields = {"methods": ["toy"], "datasets": [DataName("digits")], "budgets": [Budget(ipc=1)], "recipe": "generic"}
-    return Grid(**{**fields, "protocols": ["toy-hard-v1"], "seeds": (0, 1), "setting": how, **changes})
+    return Sweep(**{**fields, "protocols": ["toy-hard-v1"], "seeds": (0, 1), "compute": how, **changes})
 
 
 def runs(report):
@@ -178,15 +177,15 @@ def runs(report):
 
 
 def test_a_sweep_in_processes_that_train_together(toys, tmp_path):
-    alone = runs(ddbench.sweep(grid(setting()), results=tmp_path / "alone"))
-    report = ddbench.sweep(grid(setting(devices=2)), results=tmp_path / "two", engine=DDPExecutor(2))
+    alone = runs(ddbench.sweep(grid(Compute.here()), results=tmp_path / "alone"))
+    report = ddbench.sweep(grid(Compute.here(devices=2)), results=tmp_path / "two", engine=DDPExecutor(2))
     assert (report.done, report.exit_code()) == (2, 0)
     for one, two in zip(alone, runs(report), strict=True):
         assert (one.devices, two.devices, two.status, two.steps) == (1, 2, "ok", one.steps)
         assert two.final_loss == pytest.approx(one.final_loss, rel=1e-3)
     assert '"devices": 2' in report.records[0].read_text()
     assert '"devices"' not in next((tmp_path / "alone").rglob("*.json")).read_text()
-    again = ddbench.sweep(grid(setting(devices=2)), results=tmp_path / "two", engine=DDPExecutor(2))
+    again = ddbench.sweep(grid(Compute.here(devices=2)), results=tmp_path / "two", engine=DDPExecutor(2))
     assert (again.reused, again.done) == (2, 0)
 
 
@@ -214,19 +213,19 @@ def test_two_nodes_run_the_same_command(toys, tmp_path):
 
 def test_flags_that_do_not_go_together(monkeypatch):
     with pytest.raises(UsageError, match="take one job at a time: leave --workers out"):
-        options.engine("local", None, None, 2, devices=2)
+        options.RayFlags().executor(2, devices=2)
     with pytest.raises(UsageError, match="--devices and --nodes go with --engine local"):
-        options.engine("ray", None, None, None, nodes=2)
+        options.RayFlags("ray").executor(None, nodes=2)
     for word in ("on", None):
         monkeypatch.setenv("DDBENCH_COMPILE", "on")
         with pytest.raises(UsageError, match="compile on: not where several devices train together"):
-            setting(compile=word, devices=2)
+            Compute.here(compile=word, devices=2)
     monkeypatch.delenv("DDBENCH_COMPILE")
-    assert options.engine("local", None, None, None) is None
+    assert options.RayFlags().executor(None) is None
     for name, value in (("NODE_RANK", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)
     try:
-        assert options.engine("local", None, None, None, devices=2, nodes=3) == DDPExecutor(2, 3) and follows()
+        assert options.RayFlags().executor(None, devices=2, nodes=3) == DDPExecutor(2, 3) and follows()
         with pytest.raises(UsageError, match="NODE_RANK='2': a whole number below --nodes 2 is needed"):
             DDPExecutor(1, 2)
     finally:

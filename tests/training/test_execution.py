@@ -8,13 +8,12 @@ from torch._dynamo.testing import CompileCounter
 
 import ddbench
 from ddbench import networks
-from ddbench.api import setting
 from ddbench.budget import Budget
 from ddbench.data.registry import load_dataset
 from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName
-from ddbench.jobs.sweep import Grid
+from ddbench.jobs.sweep import Sweep
 from ddbench.records.store import RecordStore, read_record
 from ddbench.training import compute, precision
 from ddbench.training.compute import Compute, repays
@@ -95,14 +94,14 @@ def test_words_are_checked(monkeypatch):
     with pytest.raises(UsageError, match="this CUDA device does not compute in it"):
         chosen_precision("bf16", "cuda")
     with pytest.raises(UsageError, match="unknown precision 'fp16': allowed are float32, bf16, auto"):
-        setting(precision="fp16")
+        Compute.here(precision="fp16")
     with pytest.raises(UsageError, match="unknown word for compiling 'yes': allowed are auto, on, off"):
-        setting(compile="yes")
+        Compute.here(compile="yes")
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(precision.shutil, "which", lambda name: None)
     with pytest.raises(UsageError, match=r"compile on: there is no C\+\+ compiler \(g\+\+ or clang\+\+\)"):
-        setting(compile="on")
-    assert setting(compile="auto").compile == "off"  # said once, by the driver: no seed of a cell decides it anew
+        Compute.here(compile="on")
+    assert Compute.here(compile="auto").compile == "off"  # said once, by the driver: no seed of a cell decides it anew
     with pytest.raises(UsageError, match="compile on: there is no"):  # a worker's machine, where the driver's has one
         Compute(compile="on").execution(*large()[:3])
 
@@ -114,14 +113,14 @@ def large():
 
 
 def test_the_environment_sets_defaults(monkeypatch):
-    assert (setting().precision, setting().compile, setting().stack) == ("float32", "off", False)
+    assert (Compute.here().precision, Compute.here().compile, Compute.here().stack) == ("float32", "off", False)
     monkeypatch.setenv("DDBENCH_PRECISION", "bf16")
     monkeypatch.setenv("DDBENCH_COMPILE", "auto")
-    assert (setting().precision, setting().compile) == ("bf16", "auto")
-    assert setting(precision="float32").precision == "float32"
+    assert (Compute.here().precision, Compute.here().compile) == ("bf16", "auto")
+    assert Compute.here(precision="float32").precision == "float32"
     monkeypatch.setenv("DDBENCH_COMPILE", "maybe")
     with pytest.raises(UsageError, match="DDBENCH_COMPILE='maybe': allowed are auto, on, off"):
-        setting()
+        Compute.here()
 
 
 def test_operations_are_counted_by_hand():
@@ -141,14 +140,14 @@ def test_auto_compiles_what_repays_it():
 
 def sweep(how, seeds):
     return ddbench.sweep(
-        Grid(
+        Sweep(
             ["toy"],
             [DataName("digits")],
             [Budget(ipc=1)],
             ["toy-hard-v1"],
             seeds=seeds,
             recipe="generic",
-            setting=how,
+            compute=how,
         )
     )
 

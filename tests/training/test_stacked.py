@@ -7,15 +7,15 @@ import torch
 
 import ddbench
 from ddbench import networks
+from ddbench.api.planning import missing_work
 from ddbench.budget import Budget
-from ddbench.cli.planning import missing_work
 from ddbench.data.registry import load_dataset
 from ddbench.errors import JobFailed
 from ddbench.evaluation import evaluate
 from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName
-from ddbench.jobs.sweep import Grid
+from ddbench.jobs.sweep import Sweep
 from ddbench.records.store import RecordStore
 from ddbench.training.batches import BatchSchedule
 from ddbench.training.compute import Compute
@@ -161,14 +161,14 @@ def test_bf16_stacks_as_well():
 def test_a_stack_is_one_job(toys, tmp_path):
     def left(stack):
         how = Compute(stack=stack)
-        cells = Grid(
+        cells = Sweep(
             ["toy"],
             [DataName("digits")],
             [Budget(ipc=1)],
             ["toy-hard-v1"],
             seeds=(0, 1, 2),
             recipe="generic",
-            setting=how,
+            compute=how,
         ).cells()
         return missing_work(cells, RecordStore(tmp_path))
 

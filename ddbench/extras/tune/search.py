@@ -144,7 +144,7 @@ def tune(
     recipe: str | None = None,
     distill_network: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-    how: Compute | None = None,
+    compute: Compute | None = None,
     reporter: Reporter | None = None,
     out: Path | str | None = None,
 ) -> TuneReport:
@@ -164,7 +164,7 @@ def tune(
         recipe: recipe of the other hyper-parameters: a name, "generic" or a file; None: the cell's default.
         distill_network: distillation network instead of the recipe's.
         overrides: hyper-parameters that are changed but not searched.
-        how: compute config.
+        compute: how to compute; None: `Compute.here()`.
         reporter: shows progress.
         out: recipe file to write (its name must end in .toml to be used as one).
 
@@ -189,7 +189,7 @@ def tune(
         network=network,
         seeds=tuple(seeds),
         seed=seed,
-        setting=how or Compute(),
+        setting=compute or Compute.here(),
         holdout=holdout,
     )
     resolved = partial(resolve, method, study.dataset, budget, recipe=recipe, network=distill_network)

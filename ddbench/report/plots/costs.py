@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ddbench.errors import UsageError
+from ddbench.report.format import duration, size
 from ddbench.report.plots.style import GREY, chosen, draw_line, figure_for, finish, settings, styles_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TIMES = {
-    **{0.001: "1 ms", 0.01: "10 ms", 0.1: "0.1 s", 1.0: "1 s", 10.0: "10 s", 60.0: "1 min", 600.0: "10 min"},
-    **{3_600.0: "1 h", 36_000.0: "10 h", 86_400.0: "1 d", 864_000.0: "10 d", 8_640_000.0: "100 d"},
-}
+TIMES = (0.001, 0.01, 0.1, 1, 10, 60, 600, 3_600, 36_000, 86_400, 864_000, 8_640_000)
 """Ticks of an axis of seconds."""
 
 
@@ -97,13 +95,8 @@ def bytes_axis(axes: "Axes", label: str) -> None:
         ticks = [unit * tick for tick in found if 2**low <= unit * tick <= 2**high]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([_bytes_text(tick) for tick in ticks])
+    axes.set_xticklabels([size(tick) for tick in ticks])
     axes.set_xlabel(label)
-
-
-def _bytes_text(size: float) -> str:
-    power = int(math.log2(size) // 10)
-    return f"{size / 1024**power:g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 def _seconds_axis(axes: "Axes") -> None:
@@ -111,7 +104,7 @@ def _seconds_axis(axes: "Axes") -> None:
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
     low, high = axes.get_xlim()
-    ticks = {time: text for time, text in TIMES.items() if low <= time <= high}
+    ticks = {float(time): duration(time) for time in TIMES if low <= time <= high}
     if len(ticks) < 2:
         ticks = {float(t): f"{t:.4g} s" for t in MaxNLocator(3).tick_values(low, high) if low <= t <= high and t > 0}
     axes.xaxis.set_major_locator(FixedLocator(list(ticks)))

@@ -1,21 +1,47 @@
 """What do the images look like: a row per set, a column per class, enlarged without smoothing."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
+from ddbench.data.registry import load_dataset
 from ddbench.errors import UsageError
+from ddbench.report.pictures import MOST_CLASSES, as_seen, on_white
 from ddbench.report.plots.style import COLUMN, PAGE, settings, settle
+from ddbench.synset.synset import load
 
 if TYPE_CHECKING:
-    import torch
     from matplotlib.figure import Figure
 
-MOST_CLASSES = 10
 MOST_SETS = 40
 
 
+def images_of(paths: Sequence[Path], dataset: str | None = None) -> "Figure":
+    """Sets of one data set side by side, named by their methods, or by their files where those are not enough.
+
+    Args:
+        paths: files of sets, and folders of them.
+        dataset: the data set, where it is a folder: "folder:PATH".
+
+    Raises:
+        UsageError: no sets, sets of several data sets, or images of different sizes.
+    """
+    files = [file for path in paths for file in (sorted(path.glob("*.safetensors")) if path.is_dir() else [path])]
+    sets = {file: load(file) for file in files}
+    names = {synset.dataset for synset in sets.values()}
+    if len(names) != 1:
+        raise UsageError(f"--sets: sets of one data set are needed, these are of {', '.join(sorted(names)) or 'none'}")
+    data = load_dataset(dataset or names.pop())
+    methods = [synset.provenance.method for synset in sets.values()]
+    alike = len(set(methods)) < len(methods)
+    rows = {file.stem if alike else each.provenance.method: as_seen(each, data)[:2] for file, each in sets.items()}
+    return images_side_by_side(rows, data.class_names, data.id)
+
+
 def images_side_by_side(
-    sets: "Mapping[str, tuple[torch.Tensor, torch.Tensor]]", class_names: Sequence[str], title: str = ""
+    sets: Mapping[str, tuple[torch.Tensor, torch.Tensor]], class_names: Sequence[str], title: str = ""
 ) -> "Figure":
     """The first image of every class in every set; white where a set has none of the class.
 
@@ -42,10 +68,9 @@ def images_side_by_side(
         side = (width - 0.9) / count
         figure = Figure(figsize=(width, 0.75 + side * len(sets)), layout="constrained")
         axes = figure.add_subplot()
-        page = _page(sets, count, sizes.pop()[-1])
-        axes.imshow(
-            page.numpy(), interpolation="none", extent=(-0.5, count - 0.5, len(sets) - 0.5, -0.5), aspect="auto"
-        )
+        rows = [[_first(images, classes == label) for label in range(count)] for images, classes in sets.values()]
+        page = on_white(rows, 96).permute(1, 2, 0).numpy()
+        axes.imshow(page, interpolation="none", extent=(-0.5, count - 0.5, len(sets) - 0.5, -0.5), aspect="auto")
         axes.set_yticks(range(len(sets)), list(sets))
         axes.set_xticks(range(count), [_short(name, side) for name in class_names[:count]])
         axes.xaxis.tick_top()
@@ -58,23 +83,8 @@ def images_side_by_side(
     return figure
 
 
-def _page(sets: "Mapping[str, tuple[torch.Tensor, torch.Tensor]]", count: int, side: int) -> "torch.Tensor":
-    """The images on white, [rows, columns, 3], enlarged by whole pixels so that gaps are thin."""
-    import torch
-
-    scale = max(1, 96 // side)
-    gap = max(1, side * scale // 24)
-    pitch = side * scale + 2 * gap
-    page = torch.ones(len(sets) * pitch, count * pitch, 3)
-    for row, (images, classes) in enumerate(sets.values()):
-        for column in range(count):
-            places = (classes == column).nonzero()
-            if len(places):
-                image = images[int(places[0])].detach().float().cpu().clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0)
-                tile = image.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-                top, left = row * pitch + gap, column * pitch + gap
-                page[top : top + len(tile), left : left + len(tile)] = tile
-    return page
+def _first(images: torch.Tensor, where: torch.Tensor) -> torch.Tensor | None:
+    return images[int(where.nonzero()[0])] if where.any() else None
 
 
 def _short(name: str, inches: float) -> str:

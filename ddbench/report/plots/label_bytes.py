@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ddbench.errors import UsageError
+from ddbench.report.format import DAGGER
 from ddbench.report.frame import UNPACKED
 from ddbench.report.plots.costs import bytes_axis
 from ddbench.report.plots.style import COLOURS, LINES, MARKERS, Style, chosen, draw_line, figure_for, finish, settings
-from ddbench.report.renderers import DAGGER
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

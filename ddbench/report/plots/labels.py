@@ -9,6 +9,7 @@ import pandas as pd
 
 from ddbench.errors import UsageError
 from ddbench.report import scores
+from ddbench.report.baselines import soft_twins
 from ddbench.report.format import budget_words
 from ddbench.report.frame import protocol_family
 from ddbench.report.plots.style import (
@@ -34,19 +35,17 @@ PUBLISHED = 0.5
 """LRS's published weight."""
 
 
-def hard_and_soft(
-    frame: pd.DataFrame, dataset: str, budget: str, hard: str = "hard-v1", soft: str = "soft-v1"
-) -> "Figure":
+def hard_and_soft(frame: pd.DataFrame, dataset: str, budget: str, protocol: str = "hard-v1") -> "Figure":
     """A dumbbell per method: its accuracy with hard and with soft labels, and how far they are apart, in points.
 
-    Each protocol by the student that most methods have. Sorted by the hard accuracy, so that a soft column out of order
+    The soft protocol is the twin of the hard one. Each by the student that most methods have. Sorted by the hard accuracy, so that a soft column out of order
     is another ranking. UsageError where no method has both.
     """
-    sides = {name: _by_student(labelled(frame), dataset, budget, name) for name in (hard, soft)}
-    (one, ones), (two, others) = sides[hard], sides[soft]
+    hard, soft = protocol, soft_twins(frame.loc[frame["status"] == "ok", "protocol"]).get(protocol, "")
+    (one, ones), (two, others) = (_by_student(labelled(frame), dataset, budget, name) for name in (hard, soft))
     rows = sorted(ones.keys() & others.keys(), key=lambda label: ones[label].top1)
     if all(ones[label].budget == "all" for label in rows):
-        raise UsageError(f"no method with {hard} and {soft} for {dataset} at {budget}")
+        raise UsageError(f"no method with {hard} and its soft twin for {dataset} at {budget}")
     with settings():
         from matplotlib.figure import Figure
 

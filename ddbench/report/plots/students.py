@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ddbench.errors import UsageError
-from ddbench.report.format import budget_words
+from ddbench.report.format import DASH, budget_words
 from ddbench.report.plots.style import ACCURACY, COLUMN, PAGE, labelled, room_for, settings, settle
-from ddbench.report.renderers import DASH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ddbench.errors import UsageError
-from ddbench.report.renderers import DAGGER
+from ddbench.report.format import DAGGER
+from ddbench.report.plots import SUFFIXES
 from ddbench.report.tables import row_labels
 from ddbench.system.files import write_atomic
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.figure import Figure
 
-SUFFIXES = (".png", ".svg", ".pdf")
 COLUMN, PAGE = 3.4, 7.0  # widths in inches
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#000000", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")

@@ -17,7 +17,7 @@ from ddbench.training.cache import Stage
 from ddbench.training.recipe import StudentRecipe
 
 if TYPE_CHECKING:
-    from ddbench.jobs.sweep import Grid
+    from ddbench.jobs.sweep import Sweep
 
 RECIPE: dict[str, Any] = {
     "network": "convnet-d1-w8",
@@ -188,13 +188,13 @@ def build_apart(environment: dict[str, str]) -> None:
     note(Stage("slow", {}).product(build).hash)
 
 
-def a_grid(overrides: list[str]) -> "Grid":
+def a_grid(overrides: list[str]) -> "Sweep":
     """Two protocols, two synthesis seeds and two students each."""
     from ddbench.budget import Budget
     from ddbench.jobs.job import DataName
-    from ddbench.jobs.sweep import Grid
+    from ddbench.jobs.sweep import Sweep
 
-    return Grid(
+    return Sweep(
         methods=["toy"],
         datasets=[DataName("digits")],
         budgets=[Budget(ipc=1)],
