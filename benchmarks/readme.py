@@ -145,7 +145,7 @@ def _by_method(part: pd.DataFrame, column: str, title: str) -> str:
 
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
-    """Draw the bars of one IPC, in few colours, with the hash of what is drawn among the file's texts."""
+    """Draw the bars of one IPC, in few colors, with the hash of what is drawn among the file's texts."""
     texts = PngInfo()
     texts.add_text(HASH, drawn_hash(frame))
     with TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""How much of a data set may be kept."""
+"""Budgets: how much of a data set may be kept."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from ddbench.errors import UsageError
 
 @dataclass(frozen=True)
 class Budget:
-    """How much may be kept: images per class, a fraction of the split, or everything."""
+    """A budget: images per class, a fraction of the split, or everything."""
 
     ipc: int | None = None
     fraction: float | None = None
@@ -22,12 +22,12 @@ class Budget:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Budget":
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(value.get("ipc"), value.get("fraction"))
 
     @property
     def kind(self) -> str:
-        """Which of the three it is: "ipc", "fraction" or "all"."""
+        """Kind of budget: "ipc", "fraction" or "all"."""
         return "ipc" if self.ipc is not None else "fraction" if self.fraction is not None else "all"
 
     def to_json(self) -> dict[str, Any]:

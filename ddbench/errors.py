@@ -1,4 +1,4 @@
-"""The errors that people meet: each message is one clear line (what, where, allowed values)."""
+"""Errors that people meet: each message is one clear line (what, where, allowed values)."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""One way to write a value and one way to hash it: what recipes, caches, records and sets are keyed by."""
+"""Canonical text and hash of a value: recipes, caches, records and sets are keyed by them."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def digest(value: Any) -> str:
 
 
 def list_json(values: Iterable[Any]) -> Iterator[str]:
-    """The canonical JSON of a list in parts, for one that is too long to be written at once."""
+    """Canonical JSON of a list in parts, for one that is too long to be written at once."""
     left, before = iter(values), "["
     while part := list(islice(left, PART)):
         yield before + canonical_json(part)[1:-1]
@@ -36,7 +36,7 @@ def list_json(values: Iterable[Any]) -> Iterator[str]:
 
 
 def digest_of_parts(parts: Iterable[str]) -> str:
-    """The `digest` of the value whose canonical JSON the parts make up, in order."""
+    """Compute the `digest` of the value whose canonical JSON the parts make up, in order."""
     total = hashlib.sha256()
     for part in parts:
         total.update(part.encode())
@@ -44,7 +44,7 @@ def digest_of_parts(parts: Iterable[str]) -> str:
 
 
 def is_digest(value: Any) -> bool:
-    """Whether a value is a SHA-256 as `digest` writes it: what files are named by, so nothing else may pass for one."""
+    """Tell whether a value is a SHA-256 as `digest` writes it: what files are named by, so nothing else may pass for one."""
     return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 

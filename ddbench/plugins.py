@@ -1,4 +1,4 @@
-"""What is installed: methods, protocols and target kinds, found by entry point and imported only when asked for.
+"""Installed parts (methods, protocols, data sets, networks, ...), found by entry point and imported only when asked for.
 
 Ours are declared in pyproject.toml exactly as anyone else's would be. A name that two packages declare is an error.
 Parts of a student's training (losses, schedules, optimizers, augmentations) are `Components`: built-in or from a plugin,
@@ -18,6 +18,8 @@ from ddbench.errors import UsageError, unknown
 KINDS = {
     "ddbench.methods": "method",
     "ddbench.evaluators": "protocol",
+    "ddbench.datasets": "data set",
+    "ddbench.networks": "network",
     "ddbench.targets": "target kind",
     "ddbench.commands": "command",
     "ddbench.losses": "loss",
@@ -47,7 +49,7 @@ def names(group: str) -> tuple[str, ...]:
 
 
 def declared(group: str, name: str) -> EntryPoint | None:
-    """The entry point of a name, or None; imports nothing."""
+    """Entry point of a name, or None; imports nothing."""
     return _declared(group).get(name)
 
 
@@ -69,7 +71,7 @@ def find(group: str, name: str) -> Any:
 
 @dataclass(frozen=True)
 class Components:
-    """The factories of one kind.
+    """Factories of one kind.
 
     Attributes:
         kind: in words, for errors: "loss".

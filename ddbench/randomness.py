@@ -1,7 +1,7 @@
 """Randomness is a key, not a stream: every draw comes from a generator seeded by what the draw is for.
 
 So a cache hit, a resume or another worker count shifts nothing. What libraries draw from torch's global
-generators (initialisers, dropout) runs inside `forked`.
+generators (initializers, dropout) runs inside `forked`.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ Key = str | int
 
 
 def seed_of(seed: int, *key: Key) -> int:
-    """The 63-bit seed that stands for (seed, key): the head of the SHA-256 of their canonical JSON."""
+    """Derive the 63-bit seed that stands for (seed, key): the head of the SHA-256 of their canonical JSON."""
     head = hashlib.sha256(canonical_json([seed, *key]).encode()).digest()[:8]
     return int.from_bytes(head, "big") >> 1
 

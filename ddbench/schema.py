@@ -1,4 +1,4 @@
-"""The types that records, reported figures and submissions are made of: strict, frozen, bounded.
+"""Types that records, reported figures and submissions are made of: strict, frozen, bounded.
 
 A file of a stranger is read into these and nothing else; what does not fit is refused with the name of the field.
 """
@@ -22,7 +22,7 @@ UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069
 
 
 class Strict(BaseModel):
-    """What every part of a record is: frozen, no unknown field, no conversion of types, only finite numbers."""
+    """Base of every part of a record: frozen, no unknown field, no conversion of types, only finite numbers."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 

@@ -1,4 +1,4 @@
-"""Where things are kept, and defaults from the environment. Flags beat environment beat defaults."""
+"""Folders, and defaults from the environment. Flags beat environment beat defaults."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from ddbench.errors import UsageError
 
 @contextmanager
 def variables_kept(*names: str) -> Iterator[None]:
-    """What the block does to these variables of the environment ends with it."""
+    """Restore these variables of the environment when the block ends."""
     before = {name: os.environ.get(name) for name in names}
     try:
         yield
@@ -58,7 +58,7 @@ def default_precision() -> str:
 
 
 def default_compile() -> str:
-    """Whether students' steps are compiled: DDBENCH_COMPILE, else off."""
+    """Compilation of students' steps: DDBENCH_COMPILE, else off."""
     return _one_of("DDBENCH_COMPILE", "off", ("auto", "on", "off"))
 
 

@@ -1,4 +1,4 @@
-"""Learning curves as SVG inside a page: they take the page's colours, and are plain text until they are looked at."""
+"""Learning curves as SVG inside a page: they take the page's colors, and are plain text until they are looked at."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ import pandas as pd
 
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 34
-COLOURS = 6  # classes of the style sheet, c0 to c5
+COLORS = 6  # classes of the style sheet, c0 to c5
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """One curve: pixel coordinates of its points, and of its band's outline, as SVG writes them."""
 
     label: str
     points: str
     band: str
-    colour: int
+    color: int
     dashed: bool
 
 
@@ -25,7 +25,7 @@ class Line:
 class Drawing:
     """A chart, laid out: its lines, and (pixel, text) of the ticks of both axes."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[Curve, ...]
     across: tuple[tuple[float, str], ...]
     up: tuple[tuple[float, str], ...]
 
@@ -55,7 +55,7 @@ def chart(curves: Sequence[tuple[str, pd.DataFrame]]) -> Drawing:
         upper = [(x(row.step), y(row.ci_high)) for row in known.itertuples()]
         lower = [(x(row.step), y(row.ci_low)) for row in known.itertuples()]
         band = _points([*upper, *reversed(lower)]) if len(upper) > 1 else ""
-        lines.append(Line(label, _points(points), band, place % COLOURS, place >= COLOURS))
+        lines.append(Curve(label, _points(points), band, place % COLORS, place >= COLORS))
     return Drawing(
         tuple(lines),
         tuple((round(x(last * part / 4), 1), f"{last * part / 4:,.0f}") for part in range(5)),

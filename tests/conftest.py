@@ -38,7 +38,7 @@ def slept(monkeypatch):
 
 @pytest.fixture
 def toys(tmp_path, monkeypatch):
-    """Install the package `toybox` (tests/toys) for one test; gives the file that its calls are logged in."""
+    """Install `toybox` and `toyparts` (tests/toys) for one test; gives the file that its calls are logged in."""
     from ddbench import plugins
     from ddbench.system import code
 
@@ -55,7 +55,8 @@ def toys(tmp_path, monkeypatch):
     forget()
     yield ToyLog(log)
     forget()
-    sys.modules.pop("toybox", None)
+    for name in ("toybox", "toyparts"):
+        sys.modules.pop(name, None)
 
 
 class ToyLog:

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import pkgutil
 import re
 import runpy
 import shlex
@@ -129,9 +130,32 @@ def test_pages_ask_for_every_generated_text_and_for_no_other():
     assert {"hard-v1", "soft-v1", "shipped-v1"} <= set(protocols.names())
 
 
+WRITTEN = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")} | PAGES
+PATH = re.compile(
+    r"(?<![\w./-])((?:ddbench|methods|evaluators|leaderboard|tests|docs|benchmarks|results)/[\w./-]*\w/?)(?![\w{*-])"
+)
+NAME = re.compile(r"`(ddbench(?:\.\w+)+)`")
+
+
+@pytest.mark.parametrize("page", WRITTEN)
+def test_every_path_and_name_in_a_page_is_there(page):
+    """In sentences and tables; blocks show what the reader makes, and MkDocs checks links."""
+    text = re.sub(r"\]\([^)]*\)", "", FENCE.sub("", WRITTEN[page]))
+    gone = {path for path in PATH.findall(text) if not (ROOT / path).exists()}
+    assert gone <= {"results/submitted"}  # of which a clone may have none
+    for name in set(NAME.findall(text)) - plugins.KINDS.keys():
+        pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_the_layout_names_every_package(page):
+    packages = [path.parent.name for path in (ROOT / "ddbench").glob("*/__init__.py")]
+    assert packages and all(f"{name}/" in WRITTEN[page] or f".{name}`" in WRITTEN[page] for name in packages)
+
+
 def lines():
     """Every command of ddbench in the pages and the README: those in blocks, and those in sentences."""
-    for name, text in {**PAGES, "README.md": (ROOT / "README.md").read_text()}.items():
+    for name, text in WRITTEN.items():
         blocks = [block["text"] for block in FENCE.finditer(text) if not block["language"]]
         found = [line for block in blocks for line in block.splitlines()]
         found += re.findall(r"`(ddbench [^`]+)`", FENCE.sub("", text))
@@ -153,16 +177,12 @@ def test_every_command_in_the_pages_is_one(line):
 
 
 def written(page, folder):
-    """Write every file that a page shows into a folder, changes of ddbench apart; gives those by name."""
-    changes = {}
+    """Write every file that a page shows into a folder."""
     for block in FENCE.finditer(PAGES[page]):
-        if block["title"] and block["title"].startswith("ddbench/"):
-            changes.setdefault(block["title"], []).append((block["language"], block["text"]))
-        elif block["title"]:
+        if block["title"]:
             path = folder / block["title"]
             path.parent.mkdir(exist_ok=True)
             path.write_text(block["text"])
-    return changes
 
 
 def typed(page):
@@ -204,21 +224,23 @@ def test_a_folder_is_a_data_set(folder, capsys):
     assert "shapes@" in done.stdout and "random" in done.stdout
 
 
-def test_a_target_kind_is_a_package(folder, capsys, monkeypatch):
-    written("add-a-target-kind.md", folder)
-    source, target = folder / "ddbench-smoothed", folder / "installed"
-    words = ("install", "--no-deps", "--no-build-isolation", "--no-index", "-q", "--target", str(target), str(source))
-    done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    monkeypatch.syspath_prepend(target)
-    forget()
-    try:
-        assert re.fullmatch(
-            r"\[0\.[6-9]\d*, 0\.[6-9]\d*\] \{.*'targets': 8\}\n", run(folder / "use_smoothed.py", capsys)
-        )
-    finally:
-        monkeypatch.undo()
+@pytest.fixture
+def package(folder, monkeypatch):
+    """Installs the package that a page shows, for one test."""
+
+    def install(page):
+        written(page, folder)
+        (source,) = {path.parent for path in folder.glob("*/pyproject.toml")}
+        target = folder / "installed"
+        words = ["install", "--no-deps", "--no-build-isolation", "--no-index", "-q", "--target", str(target)]
+        done = subprocess.run([sys.executable, "-m", "pip", *words, str(source)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        monkeypatch.syspath_prepend(target)
         forget()
+
+    yield install
+    monkeypatch.undo()
+    forget()
 
 
 def forget():
@@ -226,56 +248,33 @@ def forget():
     plugins.find.cache_clear()
 
 
-RUNNER = """
-import shlex, sys
-import ddbench
-from ddbench.cli import main
-print(ddbench.__file__)
-for line in sys.stdin.read().splitlines():
-    try:
-        main(shlex.split(line)[1:])
-    except SystemExit as done:
-        if done.code:
-            raise
-"""
+def test_a_target_kind_is_a_package(package, folder, capsys):
+    package("add-a-target-kind.md")
+    assert re.fullmatch(r"\[0\.[6-9]\d*, 0\.[6-9]\d*\] \{.*'targets': 8\}\n", run(folder / "use_smoothed.py", capsys))
 
 
-def changed_core(changes, folder):
-    """A copy of ddbench with what a page adds and changes."""
-    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    for package, place in setup["package-dir"].items():
-        copy = folder / package.replace(".", "/")
-        shutil.copytree(ROOT / place, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, parts in changes.items():
-        for language, text in parts:
-            path = folder / name
-            path.write_text(text if language == "python" else patched(path.read_text(), text))
-
-
-def patched(text, diff):
-    """A text with a change of some of its lines, which must be there once."""
-    old, new = ("".join(line[1:] for line in diff.splitlines(True) if line[0] in f" {sign}") for sign in "-+")
-    assert text.count(old) == 1, old
-    return text.replace(old, new)
-
-
-@pytest.mark.parametrize("page", ["add-a-data-set.md", "add-a-network.md"])
-def test_what_a_page_adds_to_the_core_works(page, folder, capsys):
-    """The page's files and changes, in a copy of the core, and the last block of its commands."""
-    changed_core(written(page, folder), folder / "core")
+@pytest.mark.parametrize(("page", "name"), [("add-a-data-set.md", "shapes"), ("add-a-network.md", "strided-w16-in")])
+def test_what_a_page_adds_is_a_package(page, name, package, folder, capsys):
+    """The page's files, installed, and the last block of its commands."""
+    package(page)
     if page == "add-a-data-set.md":
         run(folder / "make_shapes.py", capsys)
         place = Path(os.environ["DDBENCH_DATA"])
         place.mkdir(parents=True)
         shutil.move("shapes.npz", place)
-    environment = {**os.environ, "PYTHONPATH": str(folder / "core"), "COLUMNS": "100"}
-    commands = "\n".join(typed(page)[-1])
-    done = subprocess.run(
-        [sys.executable, "-c", RUNNER], input=commands, capture_output=True, text=True, cwd=folder, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    assert str(folder / "core") in done.stdout
-    assert len(list((folder / "records").rglob("*.json"))) == 1
+    for line in typed(page)[-1]:
+        done = CliRunner().invoke(app, shlex.split(line)[1:])
+        assert done.exit_code == 0, done.stderr
+    (record,) = (folder / "records").rglob("*.json")
+    assert f'"{name}"' in record.read_text()
+
+
+def copied_core(folder):
+    """Copy ddbench as a wheel has it."""
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for package, place in setup["package-dir"].items():
+        copy = folder / package.replace(".", "/")
+        shutil.copytree(ROOT / place, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def active_environment(folder):
@@ -294,7 +293,7 @@ def active_environment(folder):
 @pytest.mark.slow
 def test_the_page_of_submissions_can_be_followed_from_the_top(folder):
     """All blocks but those that name a stranger's record, word for word, with ddbench as a wheel leaves it: no checkout."""
-    changed_core({}, folder / "core")
+    copied_core(folder / "core")
     offline = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "false", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     environment = active_environment(folder / "environment") | offline | {"PYTHONPATH": str(folder / "core")}
     (folder / "empty").mkdir()

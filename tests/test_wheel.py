@@ -1,5 +1,6 @@
 """The wheel, installed beside the libraries of the running environment and used outside the clone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ddbench.system.environment import commit
+
 ROOT = Path(__file__).resolve().parent.parent
+PIP = [sys.executable, "-m", "pip"]
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 copy.write_bytes(file.read_bytes())
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         (source / name).write_bytes((ROOT / name).read_bytes())
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "-q",
-        "-w",
-        str(out),
-        str(source),
-    ]
+    build = [*PIP, "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(out), str(source)]
     done = subprocess.run(build, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return next(out.glob("*.whl"))
@@ -44,53 +37,46 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the unpacked wheel alone; the libraries come from the running environment."""
     target = tmp_path_factory.mktemp("installed")
-    install = [sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target", str(target), str(wheel)]
+    install = [*PIP, "install", "--no-deps", "-q", "--target", str(target), str(wheel)]
     done = subprocess.run(install, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return target
 
 
 def run_installed(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`python -P -m ddbench WORDS` with the wheel first on the path, in an empty folder."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(installed),
-        "DDBENCH_CACHE": str(folder / "cache"),
-        "DDBENCH_RESULTS": str(folder / "results"),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "ddbench", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    """Run `python WORDS` with the wheel first on the path, in an empty folder."""
+    folders = {f"DDBENCH_{name.upper()}": str(folder / name) for name in ("cache", "results")}
+    environment = {**os.environ, **folders, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def test_wheel_owns_one_top_level_name_and_holds_the_recipes(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
-    assert tops == {"ddbench"}
-    assert {"ddbench/methods/dm.py", "ddbench/methods/recipes/dm.toml", "ddbench/evaluators/hard.py"} <= set(names)
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"ddbench"}
+    for name in ("methods/dm.py", "methods/recipes/dm.toml", "evaluators/hard.py", "extras/template/method.py.txt"):
+        assert f"ddbench/{name}" in names
 
 
 def test_wheel_runs_outside_the_clone(installed: Path, tmp_path: Path) -> None:
-    where = run_installed(installed, tmp_path, "methods", "--json")
-    assert where.returncode == 0, where.stderr
-    assert '"dm"' in where.stdout
+    assert '"dm"' in run_installed(installed, tmp_path, "-m", "ddbench", "methods", "--json").stdout
     code = "import ddbench, ddbench.methods.dm as dm; print(ddbench.__file__, dm.__file__)"
-    files = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(installed)},
-    )
-    assert files.stdout.count(str(installed)) == 2, files.stdout + files.stderr
+    assert run_installed(installed, tmp_path, "-c", code).stdout.count(str(installed)) == 2
 
 
 def test_wheel_distils_and_evaluates_outside_the_clone(installed: Path, tmp_path: Path) -> None:
-    done = run_installed(installed, tmp_path, "run", "random", "--dataset", "digits", "--ipc", "1", "--seeds", "1")
-    assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "results").rglob("*.json"))) == 1
-    site = run_installed(installed, tmp_path, "leaderboard", "build", "--out", "site")
-    assert site.returncode == 0, site.stderr
+    words = ("run", "random", "--dataset", "digits", "--ipc", "1", "--seeds", "1")
+    run_installed(installed, tmp_path, "-m", "ddbench", *words)
+    (record,) = (tmp_path / "results").rglob("*.json")
+    assert [run.get("commit") for run in json.loads(record.read_text())["runs"]] == [None]
+    run_installed(installed, tmp_path, "-m", "ddbench", "leaderboard", "build", "--out", "site")
     assert "assets/site.css" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     assert (tmp_path / "site" / "assets" / "site.css").stat().st_size > 1000
-    assert run_installed(installed, tmp_path, "plot", "--kind", "bars", "--out", "bars.png").returncode == 0
+    run_installed(installed, tmp_path, "-m", "ddbench", "plot", "--kind", "bars", "--out", "bars.png")
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a clone")
+def test_runs_of_a_clone_know_their_commit() -> None:
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert len(head) == 40 and commit()[0] == head

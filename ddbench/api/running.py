@@ -361,11 +361,14 @@ def evaluate(
     if not isinstance(images, SynSet | Path | str):
         if labels is None or dataset is None:
             raise UsageError("images need labels and the name of their data set")
-        tensors = {"images": torch.as_tensor(images), "labels": torch.as_tensor(labels)}
-        soft = None if soft_labels is None else torch.as_tensor(soft_labels)
-        whole = DataName(dataset, dataset_name).load()
         images = from_tensors(
-            **tensors, dataset=whole, space=space, soft_labels=soft, syn_lr=syn_lr, name=name or "imported"
+            torch.as_tensor(images),
+            torch.as_tensor(labels),
+            DataName(dataset, dataset_name).load(),
+            space=space,
+            soft_labels=None if soft_labels is None else torch.as_tensor(soft_labels),
+            syn_lr=syn_lr,
+            name=name or "imported",
         )
     synset, data = loaded_set(images, dataset, dataset_name)
     cell = Cell(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_TRIES = 10  # torchvision's: windows drawn before RandomResizedCrop falls back to the centre
+_TRIES = 10  # torchvision's: windows drawn before RandomResizedCrop falls back to the center
 
 
 def shift(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def draw_crops(
 ) -> Tensor:
     """Draw `count` windows for images of `side` pixels: int64 [count, 4] of top, left, height, width.
 
-    The first of ten tries that fits is taken, else the largest centred window with a ratio in range. An end of `scale`
+    The first of ten tries that fits is taken, else the largest centerd window with a ratio in range. An end of `scale`
     may be a float64 [count, 1]: one for each window.
     """
     u = torch.rand(4, count, _TRIES, generator=generator, dtype=torch.float64)
@@ -106,7 +106,7 @@ def _fallback(side: int, ratio: tuple[float, float]) -> Tensor:
 def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
     """Cut `boxes` (int64 [n, 4] or [1, 4]: top, left, height, width) and enlarge each to the images' size, bilinear.
 
-    Sampling coordinates are clamped to the pixel centres inside the window, so that nothing from outside enters:
+    Sampling coordinates are clamped to the pixel centers inside the window, so that nothing from outside enters:
     equal to cropping, then resizing with align_corners False. No shape depends on the boxes.
     """
     height, width = images.shape[-2:]
@@ -115,7 +115,7 @@ def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def crop_grid(boxes: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
-    """Where `resized_crop` samples: [n, H, W, 2] of x and y in grid_sample's coordinates, on the boxes' device.
+    """Sampling grid of `resized_crop`: [n, H, W, 2] of x and y in grid_sample's coordinates, on the boxes' device.
 
     Args:
         boxes: int64 [n, 4]: top, left, height, width.
@@ -124,13 +124,13 @@ def crop_grid(boxes: Tensor, height: int, width: int, dtype: torch.dtype) -> Ten
         dtype: of the images.
     """
     top, left, tall, wide = boxes.T[:, :, None].to(torch.promote_types(dtype, torch.float32))
-    y = _centres(height, top, tall)
-    x = _centres(width, left, wide)
+    y = _centers(height, top, tall)
+    x = _centers(width, left, wide)
     return torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1).to(dtype)
 
 
-def _centres(size: int, start: Tensor, length: Tensor) -> Tensor:
-    """Where each of `size` output pixels samples, in grid_sample's [-1, 1] coordinates: [n, size]."""
+def _centers(size: int, start: Tensor, length: Tensor) -> Tensor:
+    """Sampling places of `size` output pixels, in grid_sample's [-1, 1] coordinates: [n, size]."""
     steps = torch.arange(size, device=start.device, dtype=start.dtype) + 0.5
     inside = (steps * length / size - 0.5).clamp(min=0).minimum(length - 1)
     return (2 * (start + inside) + 1) / size - 1

@@ -7,8 +7,8 @@ u is uniform on [0, 1), fresh at each mention:
 - color: x + (u - 0.5); then (x - m_c) 2u + m_c with m_c the mean over channels at each pixel; then
   (x - m)(u + 0.5) + m with m the mean of the sample.
 - crop: whole-pixel shifts, uniform on [-s, s] each way, s = floor(0.125 H + 0.5), or 0.125 H rounded (DC family).
-- cutout: a square of k = floor(0.5 H + 0.5) set to 0; its centre uniform on {0, ..., H - (k mod 2)} each way, rows
-  centre - k // 2 to centre - k // 2 + k - 1, where inside the image.
+- cutout: a square of k = floor(0.5 H + 0.5) set to 0; its center uniform on {0, ..., H - (k mod 2)} each way, rows
+  center - k // 2 to center - k // 2 + k - 1, where inside the image.
 - flip: left and right, probability 0.5.
 - scale: sampling grid diag(s_x, s_y), independent and uniform on [1 / 1.2, 1.2].
 - rotate: angle uniform on [-15, 15] degrees. Scale and rotate sample bilinearly; the DC family has
@@ -47,7 +47,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class DSA:
-    """The augmentation with its options; `draw` and `apply` apart so that one draw can serve two batches.
+    """Augmentation with its options; `draw` and `apply` apart so that one draw can serve two batches.
 
     Args:
         ops: what to draw from; digits drop "flip".
@@ -144,12 +144,12 @@ class DSA:
 
 
 def cutout_size(side: int) -> int:
-    """The side of the square that cutout sets to 0, in pixels."""
+    """Side of the square that cutout sets to 0, in pixels."""
     return math.floor(_CUTOUT * side + 0.5)
 
 
 def _color(images: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-    """The three colour steps as one: each is linear, and saturation keeps the mean that contrast uses."""
+    """Three color steps as one: each is linear, and saturation keeps the mean that contrast uses."""
     brightness, saturation, contrast = (
         values[name].to(images.device, images.dtype).view(-1, 1, 1, 1)
         for name in ("brightness", "saturation", "contrast")

@@ -13,7 +13,7 @@ from torch import Tensor
 def cutmix(images: Tensor, generator: torch.Generator, *, alpha: float = 1.0) -> tuple[Tensor, Tensor, float]:
     """Paste one box from the permuted images into all.
 
-    lambda ~ Beta(alpha, alpha); the box has sides sqrt(1 - lambda) of the image's (whole, even pixels), its centre is
+    lambda ~ Beta(alpha, alpha); the box has sides sqrt(1 - lambda) of the image's (whole, even pixels), its center is
     uniform over the pixels, and it is clipped at the border. The lam returned is the area that was kept in fact.
     """
     cut, order = _draw(len(images), generator, alpha)
@@ -46,5 +46,5 @@ def _draw(count: int, generator: torch.Generator, alpha: float) -> tuple[float, 
 
 def _span(size: int, share: float, generator: torch.Generator) -> tuple[int, int]:
     half = int(size * share) // 2
-    centre = int(torch.randint(size, (), generator=generator))
-    return max(centre - half, 0), min(centre + half, size)
+    center = int(torch.randint(size, (), generator=generator))
+    return max(center - half, 0), min(center + half, size)

@@ -89,12 +89,14 @@ class Commands(TyperGroup):
             return _command(cmd_name, getattr(import_module(f"ddbench.cli.{module}"), function))
         if cmd_name not in _plugin_names():
             raise unknown("command", cmd_name, self.list_commands(ctx))
-        found = plugins.find(GROUP, cmd_name)
-        if isinstance(found, typer.Typer):
-            return typer.main.get_command(found)
-        if not callable(found):
-            raise UsageError(f"command {cmd_name!r}: its entry point is a {type(found).__name__}, no Typer or function")
-        return _command(cmd_name, found)
+        target = plugins.find(GROUP, cmd_name)
+        if isinstance(target, typer.Typer):
+            return typer.main.get_command(target)
+        if not callable(target):
+            raise UsageError(
+                f"command {cmd_name!r}: its entry point is a {type(target).__name__}, no Typer or function"
+            )
+        return _command(cmd_name, target)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the help's list of commands in sections."""

@@ -18,7 +18,6 @@ from ddbench.settings import default_workers
 
 @o.command("ddbench demo", "ddbench demo --methods random,dm --seeds 1 --out small-demo")
 def demo(
-    how: o.ComputeFlags,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")] = Path("ddbench-demo"),
     methods: Annotated[
         str | None,
@@ -28,6 +27,8 @@ def demo(
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", min=1, help="Processes (DDBENCH_WORKERS, 2).")
     ] = None,
+    *,
+    how: o.ComputeFlags,
     quiet: o.Quiet = False,
 ) -> None:
     """Run every method on the embedded digits.

@@ -17,19 +17,19 @@ def doctor(as_json: o.Json = False) -> None:
 
     Exit code 1 if something is broken.
     """
-    found = findings()
+    checked = findings()
     if as_json:
-        print_json([asdict(each) for each in found])
+        print_json([asdict(each) for each in checked])
     else:
-        print_table(("what", "state", "found"), _rows(found))
-    if not healthy(found):
-        broken = ", ".join(each.name for each in found if each.ok is False)
+        print_table(("what", "state", "found"), _rows(checked))
+    if not healthy(checked):
+        broken = ", ".join(each.name for each in checked if each.ok is False)
         raise DDBenchError(f"not in order: {broken}")
 
 
-def _rows(found: list[Finding]) -> list[tuple[str, str, str]]:
+def _rows(checked: list[Finding]) -> list[tuple[str, str, str]]:
     """A row per finding; data sets that are not here share one, as `ddbench datasets` says how to get them."""
-    rows = [(f.name, STATES[f.ok], f.detail) for f in found if f.ok is not None or not f.name.startswith(DATA)]
-    absent = [f.name.removeprefix(DATA) for f in found if f.ok is None and f.name.startswith(DATA)]
+    rows = [(f.name, STATES[f.ok], f.detail) for f in checked if f.ok is not None or not f.name.startswith(DATA)]
+    absent = [f.name.removeprefix(DATA) for f in checked if f.ok is None and f.name.startswith(DATA)]
     how = "ddbench datasets NAME says how to get it: "
     return rows + ([("other data sets", STATES[None], how + ", ".join(absent))] if absent else [])

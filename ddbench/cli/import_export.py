@@ -20,7 +20,7 @@ def import_(
     images: Annotated[
         Path, typer.Argument(metavar="FILE|DIR", help="Images: .pt, .npz or .npy, or a folder with one per class.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write the set to.", show_default=False)],
+    out: o.OutFile,
     dataset: Annotated[
         str,
         typer.Option(

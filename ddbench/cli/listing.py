@@ -26,8 +26,8 @@ def methods(
 ) -> None:
     """List the methods; or one with its steps, hyper-parameters, recipes."""
     if name is not None:
-        found = method_facts(find_method(name))
-        print_json(found) if as_json else _show_method(found)
+        facts = method_facts(find_method(name))
+        print_json(facts) if as_json else _show_method(facts)
         return
     listed, broken = [], []
     for each in method_names():
@@ -123,8 +123,8 @@ def protocols(
 ) -> None:
     """List the protocols; or one with every constant."""
     if name is not None:
-        found = find_protocol(name)
-        print_json(protocol_facts(found)) if as_json else _show_protocol(found)
+        protocol = find_protocol(name)
+        print_json(protocol_facts(protocol)) if as_json else _show_protocol(protocol)
         return
     known = [find_protocol(each) for each in protocol_names()]
     if as_json:

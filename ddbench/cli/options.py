@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 O = typer.Option  # noqa: E741 - the flags below stay readable
 Text = str | None
+IDENTITY = " Part of a run's identity."
 
 MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="Method; ddbench methods lists them.")]
 DatasetName = Annotated[str, O("--dataset", "--datasets", metavar="NAME", help="Data set, or folder:PATH.")]
@@ -65,14 +66,7 @@ Workers = Annotated[
     int | None, O("--workers", metavar="N", min=1, help="Processes; results do not depend on it (DDBENCH_WORKERS, 1).")
 ]
 Devices = Annotated[
-    int,
-    O(
-        "--devices",
-        metavar="N",
-        min=1,
-        help="Processes, each with a GPU or threads of its own, that train each student and teacher together; part of a "
-        "run's identity.",
-    ),
+    int, O("--devices", metavar="N", min=1, help="GPUs or CPU processes that train one network together." + IDENTITY)
 ]
 Nodes = Annotated[
     int,
@@ -80,16 +74,9 @@ Nodes = Annotated[
         "--nodes",
         metavar="M",
         min=1,
-        help="Machines that run this same command, with --devices each: NODE_RANK, MASTER_ADDR and MASTER_PORT say which "
-        "is which; results and cache are in folders that all see.",
+        help="Machines that run this command, with --devices each: set NODE_RANK, MASTER_ADDR, MASTER_PORT; all see "
+        "one folder of results and one cache.",
     ),
-]
-Threads = Annotated[
-    int | None,
-    O("--threads", metavar="N", min=1, help="Threads per job; part of a run's identity (DDBENCH_THREADS, 1)."),
-]
-Device = Annotated[
-    Text, O("--device", metavar="NAME", help="auto, cpu or cuda (DDBENCH_DEVICE, auto: CUDA if there is one).")
 ]
 Results = Annotated[
     Path | None, O("--results", metavar="DIR", help="Folder of records (DDBENCH_RESULTS, ./results/measured).")
@@ -103,19 +90,15 @@ Borrow = Annotated[
 ]
 RetryFailed = Annotated[bool, O("--retry-failed", help="Run failed runs again and replace them.")]
 Again = Annotated[
-    bool,
-    O(
-        "--again",
-        help="Distill and train again, whatever is cached or recorded, and replace the runs; experts and teachers stay.",
-    ),
+    bool, O("--again", help="Distill and train again and replace the runs; experts and teachers are kept.")
 ]
 Snapshots = Annotated[
     Text,
     O(
         "--snapshots",
         metavar="N|SHARE,..",
-        help="Also score the set on the way of its distillation: at N even shares from the start on (4: 0, 0.25, 0.5, "
-        "0.75), or at these (0.1,0.5; 0.5, is one).",
+        help="Also score the set during its distillation: at N even shares of it (4: 0, 0.25, 0.5, 0.75), or at these "
+        "(0.1,0.5).",
     ),
 ]
 DryRun = Annotated[
@@ -123,24 +106,39 @@ DryRun = Annotated[
 ]
 Wandb = Annotated[bool, O("--wandb", help="Log to Weights & Biases, offline unless logged in.")]
 Json = Annotated[bool, O("--json", help="JSON on stdout instead of text.")]
+OutFile = Annotated[Path, O("--out", metavar="FILE", help="File to write the set to.", show_default=False)]
 Quiet = Annotated[bool, O("--quiet", "-q", help="No progress and no messages; errors still show.")]
 Format = Annotated[str, O("--format", metavar="NAME", help="terminal, markdown, csv, latex or json.")]
 Superseded = Annotated[bool, O("--superseded", help="Also records that a newer one supersedes.")]
 
 
 @dataclass(frozen=True)
-class ComputeFlags:
+class DeviceFlags:
+    """Where to compute."""
+
+    threads: Annotated[
+        int | None, O("--threads", metavar="N", min=1, help="Threads per job (DDBENCH_THREADS, 1)." + IDENTITY)
+    ] = None
+    device: Annotated[
+        Text, O("--device", metavar="NAME", help="auto, cpu or cuda (DDBENCH_DEVICE, auto: CUDA if there is one).")
+    ] = None
+
+    def compute(self) -> "Compute":
+        """The flags, the environment and the defaults, in this order; see `Compute.here`."""
+        return ddbench.Compute.here(self.device, self.threads)
+
+
+@dataclass(frozen=True)
+class ComputeFlags(DeviceFlags):
     """How to compute."""
 
-    threads: Threads = None
-    device: Device = None
     precision: Annotated[
         Text,
         O(
             "--precision",
             metavar="WORD",
-            help="Of the students' steps: float32, bf16, or auto, bf16 where it is admitted (CPUs that compute in it); part "
-            "of a run's identity (DDBENCH_PRECISION, float32).",
+            help="Of students' steps: float32, bf16, or auto, bf16 on CPUs that have it (DDBENCH_PRECISION, float32)."
+            + IDENTITY,
         ),
     ] = None
     compile: Annotated[
@@ -148,13 +146,12 @@ class ComputeFlags:
         O(
             "--compile",
             metavar="WORD",
-            help="Compile the students' steps: on, off, or auto, where that repays its set-up; part of a run's identity "
-            "(DDBENCH_COMPILE, off).",
+            help="Compile students' steps: on, off, or auto, where it saves time (DDBENCH_COMPILE, off)." + IDENTITY,
         ),
     ] = None
 
     def compute(self, *, elsewhere: bool = False, devices: int = 1) -> "Compute":
-        """The flags, the environment and the defaults, in this order; see `Compute.here`."""
+        """As above, for students too."""
         words = (self.device, self.threads, self.precision, self.compile)
         return ddbench.Compute.here(*words, elsewhere=elsewhere, devices=devices)
 
@@ -205,7 +202,7 @@ class RayFlags:
         O(
             "--engine",
             metavar="NAME",
-            help="Where jobs run: local, processes on this machine, or ray; results are the same.",
+            help="Where jobs run: local (processes of this machine) or ray; results are the same.",
         ),
     ] = "local"
     address: Annotated[
@@ -213,8 +210,8 @@ class RayFlags:
         O(
             "--address",
             metavar="ADDR",
-            help="With --engine ray: the cluster of this machine, auto or HOST:PORT of its head; as many jobs run as it has "
-            "room for, or --workers. Without: one is started here, of --workers.",
+            help="With --engine ray: a running cluster, auto or HOST:PORT of its head, used in full or for --workers "
+            "jobs; without: a cluster of --workers is started here.",
         ),
     ] = None
     gpus_per_job: Annotated[
@@ -295,7 +292,7 @@ def command(*lines: str) -> Callable[[Callable[..., None]], Callable[..., None]]
 
     def made(function: Callable[..., None]) -> Callable[..., None]:
         parameters = inspect.signature(function).parameters.values()
-        groups = {each.name: each.annotation for each in parameters if is_dataclass(each.annotation)}
+        groups: dict[str, Any] = {each.name: each.annotation for each in parameters if is_dataclass(each.annotation)}
         flags = [
             flag.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for each in parameters
@@ -326,10 +323,10 @@ def examples(*lines: str) -> str:
 
 def words(text: str, flag: str) -> list[str]:
     """Comma-separated words, in order, each once; UsageError if there is none."""
-    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not found:
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
         raise UsageError(f"{flag}: at least one name is needed")
-    return found
+    return names
 
 
 def listed(text: str | None, flag: str) -> list[str] | None:
@@ -339,21 +336,21 @@ def listed(text: str | None, flag: str) -> list[str] | None:
 
 def integers(text: str, flag: str) -> list[int]:
     """Comma-separated whole numbers of at least 0."""
-    found = words(text, flag)
-    wrong = [word for word in found if not (word.isascii() and word.isdecimal())]
+    names = words(text, flag)
+    wrong = [word for word in names if not (word.isascii() and word.isdecimal())]
     if wrong:
         raise UsageError(f"{flag} {text}: {wrong[0]!r} is not a whole number of at least 0")
-    return [int(word) for word in found]
+    return [int(word) for word in names]
 
 
 def seeds(text: str, flag: str = "--seeds") -> tuple[int, ...]:
     """Read seeds: "5" is 0 to 4; with a comma, "0,3,5" or "7,", the seeds themselves."""
-    found = integers(text, flag)
+    numbers = integers(text, flag)
     if "," in text:
-        return tuple(found)
-    if not found[0]:
+        return tuple(numbers)
+    if not numbers[0]:
         raise UsageError(f"{flag} {text}: at least one seed is needed")
-    return tuple(range(found[0]))
+    return tuple(range(numbers[0]))
 
 
 ENGINES = ("local", "ray")
@@ -362,10 +359,10 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mi
 
 def byte_count(text: str, flag: str) -> int:
     """A number of bytes: "2000", "2MB" (millions), "1.5MiB" (of 1,048,576), rounded down; UsageError for other words."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower(), re.ASCII)
-    if found is None or found[2] not in UNITS:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower(), re.ASCII)
+    if match is None or match[2] not in UNITS:
         raise UsageError(f"{flag} {text}: a number of bytes is needed, such as 2000, 500kB, 2MB or 1.5MiB")
-    return int(Exact(found[1]) * UNITS[found[2]])
+    return int(Exact(match[1]) * UNITS[match[2]])
 
 
 def shares(text: str | None, flag: str = "--snapshots") -> tuple[float, ...]:
@@ -384,13 +381,13 @@ def shares(text: str | None, flag: str = "--snapshots") -> tuple[float, ...]:
 
 def budgets(ipc: str | None, fraction: str | None) -> list[Budget]:
     """Every budget of a grid; one without size if neither is given, for methods that take everything."""
-    found = [Budget(ipc=size) for size in (integers(ipc, "--ipc") if ipc is not None else [])]
+    sizes = [Budget(ipc=size) for size in (integers(ipc, "--ipc") if ipc is not None else [])]
     for word in words(fraction, "--fraction") if fraction is not None else []:
         try:
-            found.append(Budget(fraction=float(word)))
+            sizes.append(Budget(fraction=float(word)))
         except ValueError as error:
             raise UsageError(f"--fraction {fraction}: {word!r} is not a number") from error
-    return found or [Budget()]
+    return sizes or [Budget()]
 
 
 def check_sized(methods: list[str], sizes: list[Budget]) -> None:

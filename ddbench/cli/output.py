@@ -169,9 +169,11 @@ def print_grids(
 def _shared_into_title(table: Grid) -> Grid:
     """The table with columns of one and the same text in its title instead; of dashes alone, left out."""
     texts = [{cells[place].text for _, cells in table.rows} for place in range(len(table.headers))]
-    kept = [place for place, found in enumerate(texts) if len(found) > 1 or table.headers[place][0].startswith("top-1")]
+    kept = [
+        place for place, values in enumerate(texts) if len(values) > 1 or table.headers[place][0].startswith("top-1")
+    ]
     others = [(table.headers[place][0], *texts[place]) for place in range(len(texts)) if place not in kept]
-    shared = [f"{name} {text}" for name, *found in others for text in found if text != DASH]
+    shared = [f"{name} {text}" for name, *values in others for text in values if text != DASH]
     return replace(
         table,
         title=", ".join([table.title, *shared]),
@@ -192,8 +194,8 @@ def print_prose(text: str) -> None:
             items[-1] += " " + line.strip()
     width = console().width
     for item in items:
-        found = re.match(r"\s*((\d+\.|[a-z]\.|-|\*)\s+)?", item)
-        hanging = " " * (found.end() if found else 0)
+        match = re.match(r"\s*((\d+\.|[a-z]\.|-|\*)\s+)?", item)
+        hanging = " " * (match.end() if match else 0)
         print(textwrap.fill(item, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False))
 
 

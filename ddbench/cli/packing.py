@@ -11,7 +11,6 @@ from ddbench.cli.output import print_json, progress, say
 from ddbench.report.format import size
 from ddbench.synset.label_compression import full_size, parts
 from ddbench.synset.synset import SynSet, load
-from ddbench.training.compute import Compute
 
 
 @o.command(
@@ -22,7 +21,7 @@ def pack_labels(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A set whose teachers label online, or whose labels are stored.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write the set to.", show_default=False)],
+    out: o.OutFile,
     encoding: Annotated[
         str, typer.Option("--encoding", metavar="NAME", help="How logits are written: fp16, int8 or topk.")
     ] = "fp16",
@@ -51,8 +50,8 @@ def pack_labels(
     ] = None,
     dataset: o.FolderOfSet = None,
     dataset_name: o.GivenName = None,
-    threads: o.Threads = None,
-    device: o.Device = None,
+    *,
+    where: o.DeviceFlags,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -76,7 +75,7 @@ def pack_labels(
             dataset=dataset,
             dataset_name=dataset_name,
             out=out,
-            compute=Compute.here(device, threads),
+            compute=where.compute(),
             reporter=reporter,
         )
     facts = packing_facts(before, made, out)

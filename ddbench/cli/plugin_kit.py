@@ -37,14 +37,14 @@ def check(method: o.MethodName, as_json: o.Json = False, quiet: o.Quiet = False)
     On digits, with the method's toy settings: the set is whole and finite, equal seeds give equal bits, students learn from
     it. Exit code 1 where a check fails.
     """
-    found = check_method(find_method(method), lambda outcome: say(_line(outcome), quiet=quiet or as_json))
+    results = check_method(find_method(method), lambda outcome: say(_line(outcome), quiet=quiet or as_json))
     if as_json:
-        print_json([{"check": each.check.name, "passed": each.passed, "problem": each.problem} for each in found])
+        print_json([{"check": each.check.name, "passed": each.passed, "problem": each.problem} for each in results])
     else:
-        print_table(("check", "state", "what"), [_row(each) for each in found])
-    failed = [each.check.name for each in found if not each.passed]
+        print_table(("check", "state", "what"), [_row(each) for each in results])
+    failed = [each.check.name for each in results if not each.passed]
     if failed:
-        raise DDBenchError(f"{method} fails {len(failed)} of {len(found)} checks: {', '.join(failed)}")
+        raise DDBenchError(f"{method} fails {len(failed)} of {len(results)} checks: {', '.join(failed)}")
 
 
 def _line(outcome: CheckResult) -> str:

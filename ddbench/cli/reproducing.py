@@ -24,8 +24,6 @@ from ddbench.settings import default_workers
 )
 def reproduce(
     paper: Annotated[str, typer.Argument(metavar="PAPER", help="A method's name, a paper's key, or its arXiv id.")],
-    where: o.RayFlags,
-    how: o.ComputeFlags,
     cells: Annotated[
         str | None,
         typer.Option(
@@ -55,6 +53,9 @@ def reproduce(
     results: o.Results = None,
     retry_failed: o.RetryFailed = False,
     workers: o.Workers = None,
+    *,
+    where: o.RayFlags,
+    how: o.ComputeFlags,
     form: o.Format = "terminal",
     dry_run: o.DryRun = False,
     as_json: o.Json = False,

@@ -33,8 +33,8 @@ def distill(
     method: o.MethodName,
     chosen: o.SetFlags,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="File to write the set to.")] = None,
-    threads: o.Threads = None,
-    device: o.Device = None,
+    *,
+    where: o.DeviceFlags,
     dry_run: o.DryRun = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -50,7 +50,7 @@ def distill(
         "recipe": chosen.recipe,
         "network": chosen.distill_network,
         "overrides": chosen.overrides or [],
-        "compute": ddbench.Compute.here(device, threads),
+        "compute": where.compute(),
     }
     if out is None or dry_run:
         from ddbench.api.running import distill_job_of  # imports torch, as the next
@@ -86,7 +86,6 @@ def distill(
 )
 def evaluate(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A set, distilled or imported.")],
-    how: o.ComputeFlags,
     protocol: o.ProtocolName = "hard-v1",
     network: o.NetworkName = None,
     seeds: o.Seeds = "5",
@@ -101,6 +100,8 @@ def evaluate(
     wandb: o.Wandb = False,
     workers: o.Workers = None,
     devices: o.Devices = 1,
+    *,
+    how: o.ComputeFlags,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -144,15 +145,16 @@ def evaluate(
 def run(
     method: o.MethodName,
     chosen: o.SetFlags,
-    what: o.RunFlags,
-    how: o.ComputeFlags,
     protocols: o.Protocols = "hard-v1",
     networks: o.Networks = None,
     seeds: o.Seeds = "5",
     borrow: o.Borrow = None,
     snapshots: o.Snapshots = None,
+    *,
+    what: o.RunFlags,
     devices: o.Devices = 1,
     nodes: o.Nodes = 1,
+    how: o.ComputeFlags,
 ) -> None:
     """Distill, evaluate and record one cell.
 
@@ -187,9 +189,6 @@ def sweep(
         str,
         typer.Option("--methods", "--method", metavar="NAMES", help="Methods, comma-separated.", show_default=False),
     ],
-    what: o.RunFlags,
-    where: o.RayFlags,
-    how: o.ComputeFlags,
     datasets: Annotated[
         str,
         typer.Option(
@@ -210,8 +209,12 @@ def sweep(
     networks: o.Networks = None,
     seeds: o.Seeds = "5",
     snapshots: o.Snapshots = None,
+    *,
+    what: o.RunFlags,
+    where: o.RayFlags,
     devices: o.Devices = 1,
     nodes: o.Nodes = 1,
+    how: o.ComputeFlags,
 ) -> None:
     """Distill, evaluate and record a grid: every combination.
 

@@ -14,7 +14,6 @@ from ddbench.extras.verify import Verification
 from ddbench.extras.verify import verify as verify_record
 from ddbench.records.store import read_record
 from ddbench.settings import default_workers, results_dir
-from ddbench.training.compute import Compute
 
 SUBMITTED = Path("results") / "submitted"
 RecordFile = Annotated[Path, typer.Argument(metavar="RECORD", help="A record's file.")]
@@ -73,19 +72,19 @@ def submit(
     """
     if (supersedes is None) != (appeal is None):
         raise UsageError("an appeal needs --supersedes RECORD and --appeal TEXT")
-    given = source.suffix == ".json"
-    if given and synset is None:
+    of_record = source.suffix == ".json"
+    if of_record and synset is None:
         raise UsageError("with a record, --synset FILE says which set it is of")
-    file = synset if given and synset is not None else source
-    found = [read_record(source)] if given else submissions.records_of(file, results or [results_dir()])
+    file = synset if of_record and synset is not None else source
+    records = [read_record(source)] if of_record else submissions.records_of(file, results or [results_dir()])
     files = dict(
         [submissions.shared_set(file, address), *(submissions.shared_product(*_pair(word)) for word in also or [])]
     )
     old = read_record(supersedes) if supersedes is not None else None
-    if old is not None and len(found) > 1:
-        raise UsageError(f"an appeal is of one record, and {file} has {len(found)}: name it instead of the set")
+    if old is not None and len(records) > 1:
+        raise UsageError(f"an appeal is of one record, and {file} has {len(records)}: name it instead of the set")
     words = {"name": name, "authors": authors, "licence": licence, "code": code, "paper": paper, "appeal": appeal}
-    for record in found:
+    for record in records:
         print(submissions.submit(record, submissions.claim(files, **words), out, superseded=old))
 
 
@@ -108,8 +107,8 @@ def verify(
         Path | None, typer.Option("--results", metavar="DIR", help="Folder of records to add our runs to.")
     ] = None,
     workers: o.Workers = None,
-    threads: o.Threads = None,
-    device: o.Device = None,
+    *,
+    where: o.DeviceFlags,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -120,7 +119,7 @@ def verify(
     students, or a tolerance above 3 points. Exit code 1 where it does not hold.
     """
     with progress(quiet) as reporter:
-        found = verify_record(
+        verifications = verify_record(
             read_record(record),
             synset,
             seeds=o.seeds(seeds),
@@ -129,36 +128,36 @@ def verify(
             borrow=borrow,
             results=results,
             workers=workers or default_workers(),
-            compute=Compute.here(device, threads),
+            compute=where.compute(),
             reporter=reporter,
         )
     if as_json:
-        print_json([_facts(each) for each in found])
+        print_json([_facts(each) for each in verifications])
     else:
         columns = ("verdict", "claimed", "here", "tolerance", "equal runs", "claimed in")
-        print_table(columns, [_row(each) for each in found], right=columns[1:5])
-    wrong = [each for each in found if not each.holds]
+        print_table(columns, [_row(each) for each in verifications], right=columns[1:5])
+    wrong = [each for each in verifications if not each.holds]
     if wrong:
         word = "is undecided: give more --seeds" if wrong[0].verdict == "undecided" else f"is {wrong[0].verdict}"
         raise DDBenchError(f"the claim {word}")
 
 
-def _facts(found: Verification) -> dict[str, Any]:
-    made, equal = found.repeated
-    wide = found.tolerance if found.found_runs > 1 else None
-    plain = {name: value for name, value in vars(found).items() if name not in ("repeated", "tolerance")}
+def _facts(claim: Verification) -> dict[str, Any]:
+    made, equal = claim.repeated
+    wide = claim.tolerance if claim.found_runs > 1 else None
+    plain = {name: value for name, value in vars(claim).items() if name not in ("repeated", "tolerance")}
     return {**plain, "tolerance": wide, "repeated_runs": made, "equal_runs": equal}
 
 
-def _row(found: Verification) -> tuple[str, ...]:
-    made, equal = found.repeated
+def _row(claim: Verification) -> tuple[str, ...]:
+    made, equal = claim.repeated
     return (
-        found.verdict,
-        f"{100 * found.claimed:.2f} (n = {found.claimed_runs})",
-        f"{100 * found.found:.2f} (n = {found.found_runs})",
-        f"{100 * found.tolerance:.2f}",
+        claim.verdict,
+        f"{100 * claim.claimed:.2f} (n = {claim.claimed_runs})",
+        f"{100 * claim.found:.2f} (n = {claim.found_runs})",
+        f"{100 * claim.tolerance:.2f}",
         f"{equal} of {made}" if made else "-",
-        found.setting,
+        claim.setting,
     )
 
 

@@ -14,7 +14,6 @@ from ddbench.extras.tune import Candidate, TuneReport, parse_grid
 from ddbench.extras.tune import tune as search
 from ddbench.jobs.job import DataName
 from ddbench.report.format import duration, half, percent, settings
-from ddbench.training.compute import Compute
 
 
 @o.command(
@@ -41,8 +40,8 @@ def tune(
     protocol: o.ProtocolName = "hard-v1",
     network: o.NetworkName = None,
     seeds: o.FewSeeds = "3",
-    threads: o.Threads = None,
-    device: o.Device = None,
+    *,
+    where: o.DeviceFlags,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -69,7 +68,7 @@ def tune(
             recipe=chosen.recipe,
             distill_network=chosen.distill_network,
             overrides=parse_overrides(found, chosen.overrides or []),
-            compute=Compute.here(device, threads),
+            compute=where.compute(),
             reporter=reporter,
             out=out,
         )

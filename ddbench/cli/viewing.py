@@ -14,7 +14,6 @@ from ddbench.report import columns, score_table, significance, tables
 from ddbench.report.plots import SUFFIXES
 from ddbench.report.plots.registry import PLOTS, plot_all
 from ddbench.report.plots.style import save
-from ddbench.system.environment import cores
 from ddbench.system.files import check_writable
 
 
@@ -179,6 +178,8 @@ def plot(
         )
         written = [save(figure, out)]
     else:
+        from ddbench.system.environment import cores  # imports torch
+
         frame = ddbench.table(**chosen.chosen())
         say_left_out(frame)
         written = plot_all(frame, out, [".png"], workers=cores())

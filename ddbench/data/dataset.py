@@ -1,4 +1,4 @@
-"""What a data set is: two splits of square uint8 images with classes, and a card that says so without reading pixels.
+"""A data set: two splits of square uint8 images with classes, and a card that says so without reading pixels.
 
 Nothing here imports torch before pixels are touched, so that the command line can list data sets at once.
 """
@@ -17,7 +17,7 @@ RESIDENT_SIDE = 128  # pixels; up to this side a split is kept decoded in memory
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What is known of a data set before it is read.
+    """Facts about a data set that are known before it is read.
 
     `train` and `test` are numbers of images, None where only reading tells. `available`: it loads without a network.
     `how_to_get` is one line: what to download and where to put it, or that nothing is needed.
@@ -39,7 +39,7 @@ Reader = Callable[["torch.Tensor | None"], "torch.Tensor"]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images, in memory or read from files on demand, behind one interface.
+    """Labeled images, in memory or read from files on demand, behind one interface.
 
     Attributes:
         labels: int64 [n], each in 0..classes-1.
@@ -66,7 +66,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set: who it is, how its pixels are normalised, and its two splits.
+    """A data set: who it is, how its pixels are normalized, and its two splits.
 
     Attributes:
         id: its name; for a folder "<name>@<8 hex of the content hash>", never a path.
@@ -103,7 +103,7 @@ class InMemory:
 
 
 def pixels_hash(pixels: "torch.Tensor", labels: "torch.Tensor") -> str:
-    """The hash of a resident split: SHA-256 over uint8 [n, C, H, W] and int64 [n]."""
+    """Hash of a resident split: SHA-256 over uint8 [n, C, H, W] and int64 [n]."""
     return tensors_digest({"labels": labels, "pixels": pixels})
 
 

@@ -1,14 +1,13 @@
-"""The embedded default: scikit-learn's 1,797 handwritten digits of 8x8 pixels; no network, no files."""
+"""Embedded default: scikit-learn's 1,797 handwritten digits of 8x8 pixels; no network, no files."""
 
 from ddbench.data.dataset import Dataset, DatasetCard, channel_statistics, memory_split
 from ddbench.hashing import digest
 
-NAMES: tuple[str, ...] = ("digits",)
 TRAIN, TEST = 1438, 359  # what the split gives; a test checks it
 
 
 def describe(name: str) -> DatasetCard:
-    """The card of `digits`."""
+    """Card of `digits`."""
     how = "comes with scikit-learn: nothing to download"
     return DatasetCard(name, "Optical digits (scikit-learn)", 10, 1, 8, TRAIN, TEST, True, how)
 

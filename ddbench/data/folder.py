@@ -3,38 +3,39 @@
 An optional `dataset.toml` in it has the keys name, title, side (pixels), mean, std (per channel, on [0, 1]), flip.
 """
 
+import json
 import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from ddbench.data.dataset import RESIDENT_SIDE, Dataset, DatasetCard, Split, channel_statistics
-from ddbench.data.imagenet import MEAN, STD
-from ddbench.data.images import file_split, probe_channels, probe_side
+from pydantic import Field, ValidationError
+
+from ddbench.data.dataset import Dataset, DatasetCard, channel_statistics
+from ddbench.data.images import MEAN, STD, file_split, probe_channels, probe_side
 from ddbench.data.listing import Listing, class_folders, list_split, listed
-from ddbench.errors import UsageError
+from ddbench.errors import UsageError, first_problem
 from ddbench.hashing import digest
+from ddbench.schema import Strict
 
-PREFIX = "folder:"
 LAYOUT = "train/<class>/ and test/<class>/ (or val/<class>/), the same classes in both"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # a name becomes part of file names
 
 
-@dataclass(frozen=True)
-class FolderConfig:
-    """What a `dataset.toml` may say; None where it says nothing."""
+class FolderConfig(Strict):
+    """A `dataset.toml`; None where it says nothing. `mean` and `std` are of pixels in [0, 1], one number per channel."""
 
     name: str | None = None
-    title: str | None = None
-    side: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    title: Annotated[str, Field(min_length=1)] | None = None
+    side: Annotated[int, Field(ge=4, le=1024)] | None = None
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1)], ...] | None = None
     flip: bool = True
 
 
 @dataclass(frozen=True)
-class Folder:
+class ImageFolder:
     """An image folder, listed and probed, no pixels read."""
 
     name: str
@@ -47,8 +48,8 @@ class Folder:
 
 
 def describe(path: str, dataset_name: str | None = None) -> DatasetCard:
-    """The card of the image folder at `path`; lists its files and reads some images' headers."""
-    folder = scan(Path(path), dataset_name)
+    """Card of the image folder at `path`; lists its files and reads some images' headers."""
+    folder = scan(path, dataset_name)
     return DatasetCard(
         folder.name, folder.config.title or folder.name, len(folder.classes), folder.channels, folder.side,
         len(folder.train), len(folder.test), True, "its files are there",
@@ -66,19 +67,27 @@ def load(path: str, dataset_name: str | None = None) -> Dataset:
     The list of a streamed folder's files is kept in the cache and holds until a folder in it changes; an image that is
     written again in place with another size is refused when it is read, and the next load lists anew (`listing`).
     """
-    folder = scan(Path(path), dataset_name)
+    folder = scan(path, dataset_name)
     train = file_split(folder.train, side=folder.side, channels=folder.channels)
     test = file_split(folder.test, side=folder.side, channels=folder.channels)
     content = digest([folder.classes, train.hash, test.hash])
-    mean, std = _statistics(folder, train)
+    if folder.config.mean and folder.config.std:
+        mean, std = folder.config.mean, folder.config.std
+    elif train.resident:
+        mean, std = channel_statistics(train.read())
+    else:  # reading a large set once only to average it would cost hours, so ImageNet's constants stand in
+        mean, std = (MEAN, STD) if folder.channels == 3 else ((sum(MEAN) / 3,), (sum(STD) / 3,))
     return Dataset(
         f"{folder.name}@{content[:8]}", folder.classes, folder.channels, folder.side, folder.config.flip,
         mean, std, train, test,
     )  # fmt: skip
 
 
-def scan(root: Path, dataset_name: str | None) -> Folder:
-    """List and probe the image folder at `root`; every fault of its layout or its dataset.toml is a UsageError."""
+def scan(path: str, dataset_name: str | None) -> ImageFolder:
+    """List and probe the image folder at `path`; every fault of its layout or its dataset.toml is a UsageError."""
+    if not path:
+        raise UsageError(f"folder:PATH needs a path: a folder with {LAYOUT}")
+    root = Path(path).expanduser().resolve()
     if not root.is_dir():
         raise UsageError(f"no folder {root}: folder:PATH needs {LAYOUT}")
     config = read_config(root / "dataset.toml")
@@ -94,8 +103,7 @@ def scan(root: Path, dataset_name: str | None) -> Folder:
     for key, values in (("mean", config.mean), ("std", config.std)):
         if values is not None and len(values) != channels:
             raise UsageError(f"{root / 'dataset.toml'}: {key} has {len(values)} values, the images {channels} channels")
-    name = _name(root, config, dataset_name)
-    return Folder(name, config, classes, side, channels, train, test)
+    return ImageFolder(_name(root, config, dataset_name), config, classes, side, channels, train, test)
 
 
 def read_config(path: Path) -> FolderConfig:
@@ -104,32 +112,16 @@ def read_config(path: Path) -> FolderConfig:
         return FolderConfig()
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        config = FolderConfig.model_validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        raise UsageError(
+            f"{path}: {first_problem(error)}; its keys are {', '.join(FolderConfig.model_fields)}"
+        ) from error
+    except (tomllib.TOMLDecodeError, ValueError, OSError) as error:
         raise UsageError(f"{path}: {error}") from error
-    known = FolderConfig.__dataclass_fields__
-    for key, value in values.items():
-        if key not in known:
-            raise UsageError(f"{path}: unknown key {key!r}; allowed are {', '.join(known)}")
-        fault = _fault(key, value)
-        if fault:
-            raise UsageError(f"{path}: {key} = {value!r}, but it must be {fault}")
-    if ("mean" in values) != ("std" in values):
+    if (config.mean is None) != (config.std is None):
         raise UsageError(f"{path}: mean and std are given together or not at all")
-    typed: dict[str, Any] = {k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in values.items()}
-    return FolderConfig(**typed)
-
-
-def _fault(key: str, value: object) -> str | None:
-    """What the value of a key should have been, or None if it is right."""
-    if key in ("name", "title"):
-        return None if isinstance(value, str) and value else "a text"
-    if key == "flip":
-        return None if isinstance(value, bool) else "true or false"
-    if key == "side":
-        return None if type(value) is int and 4 <= value <= 1024 else "a whole number of pixels from 4 to 1024"
-    low = 0.0 if key == "mean" else 1e-6
-    right = isinstance(value, list) and value and all(type(v) in (int, float) and low <= v <= 1 for v in value)
-    return None if right else f"a list of one number from {low:g} to 1 per channel"
+    return config
 
 
 def _check_classes(root: Path, train: tuple[str, ...], test: tuple[str, ...], test_name: str) -> None:
@@ -144,22 +136,12 @@ def _check_classes(root: Path, train: tuple[str, ...], test: tuple[str, ...], te
 
 
 def _name(root: Path, config: FolderConfig, dataset_name: str | None) -> str:
-    given = dataset_name if dataset_name is not None else config.name
-    if given is None:
-        given = re.sub(r"[^A-Za-z0-9._-]+", "-", root.resolve().name).lstrip("._-")
-    if not NAME.fullmatch(given):
+    name = dataset_name if dataset_name is not None else config.name
+    if name is None:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", root.resolve().name).lstrip("._-")
+    if not NAME.fullmatch(name):
         raise UsageError(
-            f"{given!r} cannot name the data set in {root}: letters, digits, '.', '_' and '-' are allowed, the first a "
+            f"{name!r} cannot name the data set in {root}: letters, digits, '.', '_' and '-' are allowed, the first a "
             "letter or digit (--dataset-name, or name in its dataset.toml)"
         )
-    return given
-
-
-def _statistics(folder: Folder, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    config = folder.config
-    if config.mean is not None and config.std is not None:
-        return config.mean, config.std
-    if folder.side <= RESIDENT_SIDE:
-        return channel_statistics(train.read())
-    # reading a large set once only to average it would cost hours, so ImageNet's constants stand in
-    return (MEAN, STD) if folder.channels == 3 else ((sum(MEAN) / 3,), (sum(STD) / 3,))
+    return name

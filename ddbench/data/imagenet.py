@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddbench.data.dataset import Dataset, DatasetCard
-from ddbench.data.images import file_split
+from ddbench.data.images import MEAN, STD, file_split
 from ddbench.data.listing import File, Listing, class_folders, listed
 from ddbench.errors import UsageError
 from ddbench.settings import data_dir
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # MTT's repository, for every set here
-
 
 @dataclass(frozen=True)
 class FolderSet:
-    """What is fixed of one data set: where it lies, how it is cut, how many classes and images it must have.
+    """Constants of one data set: where it lies, how it is cut, how many classes and images it must have.
 
     `classes` is what the folder must hold; `train` and `test` are checked unless None. `subset` lists class indices
     (into the sorted folder names) in label order.
@@ -68,11 +66,10 @@ SETS: dict[str, FolderSet] = {
         365, 224, 1_803_460, 36_500,
     ),
 }  # fmt: skip
-NAMES = tuple(SETS)
 
 
 def describe(name: str) -> DatasetCard:
-    """The card of one of `NAMES`; looks only whether its folder is there."""
+    """Card of one of `SETS`; looks only whether its folder is there."""
     facts = SETS[name]
     root = data_dir() / facts.folder
     available = (root / "train").is_dir() and (root / "val").is_dir()
@@ -82,7 +79,7 @@ def describe(name: str) -> DatasetCard:
 
 
 def load(name: str) -> Dataset:
-    """Read one of `NAMES` from `data_dir()`; resident at 64 and 128 px, streamed at 224.
+    """Read one of `SETS` from `data_dir()`; resident at 64 and 128 px, streamed at 224.
 
     UsageError: the folder is missing or incomplete (what to download, where to put it).
     """
@@ -145,9 +142,9 @@ def _class_names(folders: tuple[str, ...], facts: FolderSet) -> tuple[str, ...]:
     return tuple(words[index] for index in facts.subset)
 
 
-def _check_count(where: Path, what: str, found: int, expected: int, facts: FolderSet) -> None:
-    if found != expected:
-        raise UsageError(f"{where} has {found:,} {what} instead of {expected:,}: unpack it again as {facts.layout}")
+def _check_count(where: Path, what: str, count: int, expected: int, facts: FolderSet) -> None:
+    if count != expected:
+        raise UsageError(f"{where} has {count:,} {what} instead of {expected:,}: unpack it again as {facts.layout}")
 
 
 def _how_to_get(facts: FolderSet, root: Path) -> str:

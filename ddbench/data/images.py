@@ -1,7 +1,7 @@
 """Splits made of image files: decoding them, keeping them decoded or reading them on demand. `listing` lists them.
 
 Geometry, for every set read from files: the short side is resized to the target (bilinear with antialiasing, as
-PIL does it), then the centre square is cut out. Up to 128 px the target is the side itself; above, it is
+PIL does it), then the center square is cut out. Up to 128 px the target is the side itself; above, it is
 side * 256 / 224, so 224 px images come from a short side of 256. Nothing is squashed (MTT's ImageNet subsets are, in
 its code; here shapes keep their proportions).
 """
@@ -14,28 +14,30 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddbench.data.cached import Tensors, cached_tensors
 from ddbench.data.dataset import RESIDENT_SIDE, InMemory, Split
 from ddbench.data.listing import Listing
 from ddbench.errors import UsageError
 from ddbench.hashing import digest_of_parts, list_json
 from ddbench.settings import cache_dir
+from ddbench.system.files import cached_tensors
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's constants per channel, on [0, 1], as in MTT's repository."""
 GREY_MODES = ("1", "L", "LA")
 COLOUR_MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
-PROBES = 64  # images whose headers decide grey or colour
+PROBES = 64  # images whose headers decide grey or color
 CHUNK = 64  # images that one thread decodes at a time, at most
 THREADS = 8
 DECODER = 1  # raised by hand when the geometry or the conversion changes; part of the cache's key
 
 
 def probe_side(listing: Listing) -> int:
-    """The side that a listing's first image suggests: its short side up to 128 px, else 224."""
+    """Side that a listing's first image suggests: its short side up to 128 px, else 224."""
     with _opened(listing.path(0)) as image:
         short = min(image.size)
     return short if short <= RESIDENT_SIDE else 224
@@ -53,7 +55,7 @@ def probe_channels(*listings: Listing) -> int:
 
 
 def file_split(listing: Listing, *, side: int, channels: int) -> Split:
-    """The split of a listing: resident up to 128 px (decoded once, then cached), streamed above."""
+    """Split of a listing: resident up to 128 px (decoded once, then cached), streamed above."""
     if side <= RESIDENT_SIDE:
         return _resident(listing, side, channels)
     return streamed_split(listing, side=side, channels=channels)
@@ -68,7 +70,7 @@ def streamed_split(listing: Listing, *, side: int, channels: int) -> Split:
 
 
 def _contents_hash(listing: Listing, side: int, channels: int) -> str:
-    """The `digest` of {"channels", "decoder", "files": [[name, bytes, label], ...], "side"}, file by file."""
+    """Compute the `digest` of {"channels", "decoder", "files": [[name, bytes, label], ...], "side"}, file by file."""
     opened, closed = f'{{"channels":{channels},"decoder":{DECODER},"files":', f',"side":{side}}}'
     return digest_of_parts(chain([opened], list_json(listing.contents()), [closed]))
 
@@ -76,7 +78,7 @@ def _contents_hash(listing: Listing, side: int, channels: int) -> str:
 def _resident(listing: Listing, side: int, channels: int) -> Split:
     import torch
 
-    def build() -> Tensors:
+    def build() -> "dict[str, torch.Tensor]":
         return {"labels": torch.from_numpy(listing.labels), "pixels": decode(listing, None, side, channels)}
 
     path = cache_dir() / "decoded" / f"{_decoded_key(listing, side, channels)}.safetensors"
@@ -85,7 +87,7 @@ def _resident(listing: Listing, side: int, channels: int) -> Split:
 
 
 def _decoded_key(listing: Listing, side: int, channels: int) -> str:
-    """The `digest` of [decoder, names, labels, (bytes, mtime)s, side, channels], file by file.
+    """Compute the `digest` of [decoder, names, labels, (bytes, mtime)s, side, channels], file by file.
 
     The modification times are in the cache's key, never in the split's hash.
     """
@@ -134,7 +136,7 @@ def decode(listing: Listing, indices: Sequence[int] | None, side: int, channels:
 
 
 def decode_image(path: Path, side: int, channels: int) -> "np.ndarray[Any, Any]":
-    """One image as uint8 [channels, side, side]; UsageError if it is unreadable, of 16 bits, or colour among grey."""
+    """One image as uint8 [channels, side, side]; UsageError if it is unreadable, of 16 bits, or color among grey."""
     import numpy as np
 
     with _opened(path) as image:
@@ -145,13 +147,13 @@ def decode_image(path: Path, side: int, channels: int) -> "np.ndarray[Any, Any]"
         try:
             if "transparency" in image.info and image.mode == "P":
                 image = image.convert("RGBA")  # PIL's own advice for palettes with transparency
-            image = _centre_square(image.convert("L" if channels == 1 else "RGB"), side)
+            image = _center_square(image.convert("L" if channels == 1 else "RGB"), side)
         except (OSError, SyntaxError, ValueError) as error:
             raise UsageError(f"cannot read image {path}: {error}") from error
         return np.asarray(image).reshape(side, side, channels).transpose(2, 0, 1)
 
 
-def _centre_square(image: "Image", side: int) -> "Image":
+def _center_square(image: "Image", side: int) -> "Image":
     from PIL.Image import Resampling
 
     width, height = image.size

@@ -1,4 +1,4 @@
-"""The image files of a split: listed folder by folder, held in a few arrays, and kept in the cache for large images.
+"""Image files of a split: listed folder by folder, held in a few arrays, and kept in the cache for large images.
 
 What is kept (the class index) stands as long as the folders stand. Each folder's times of change are recorded, which
 move when an entry of it comes, goes or is renamed, and they are asked again at every load: one question a folder instead
@@ -19,12 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ddbench.data.cached import read_kept
 from ddbench.data.dataset import RESIDENT_SIDE
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.hashing import canonical_json, digest
 from ddbench.settings import cache_dir
-from ddbench.system.files import write_with
+from ddbench.system.files import read_checked, write_with
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +83,7 @@ class File(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The image files of one split, in order of class and then of name; some 60 bytes each.
+    """Image files of one split, in order of class and then of name; some 60 bytes each.
 
     Attributes:
         root: the split's folder.
@@ -102,7 +101,7 @@ class Listing:
 
     @classmethod
     def of(cls, root: Path, files: Iterable[File]) -> "Listing":
-        """The listing of files in order, none of which is held longer than needed."""
+        """Listing of files in order, none of which is held longer than needed."""
         import numpy as np
 
         columns = tuple(array("q") for _ in range(3))
@@ -150,7 +149,7 @@ class Listing:
         return zip(self.names, _plain(self.sizes), _plain(self.labels), strict=True)
 
     def label_list(self) -> Iterator[int]:
-        """The labels, one by one."""
+        """Labels, one by one."""
         return _plain(self.labels)
 
     def stats(self) -> Iterator[tuple[int, int]]:
@@ -165,16 +164,16 @@ def _plain(numbers: "Array") -> Iterator[int]:
 
 
 def class_folders(split: Path) -> tuple[str, ...]:
-    """The sorted names of the folders right below a split's folder, hidden ones left out.
+    """Sorted names of the folders right below a split's folder, hidden ones left out.
 
     Raises:
         UsageError: a name that is no UTF-8.
     """
     with os.scandir(split) as entries:
-        found = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-    for name in found:
+        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    for name in names:
         _check_name("class folder", name, split)
-    return tuple(found)
+    return tuple(names)
 
 
 def _check_name(what: str, name: str, folder: Path) -> None:
@@ -185,7 +184,7 @@ def _check_name(what: str, name: str, folder: Path) -> None:
 
 
 def listed(split: Path, classes: Sequence[str], *, side: int) -> Listing:
-    """The listing of a split whose images are read at `side` pixels: from the cache where they are streamed.
+    """Listing of a split whose images are read at `side` pixels: from the cache where they are streamed.
 
     Raises:
         UsageError: see `list_split`.
@@ -211,12 +210,12 @@ class Folder(NamedTuple):
 
 
 def _files(split: Path, classes: Sequence[str], folders: list[Folder]) -> Iterator[File]:
-    """The files of a split in order; the folders that they were found in go into `folders`."""
+    """Files of a split in order; the folders that they were found in go into `folders`."""
     for label, name in enumerate(classes):
-        found = sorted(_images_below(split / name, name, folders))
-        if not found:
+        images = sorted(_images_below(split / name, name, folders))
+        if not images:
             raise UsageError(f"no images in class folder {split / name} (suffixes read: {' '.join(SUFFIXES)})")
-        yield from (File(file, label, size, mtime) for file, size, mtime in found)
+        yield from (File(file, label, size, mtime) for file, size, mtime in images)
 
 
 def _images_below(folder: Path, prefix: str, folders: list[Folder]) -> Iterator[tuple[str, int, int]]:
@@ -249,9 +248,9 @@ def indexed_split(split: Path, classes: Sequence[str]) -> Listing:
     """
     key = digest([INDEX_VERSION, os.fsencode(split.resolve()).hex(), list(classes)])
     path = cache_dir() / "index" / f"{key}.safetensors"
-    found = _read(path, split)
-    if found is not None:
-        return found
+    cached = _read(path, split)
+    if cached is not None:
+        return cached
     started, folders = time.time_ns(), list[Folder]()
     listing = Listing.of(split, _files(split, classes, folders))
     if max(changed for folder in folders for changed in folder[1:]) > started - SETTLED * 1e9:
@@ -282,11 +281,11 @@ def _write(listing: Listing, folders: Sequence[Folder], path: Path) -> None:
 
 
 def _read(path: Path, split: Path) -> Listing | None:
-    """The listing kept at `path`, or None: there is none, it is damaged, or the split has changed since."""
-    found = read_kept(path, _checksum, "np")
-    if found is None:
+    """Listing kept at `path`, or None: there is none, it is damaged, or the split has changed since."""
+    cached = read_checked(path, _checksum, "np")
+    if cached is None:
         return None
-    arrays, _ = found
+    arrays, _ = cached
     names = Names(arrays["names"].tobytes(), arrays["ends"])
     listing = Listing(split, names, arrays["labels"], arrays["sizes"], arrays["mtimes"], path)
     walked = Names(arrays["folders"].tobytes(), arrays["folder-ends"])
@@ -296,7 +295,7 @@ def _read(path: Path, split: Path) -> Listing | None:
 
 
 def _stands(listing: Listing, folders: Iterable[Folder]) -> bool:
-    """Whether no folder of a split has changed, and no file of a sample has another size."""
+    """Tell whether no folder of a split has changed, and no file of a sample has another size."""
     root, count = str(listing.root), min(SAMPLED, len(listing))
     sample = (step * len(listing) // count for step in range(count))
     try:

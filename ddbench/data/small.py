@@ -1,16 +1,17 @@
-"""The small classics through torchvision: mnist, fashion-mnist, svhn, cifar10, cifar100.
+"""Small classics through torchvision: mnist, fashion-mnist, svhn, cifar10, cifar100.
 
 Files lie in `data_dir()` in torchvision's own layout, so a folder that other projects filled serves as it is. A
 download goes to a temporary folder beside it and each file is moved into place whole.
 """
 
+import contextlib
 import gzip
 import os
 import pickle
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ddbench.data.dataset import Dataset, DatasetCard, memory_split
 from ddbench.errors import UsageError
 from ddbench.settings import data_dir
-from ddbench.system.downloads import are_refused, patience
+from ddbench.system.downloads import are_refused, fetch
 from ddbench.system.files import locked, make_folder
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ READ_ERRORS = (RuntimeError, ValueError, OSError, EOFError, AssertionError, KeyE
 
 @dataclass(frozen=True)
 class SmallSet:
-    """What is fixed of one data set: the class of torchvision that reads it, its files below the root, its page."""
+    """Constants of one data set: the class of torchvision that reads it, its files below the root, its page."""
 
     title: str
     reader: str
@@ -73,11 +74,10 @@ SETS: dict[str, SmallSet] = {
         100, 3, 32, 50000, 10000, True, (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762),
     ),
 }  # fmt: skip
-NAMES = tuple(SETS)
 
 
 def describe(name: str) -> DatasetCard:
-    """The card of one of `NAMES`; looks only whether its files are there."""
+    """Card of one of `SETS`; looks only whether its files are there."""
     facts = SETS[name]
     available = _debian_folder(name) is not None or not _missing(facts)
     how = "its files are there" if available else _how(facts)
@@ -87,7 +87,7 @@ def describe(name: str) -> DatasetCard:
 
 
 def load(name: str) -> Dataset:
-    """Read one of `NAMES`, downloading it if its files are missing.
+    """Read one of `SETS`, downloading it if its files are missing.
 
     UsageError says what to download by hand and where to put it where that fails, and names damaged files.
     """
@@ -113,17 +113,8 @@ def _dataset(name: str, facts: SmallSet, root: Path) -> Dataset:
         where = root if root == data_dir() else "the Debian package's files"
         files = _listed(facts.files)
         raise UsageError(f"files of {name} in {where} are damaged ({error}): delete {files} and try again") from error
-    return Dataset(
-        name,
-        names,
-        facts.channels,
-        facts.side,
-        facts.flip,
-        facts.mean,
-        facts.std,
-        memory_split(*train),
-        memory_split(*test),
-    )
+    splits = memory_split(*train), memory_split(*test)
+    return Dataset(name, names, facts.channels, facts.side, facts.flip, facts.mean, facts.std, *splits)
 
 
 def _split(facts: SmallSet, root: Path, train: bool) -> tuple[tuple["torch.Tensor", "torch.Tensor"], tuple[str, ...]]:
@@ -164,42 +155,55 @@ def _by_hand(facts: SmallSet) -> str:
 
 
 def _listed(files: tuple[str, ...]) -> str:
-    """The files, those of one folder as folder/{a, b}."""
+    """Files, those of one folder as folder/{a, b}."""
     folder, _, _ = files[0].rpartition("/")
     names = ", ".join(file.rpartition("/")[2] for file in files)
     return f"{folder}/{{{names}}}" if folder else names
 
 
 def _download(name: str, facts: SmallSet) -> None:
-    """Let torchvision download and unpack into a temporary folder, then move the files that are read, one by one."""
+    """Download into a temporary folder, let torchvision unpack there, then move the files that are read, one by one."""
     import torchvision.datasets
 
     root = make_folder(data_dir())
     reader = getattr(torchvision.datasets, facts.reader)
     parts: list[dict[str, Any]] = [{"split": "train"}, {"split": "test"}] if facts.reader == "SVHN" else [{}]
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".tmp", dir=root) as temporary, patience():
-            for part in parts:
-                reader(temporary, download=True, **part)
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".tmp", dir=root) as temporary:
+            for urls, file, md5 in _archives(facts, reader):
+                fetch(Path(temporary) / file, *urls, digest=md5, algorithm="md5")
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is for data
+                for part in parts:
+                    reader(temporary, download=True, **part)
             for file in facts.files:
                 make_folder((root / file).parent)
                 os.replace(Path(temporary) / file, root / file)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, UsageError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"cannot download {name} ({reason}): {_by_hand(facts)}") from error
 
 
+def _archives(facts: SmallSet, reader: Any) -> list[tuple[list[str], str, str]]:
+    """Addresses, place below the root and MD5 of each file that a reader of torchvision downloads."""
+    if facts.reader == "SVHN":
+        return [([url], file, md5) for url, file, md5 in (reader.split_list[split] for split in ("train", "test"))]
+    if facts.reader.startswith("CIFAR"):
+        return [([reader.url], reader.filename, reader.tgz_md5)]
+    folder = f"{facts.reader}/raw"
+    return [([m + file for m in reader.mirrors], f"{folder}/{file}", md5) for file, md5 in reader.resources]
+
+
 def _debian_folder(name: str) -> Path | None:
-    """The folder of the Debian package dataset-fashion-mnist, if it is installed."""
+    """Folder of the Debian package dataset-fashion-mnist, if it is installed."""
     if name != "fashion-mnist":
         return None
     whole = (folder for folder in DEBIAN_FOLDERS if all((folder / f"{file}.gz").is_file() for file in _IDX))
     return next(whole, None)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _unpacked(folder: Path) -> Iterator[Path]:
-    """The gzip files of `folder` unpacked as torchvision expects them, below a temporary root."""
+    """Gzip files of `folder` unpacked as torchvision expects them, below a temporary root."""
     with tempfile.TemporaryDirectory() as temporary:
         raw = make_folder(Path(temporary) / "FashionMNIST" / "raw")
         try:

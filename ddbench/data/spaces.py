@@ -1,4 +1,4 @@
-"""The spaces that images live in, and the maps between a space and pixels in [0, 1].
+"""Spaces that images live in, and the maps between a space and pixels in [0, 1].
 
 pixel: [0, 1] as it is. normalised: (x - mean) / std per channel. zca: whitened by kornia's definition
 (ZCAWhitening(eps=0.1, compute_inv=True), as MTT uses it): with X the n x F training images in
@@ -9,16 +9,16 @@ pixel: [0, 1] as it is. normalised: (x - mean) / std per channel. zca: whitened 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Self
 
 import torch
 
-from ddbench.data.cached import Tensors, cached_tensors
 from ddbench.data.dataset import Dataset, Split
 from ddbench.errors import UsageError, unknown
 from ddbench.settings import cache_dir
+from ddbench.system.files import cached_tensors
 
 SPACE_KINDS = ("pixel", "normalised", "zca")
 ZCA_EPS = 0.1  # added to the eigenvalues, variances of pixels in [0, 1]
@@ -52,9 +52,9 @@ class Space:
     def __post_init__(self) -> None:
         if self.kind not in SPACE_KINDS:
             raise unknown("space", str(self.kind), SPACE_KINDS)
-        given = {name for name in _ALL_FIELDS if getattr(self, name) not in ((), None)}
-        if given != set(_FIELDS[self.kind]):
-            raise UsageError(f"a {self.kind} space has the fields {list(_FIELDS[self.kind])}, not {sorted(given)}")
+        present = {name for name in _ALL_FIELDS if getattr(self, name) not in ((), None)}
+        if present != set(_FIELDS[self.kind]):
+            raise UsageError(f"a {self.kind} space has the fields {list(_FIELDS[self.kind])}, not {sorted(present)}")
         if self.kind == "normalised" and (len(self.mean) != len(self.std) or min(self.std) <= 0):
             raise UsageError(f"a normalised space needs a std above 0 for each mean, not {self.mean} and {self.std}")
         if self.kind == "zca" and (len(self.probe) != PROBE or self.eps is None or self.eps <= 0):
@@ -92,41 +92,25 @@ def _right_type(name: str, value: object) -> bool:
     return isinstance(numbers, list) and all(type(number) in (int, float) for number in numbers)
 
 
-class Transform(Protocol):
-    """A pair of maps, each other's inverse, on float32 [n, C, H, W]; both are differentiable and affine."""
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """A pair of maps, each other's inverse, on float32 [n, C, H, W]; differentiable and affine. Of the pixel space: none."""
 
     def encode(self, images01: torch.Tensor) -> torch.Tensor:
         """Pixels in [0, 1] to the space."""
-        ...
-
-    def decode(self, images: torch.Tensor) -> torch.Tensor:
-        """The space to pixels (not clamped to [0, 1])."""
-        ...
-
-    def to(self, device: torch.device | str) -> "Transform":
-        """The same maps with their tensors on `device`."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Identity:
-    """The pixel space."""
-
-    def encode(self, images01: torch.Tensor) -> torch.Tensor:
-        """The images themselves."""
         return images01
 
     def decode(self, images: torch.Tensor) -> torch.Tensor:
-        """The images themselves."""
+        """Space to pixels (not clamped to [0, 1])."""
         return images
 
-    def to(self, device: torch.device | str) -> "Identity":
-        """Nothing to move."""
-        return self
+    def to(self, device: torch.device | str) -> Self:
+        """Same maps with their tensors on `device`."""
+        return replace(self, **{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
 @dataclass(frozen=True, eq=False)
-class Normalisation:
+class Normalization(Transform):
     """(x - mean) / std per channel; both float32 [C, 1, 1]."""
 
     mean: torch.Tensor
@@ -140,13 +124,9 @@ class Normalisation:
         """Z std + mean."""
         return images * self.std + self.mean
 
-    def to(self, device: torch.device | str) -> "Normalisation":
-        """The same on `device`."""
-        return Normalisation(self.mean.to(device), self.std.to(device))
-
 
 @dataclass(frozen=True, eq=False)
-class Whitening:
+class Whitening(Transform):
     """ZCA over whole images: mean float32 [F], whiten and unwhiten float32 [F, F], F = C H W."""
 
     mean: torch.Tensor
@@ -161,13 +141,9 @@ class Whitening:
         """Z W_inv + mu."""
         return (images.flatten(1) @ self.unwhiten + self.mean).view_as(images)
 
-    def to(self, device: torch.device | str) -> "Whitening":
-        """The same on `device`."""
-        return Whitening(self.mean.to(device), self.whiten.to(device), self.unwhiten.to(device))
-
 
 def make_space(kind: str, dataset: Dataset) -> Space:
-    """The space of that kind that belongs to a data set.
+    """Space of that kind that belongs to a data set.
 
     zca fits the whitening on the training split (cached below `cache_dir()/zca` by the split's hash) and fills the
     probe. UsageError: an unknown kind, or images too large to whiten.
@@ -181,18 +157,18 @@ def make_space(kind: str, dataset: Dataset) -> Space:
 
 
 def transform_for(space: Space, dataset: Dataset) -> Transform:
-    """The maps of a space, tensors on the CPU.
+    """Maps of a space, tensors on the CPU.
 
     A zca space is re-fitted on the data set's training split, and must agree with it: equal eps and split hash, and
     probe values within 1e-3; UsageError otherwise.
     """
     if space.kind == "pixel":
-        return Identity()
+        return Transform()
     if space.kind == "normalised":
         if len(space.mean) != dataset.channels:
             raise UsageError(f"a space of {len(space.mean)} channels does not fit {dataset.id} ({dataset.channels})")
         mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (space.mean, space.std))
-        return Normalisation(mean, std)
+        return Normalization(mean, std)
     if space.eps != ZCA_EPS:
         raise UsageError(f"zca space with eps {space.eps}: only {ZCA_EPS} is known")
     if space.split_hash != dataset.train.hash:
@@ -215,7 +191,7 @@ def _probe(whitening: Whitening, dataset: Dataset) -> tuple[float, ...]:
 
 @lru_cache(maxsize=2)
 def _whitening(dataset: Dataset, cache: str) -> Whitening:
-    """The whitening of a data set, from the cache or fitted; `cache` is part of the key only."""
+    """Whitening of a data set, from the cache or fitted; `cache` is part of the key only."""
     size = dataset.channels * dataset.side**2
     if size > ZCA_LIMIT:
         raise UsageError(
@@ -223,11 +199,10 @@ def _whitening(dataset: Dataset, cache: str) -> Whitening:
             "use the space normalised or pixel"
         )
     path = cache_dir() / "zca" / f"{dataset.train.hash}.safetensors"
-    tensors, _ = cached_tensors(path, lambda: fit_zca(dataset.train, size))
-    return Whitening(tensors["mean"], tensors["whiten"], tensors["unwhiten"])
+    return Whitening(**cached_tensors(path, lambda: fit_zca(dataset.train, size))[0])
 
 
-def fit_zca(split: Split, size: int) -> Tensors:
+def fit_zca(split: Split, size: int) -> dict[str, torch.Tensor]:
     """Fit kornia's ZCA on a split of images of `size` values: mean [F], whiten and unwhiten [F, F], float32."""
     mean, covariance = pixel_covariance(split, size)
     values, vectors = torch.linalg.eigh(covariance)

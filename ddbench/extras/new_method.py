@@ -1,7 +1,7 @@
 """Template of a method plugin: a package of its own that installs, works as it is, and passes `ddbench check`.
 
-It holds a small method on one page, the means of groups of real images. Its author replaces the docstring, the
-hyper-parameters, `distill` and `METHOD` step by step; the checks pass in between.
+The files lie in `ddbench/extras/template`: a small method on one page, the means of groups of real images. Its author
+replaces the docstring, the hyper-parameters, `distill` and `METHOD` step by step; the checks pass in between.
 """
 
 import re
@@ -15,162 +15,7 @@ from ddbench.system.files import make_folder, write_atomic
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 LONGEST = 40
 SOURCE = Path(__file__).resolve().parents[2]
-
-PYPROJECT = """\
-[build-system]
-requires = ["setuptools>=77"]
-build-backend = "setuptools.build_meta"
-
-[project]
-name = "ddbench-$name"
-version = "0.1.0"
-description = "$name, a method of dataset distillation for ddbench"
-requires-python = ">=3.11"
-dependencies = ["ddbench"]
-
-[project.optional-dependencies]
-dev = ["pytest>=8.2"]
-
-[project.entry-points."ddbench.methods"]
-$name = "$package.method:METHOD"
-
-[tool.setuptools]
-packages = ["$package", "$package.recipes"]
-
-[tool.setuptools.package-data]
-"$package.recipes" = ["*.toml"]
-"""
-
-README = """\
-# $name
-
-A method for ddbench. The method is `$package/method.py`, its settings are in `$package/recipes/$name.toml`.
-
-```
-pip install --no-deps --editable .
-ddbench methods $name
-ddbench check $name
-ddbench run $name --dataset digits --ipc 3
-```
-"""
-
-METHOD = '''\
-"""$title: each image is the mean of a group of real images.
-
-Replace this text by the algorithm box of your paper.
-
-1. For every class draw IPC groups of g training images each, without replacement.
-2. The distilled image of a group is its mean, x = (1/g) sum_i x_i, in `space`.
-
-Differences from the paper: none, there is no paper. Not yet measured.
-"""
-
-from typing import Literal
-
-import torch
-from ddbench.errors import NotDefined
-from ddbench.distillation.method import Hyper, Method
-from ddbench.synset.synset import SynSet
-from ddbench.distillation.task import Task
-from pydantic import Field
-
-
-class $hyper(Hyper):
-    """Hyper-parameters of `$name`: one line each, with unit, the paper's symbol and range."""
-
-    group: int = Field(4, ge=1, description="images in a group, g")
-    space: Literal["pixel", "normalised", "zca"] = Field("normalised", description="space in which a student trains")
-
-
-def distill(task: Task, hyper: $hyper) -> SynSet:
-    """Return a set of the means of IPC groups of each class."""
-    assert task.ipc is not None  # METHOD says that the budget is images per class
-    space = task.space(hyper.space)
-    images, labels = task.tensors(space)
-    groups = torch.cat([draw_groups(task, places, hyper.group) for places in task.class_indices()])
-    return task.synset(space=space, images=group_means(images, groups), classes=labels[groups[:, 0]])
-
-
-def draw_groups(task: Task, places: torch.Tensor, size: int) -> torch.Tensor:
-    """Draw IPC disjoint groups from a class's indices: int64 [ipc, size]; NotDefined if there are too few images."""
-    assert task.ipc is not None
-    if task.ipc * size > len(places):
-        raise NotDefined(f"{task.ipc} groups of {size} images are more than the {len(places)} of a class")
-    label = int(task.dataset.labels[places[0]])
-    drawn = places[torch.randperm(len(places), generator=task.rng("groups", label))]
-    return drawn[: task.ipc * size].reshape(task.ipc, size)
-
-
-def group_means(images: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Return the mean image of each group: images [n, C, H, W] and int64 groups [m, g] give float32 [m, C, H, W]."""
-    return images[groups.to(images.device)].mean(1)
-
-
-METHOD = Method(
-    name="$name",
-    hyper=$hyper,
-    distill=distill,
-    title="$title",
-    paper="",
-    arxiv="",
-    differences=(),
-    toy={"group": 2},
-)
-'''
-
-RECIPE = """\
-# Settings of $name. Each names its source, and says what the paper leaves open.
-method = "$name"
-
-[[recipe]]
-name = "first"
-dataset = "digits"
-ipc = [1, 3, 10]
-default = true
-source = "chosen by hand, not tuned"
-
-[recipe.hyper]
-group = 4
-"""
-
-TEST = '''\
-"""$name: its formula against the definition, and the checks that every method must pass."""
-
-import pytest
-import torch
-from ddbench.extras.check import CHECKS
-from ddbench.distillation.method import find_method
-from $package.method import METHOD, group_means
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    """Keep the tests out of your own cache."""
-    monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path))
-
-
-def test_group_means_by_definition():
-    """One pixel at a time, in float64."""
-    images = torch.randn(6, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    groups = torch.tensor([[0, 3, 5], [1, 2, 4]])
-    means = group_means(images, groups)
-    for row, group in enumerate(groups.tolist()):
-        for y in range(2):
-            for x in range(2):
-                wanted = sum(images[place, 0, y, x].double().item() for place in group) / 3
-                assert abs(means[row, 0, y, x].item() - wanted) < 1e-6
-
-
-def test_it_is_registered():
-    """The entry point leads to this method."""
-    assert find_method("$name") is METHOD
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-def test_conformance(check):
-    """The checks of `ddbench check $name`."""
-    check.run(METHOD)
-'''
+TEMPLATE = Path(__file__).with_name("template")
 
 
 def new_method(name: str, folder: Path | None = None) -> Path:
@@ -193,23 +38,18 @@ def new_method(name: str, folder: Path | None = None) -> Path:
     make_folder(place)
     if not place.is_dir() or any(place.iterdir()):
         raise CannotWrite(f"{place}: is not empty")
-    for path, text in _files(name).items():
-        write_atomic(place / path, text)
-    return place
-
-
-def _files(name: str) -> dict[str, str]:
-    """Return the plugin's files by their paths in the folder."""
     package = "ddbench_" + name.replace("-", "_")
-    title = name.replace("-", " ").capitalize()
     hyper = "".join(part.capitalize() for part in name.split("-")) + "Hyper"
-    words = {"name": name, "package": package, "title": title, "hyper": hyper}
-    texts = {
-        "pyproject.toml": PYPROJECT,
-        "README.md": README,
-        f"{package}/__init__.py": "",
-        f"{package}/method.py": METHOD,
-        f"{package}/recipes/{name}.toml": RECIPE,
-        f"tests/test_{package}.py": TEST,
+    words = {"name": name, "package": package, "title": name.replace("-", " ").capitalize(), "hyper": hyper}
+    files = {
+        "pyproject.toml": "pyproject.toml.txt",
+        "README.md": "README.md.txt",
+        f"{package}/method.py": "method.py.txt",
+        f"{package}/recipes/{name}.toml": "recipe.toml.txt",
+        f"tests/test_{package}.py": "test.py.txt",
     }
-    return {path: Template(text).substitute(words) for path, text in texts.items()}
+    for path, source in files.items():
+        text = Template((TEMPLATE / source).read_text(encoding="utf-8")).substitute(words)
+        write_atomic(place / path, text)
+    write_atomic(place / package / "__init__.py", "")
+    return place

@@ -1,23 +1,26 @@
 """Networks by name: `create("convnet-d3-bn", channels=3, side=32, classes=10, seed=0, key=("student", 0))`.
 
 The grammar is `BASE[-wWIDTH][-in|-bn|-none]`, `timm:NAME` or `torchvision:NAME`; every network of ours has
-`.embed(images)`, the flattened input of its last linear layer, and `.head`, that layer. Names and descriptions
-need no torch; building imports it.
+`.embed(images)`, the flattened input of its last linear layer, and `.head`, that layer. Packages add networks as entry
+points of the group `ddbench.networks`. Names and descriptions need no torch; building imports it.
 """
 
 from typing import TYPE_CHECKING
 
-from ddbench.networks.names import NetworkCard as NetworkCard
-from ddbench.networks.names import NetworkName as NetworkName
-from ddbench.networks.names import canonical as canonical
-from ddbench.networks.names import describe as describe
-from ddbench.networks.names import network_names as network_names
-from ddbench.networks.names import parse as parse
+from ddbench.networks.registry import Architecture as Architecture
+from ddbench.networks.registry import NetworkCard as NetworkCard
+from ddbench.networks.registry import NetworkName as NetworkName
+from ddbench.networks.registry import build as build
+from ddbench.networks.registry import canonical as canonical
+from ddbench.networks.registry import describe as describe
+from ddbench.networks.registry import network_names as network_names
+from ddbench.networks.registry import parse as parse
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "Architecture",
     "NetworkCard",
     "NetworkName",
     "canonical",
@@ -33,7 +36,7 @@ __all__ = [
 def create(
     name: str, *, channels: int, side: int, classes: int, seed: int = 0, key: tuple[str | int, ...] = ()
 ) -> "nn.Module":
-    """Build a network on the CPU in train mode; equal arguments give equal weights, torch's generators are untouched.
+    """Build a network on the CPU in train mode: equal arguments give equal weights, torch's generators stay as they are.
 
     Args:
         name: see the module docstring; `convnet` takes its depth from `side`.
@@ -46,7 +49,6 @@ def create(
     Raises:
         UsageError: an unknown name, or a network that pools more often than `side` allows.
     """
-    from ddbench.networks.build import build
     from ddbench.randomness import forked
 
     with forked(seed, "network", *key):
@@ -75,9 +77,13 @@ def pretrained(
         UsageError: the network has no weights, they are for other channels or classes, they cannot be loaded (what to
             download and where to put it), or the network does not take images of this size.
     """
+    from ddbench.errors import UsageError
     from ddbench.networks.weights import load_pretrained
 
-    return load_pretrained(name, channels=channels, side=side, classes=classes)
+    parsed = parse(name, side=side)
+    if parsed.library is None:
+        raise UsageError(f"network {name!r} has no pretrained weights: only torchvision:NAME and timm:NAME have")
+    return load_pretrained(parsed.library, parsed.base, channels=channels, side=side, classes=classes)
 
 
 def parameter_count(name: str, channels: int, side: int, classes: int) -> int:
@@ -86,7 +92,6 @@ def parameter_count(name: str, channels: int, side: int, classes: int) -> int:
 
     import torch
 
-    from ddbench.networks.build import build
     from ddbench.randomness import forked
 
     ours = parse(name, side=side).library is None

@@ -4,10 +4,11 @@ Only architectures and tags that open_clip itself lists are taken: never a path,
 library. A class name that is a WordNet id becomes words: open_clip's own of ImageNet-1K, else WordNet's first lemma.
 """
 
+import contextlib
 import logging
 import re
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 
 from ddbench.errors import UsageError, unknown
 from ddbench.randomness import forked
-from ddbench.system.downloads import patience
 
 TEXTS_AT_ONCE = 256
 MAX_BYTES = 4 * 2**30  # of a model's weights: a set from a stranger may name any
@@ -25,7 +25,7 @@ _WNID = re.compile(r"n[0-9]{8}")
 
 
 def open_clip() -> Any:
-    """The library; UsageError if it is not installed."""
+    """Library; UsageError if it is not installed."""
     try:
         import open_clip as library
     except ImportError as error:
@@ -34,7 +34,7 @@ def open_clip() -> Any:
 
 
 def require_model(model: str, tag: str | None) -> dict[str, Any]:
-    """The configuration of an architecture; UsageError if open_clip does not list it, or lists no such tag for it."""
+    """Configuration of an architecture; UsageError if open_clip does not list it, or lists no such tag for it."""
     library = open_clip()
     if model not in library.list_models():
         near = [name for name in library.list_models() if name[:4] == model[:4]] or ["RN50", "ViT-B-32"]
@@ -64,19 +64,19 @@ def load_clip(model: str, tag: str | None, seed: int) -> nn.Module:
     """
     require_model(model, tag)
     library = open_clip()
-    found = library.get_pretrained_cfg(model, tag) if tag else {}
-    with forked(seed, "open-clip", model), _quiet(), patience():
+    weights = library.get_pretrained_cfg(model, tag) if tag else {}
+    with forked(seed, "open-clip", model), _quiet(), contextlib.redirect_stdout(sys.stderr):
         try:
             _require_size(library, model)
             # the activation goes with the weights
             made: nn.Module = library.create_model(
-                model, pretrained=tag, force_quick_gelu=bool(found.get("quick_gelu", False))
+                model, pretrained=tag, force_quick_gelu=bool(weights.get("quick_gelu", False))
             )
         except UsageError:
             raise
         except Exception as error:  # whatever the library, its server or a damaged file comes up with
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            source = found.get("hf_hub") or found.get("url")
+            source = weights.get("hf_hub") or weights.get("url")
             raise UsageError(
                 f"the weights {tag!r} of open_clip's {model!r} cannot be loaded ({reason}): let them be fetched once from "
                 f"{source}; 'open_clip:{model}' runs the pipeline without them"
@@ -95,7 +95,7 @@ def _require_size(library: Any, model: str) -> None:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the library's remark that weights are drawn: that was asked for."""
     root = logging.getLogger()
@@ -115,7 +115,7 @@ def _quiet() -> Iterator[None]:
 
 
 def prompts_of(template: str, class_names: Sequence[str]) -> list[str]:
-    """The text of each class: the template with the class in words in the place of {}."""
+    """Text of each class: the template with the class in words in the place of {}."""
     require_template(template)
     return [template.replace("{}", words) for words in words_of(class_names)]
 
@@ -148,7 +148,7 @@ def words_of(class_names: Sequence[str]) -> list[str]:
 
 @torch.no_grad()
 def text_columns(clip: Any, model: str, prompts: Sequence[str]) -> Tensor:
-    """The normalised embeddings of texts as columns: float32 [d, K], on the CPU."""
+    """Normalized embeddings of texts as columns: float32 [d, K], on the CPU."""
     tokens = open_clip().get_tokenizer(model)(list(prompts))
-    found = torch.cat([clip.encode_text(part) for part in tokens.split(TEXTS_AT_ONCE)])
-    return F.normalize(found.float(), dim=1).T.contiguous()
+    embedded = torch.cat([clip.encode_text(part) for part in tokens.split(TEXTS_AT_ONCE)])
+    return F.normalize(embedded.float(), dim=1).T.contiguous()

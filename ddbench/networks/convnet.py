@@ -1,7 +1,7 @@
 """ConvNet-D, the network of the DC, DM and trajectory-matching papers.
 
 D blocks of conv 3x3 (stride 1, padding 1, bias), norm, ReLU, average pool 2x2; then flatten and one linear layer.
-PyTorch's default initialisation. With width 128 and instance norm: 320,010 parameters on CIFAR-10 (D3).
+PyTorch's default initialization. With width 128 and instance norm: 320,010 parameters on CIFAR-10 (D3).
 Unlike the DC code, one-channel images are not padded to 32 px.
 """
 

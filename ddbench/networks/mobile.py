@@ -2,7 +2,7 @@
 
 Up to 64 px the first two halvings go (stem and first pool or strided stage), as in the CIFAR forms of these
 networks; DenseNet's stem conv is then 3x3. A halving that would leave less than 2 x 2 pixels goes too.
-torchvision's initialisation; dropout and stochastic depth as published, drawn from torch's global generator.
+torchvision's initialization; dropout and stochastic depth as published, drawn from torch's global generator.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the networks share: the split into embedding and head, norm layers, and strides that small images can bear."""
+"""Parts that the networks share: the split into embedding and head, norm layers, and strides that small images can bear."""
 
 from typing import Any
 
@@ -66,7 +66,7 @@ def halvings(side: int) -> list[bool]:
 
 
 def new_conv(conv: nn.Conv2d, *, channels: int | None = None, kernel: int | None = None) -> nn.Conv2d:
-    """A convolution like `conv` for other input channels or another odd kernel size ("same" padding), He-initialised."""
+    """A convolution like `conv` for other input channels or another odd kernel size ("same" padding), He-initialized."""
     how: dict[str, Any] = {"kernel_size": conv.kernel_size, "padding": conv.padding, "stride": conv.stride}
     if kernel is not None:
         how |= {"kernel_size": kernel, "padding": kernel // 2}
@@ -83,5 +83,5 @@ def drop_strides(module: nn.Module) -> None:
 
 
 def too_small(name: str, side: int, least: int) -> UsageError:
-    """The error for a network that pools more often than the images allow."""
+    """Error for a network that pools more often than the images allow."""
     return UsageError(f"network {name!r} needs images of at least {least} px, not {side} px")

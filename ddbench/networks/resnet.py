@@ -1,6 +1,6 @@
 """ResNets: torchvision's, with the stem of the CIFAR form up to 64 px (conv 3x3 of stride 1, no max pool).
 
-torchvision's initialisation (He, fan out), so a soft-label paper's ResNet-18 is this one. A stride that would leave
+torchvision's initialization (He, fan out), so a soft-label paper's ResNet-18 is this one. A stride that would leave
 less than 2 x 2 pixels becomes 1 (the last stage at 8 px).
 """
 

@@ -1,7 +1,7 @@
-"""The DC family's other small networks: AlexNet, VGG-11, LeNet and MLP, each made to work from 8 to 128 px.
+"""Other small networks of the DC family: AlexNet, VGG-11, LeNet and MLP, each made to work from 8 to 128 px.
 
 At 32 px they are the published forms (LeNet at 28 px too); elsewhere the stem's stride or a pool is adapted, as
-said at each. PyTorch's default initialisation.
+said at each. PyTorch's default initialization.
 """
 
 from torch import nn

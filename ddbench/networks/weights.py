@@ -4,7 +4,9 @@ torchvision's are IMAGENET1K_V1 where there are several, as the papers on distil
 of the name's default tag. The network is the one that `create` builds, so a state dict of one fits the other.
 """
 
+import contextlib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.errors import UsageError
-from ddbench.networks.build import build
-from ddbench.networks.library import timm_network, torchvision_network
-from ddbench.networks.names import parse
+from ddbench.networks.library import library_network, timm_network, torchvision_network
 from ddbench.networks.parts import Network
 from ddbench.randomness import forked
-from ddbench.system.downloads import patience
+from ddbench.system.downloads import fetch
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of GoogLeNet and Inception that only their own training uses
 CENTRED = ("googlenet", "inception_v3")
@@ -48,13 +48,11 @@ class _Weights:
 
 
 def load_pretrained(
-    name: str, *, channels: int, side: int, classes: int
+    library: str, base: str, *, channels: int, side: int, classes: int
 ) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
-    """See `ddbench.networks.pretrained`."""
-    parsed = parse(name, side=side)
-    if parsed.library is None:
-        raise UsageError(f"network {name!r} has no pretrained weights: only torchvision:NAME and timm:NAME have")
-    weights = (_timm if parsed.library == "timm" else _torchvision)(parsed.base)
+    """See `ddbench.networks.pretrained`; `library` is "timm" or "torchvision"."""
+    name = f"{library}:{base}"
+    weights = (_timm if library == "timm" else _torchvision)(base)
     if (channels, classes) != (weights.channels, weights.classes):
         raise UsageError(
             f"the pretrained weights of {name!r} are for {weights.channels} channels and {weights.classes:,} classes, "
@@ -63,9 +61,9 @@ def load_pretrained(
     if weights.side not in (None, side):
         raise UsageError(f"the pretrained weights of {name!r} are for images of {weights.side} px, not {side} px")
     with forked(0, "pretrained"):
-        network = build(name, channels=channels, side=side, classes=classes)
+        network = library_network(library, base, channels=channels, side=side, classes=classes)
         try:
-            with patience():
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is for data
                 _adopt(network, weights.load(side))
         except Exception as error:  # whatever a library, its server or a damaged file comes up with
             reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -87,8 +85,15 @@ def _adopt(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _folder() -> Path:
-    """Where torch and torchvision keep weights."""
+    """Folder of weights of torch and torchvision."""
     return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _fetch(url: str) -> None:
+    """Download weights to where the libraries look for them, unless they are there."""
+    name = url.rpartition("/")[2]
+    stated = torch.hub.HASH_REGEX.search(name)
+    fetch(_folder() / name, url, digest=stated[1] if stated else "")
 
 
 def _torchvision(base: str) -> _Weights:
@@ -96,14 +101,15 @@ def _torchvision(base: str) -> _Weights:
 
     kind = torchvision.models.get_model_weights(base)
     chosen = getattr(kind, "IMAGENET1K_V1", None) or kind.DEFAULT
-    shown = chosen.transforms()
+    transform = chosen.transforms()
 
     def load(side: int) -> Mapping[str, Tensor]:
+        _fetch(chosen.url)
         # first as plain tensors, nothing else: the builder, which knows old names, would unpickle anything
-        chosen.get_state_dict(weights_only=True, check_hash=True)
+        chosen.get_state_dict(weights_only=True)
         return torchvision_network(base, 3, side, classes, weights=chosen).state_dict()
 
-    mean, std = ([0.5] * 3, [0.5] * 3) if base in CENTRED else (shown.mean, shown.std)
+    mean, std = ([0.5] * 3, [0.5] * 3) if base in CENTRED else (transform.mean, transform.std)
     classes = len(chosen.meta["categories"])
     by_hand = f"download {chosen.url} into {_folder()}"
     only = chosen.meta["min_size"][0] if base.startswith(ONE_SIDE) else None
@@ -113,20 +119,24 @@ def _torchvision(base: str) -> _Weights:
 def _timm(base: str) -> _Weights:
     import timm.models
 
-    found = timm.models.get_pretrained_cfg(base)
-    if found is None or not found.has_weights:
+    config = timm.models.get_pretrained_cfg(base)
+    if config is None or not config.has_weights:
         raise UsageError(f"network 'timm:{base}' has no pretrained weights in timm")
-    own = _folder() / f"{base}.{found.tag}.safetensors"
-    channels = found.input_size[0]
+    own = _folder() / f"{base}.{config.tag}.safetensors"
+    channels = config.input_size[0]
 
     def load(side: int) -> Mapping[str, Tensor]:
+        if isinstance(config.url, str) and not config.hf_hub_id and not own.is_file():
+            _fetch(config.url)
         # custom_load says how to read the format of the authors, which timm's own files are not in
         overlay = {"file": os.fspath(own), "custom_load": False} if own.is_file() else None
-        network = timm_network(base, channels, side, found.num_classes, pretrained=True, pretrained_cfg_overlay=overlay)
+        network = timm_network(
+            base, channels, side, config.num_classes, pretrained=True, pretrained_cfg_overlay=overlay
+        )
         return network.state_dict()
 
-    by_hand = f"download {found.url} into {_folder()}"
-    if found.hf_hub_id:
-        page = f"https://huggingface.co/{found.hf_hub_id}"
-        by_hand = f"download {found.hf_hub_filename or 'model.safetensors'} of {page} and put it in place as {own}"
-    return _Weights(channels, found.num_classes, None, tuple(found.mean), tuple(found.std), load, by_hand)
+    by_hand = f"download {config.url} into {_folder()}"
+    if config.hf_hub_id:
+        page = f"https://huggingface.co/{config.hf_hub_id}"
+        by_hand = f"download {config.hf_hub_filename or 'model.safetensors'} of {page} and put it in place as {own}"
+    return _Weights(channels, config.num_classes, None, tuple(config.mean), tuple(config.std), load, by_hand)

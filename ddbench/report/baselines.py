@@ -1,7 +1,7 @@
-"""What scores are made of: which cells stand behind one, and the command that makes a cell that is not there.
+"""Baselines of scores: which results a score is computed from, and the command that makes one that is missing.
 
-All ingredients of a score share data set, student network and setting (device, precision, compiled, stacked, threads,
-build). A baseline stands in the set's space, so that no score measures whitening; under a soft protocol it is labelled
+All results behind a score share data set, student network and setting (device, precision, compiled, stacked, threads,
+build). A baseline stands in the set's space, so that no score measures whitening; under a soft protocol it is labeled
 by the same teacher.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddbench.report.commands import borrow_words, data_words, folder_words, scoring_words, set_file, size_words
+from ddbench.report.commands import borrow_words, data_words, file_words, scoring_words, size_words
 from ddbench.report.frame import SETTING, UNPACKED, protocol_family
 
 Cell = Mapping[str, Any]  # a row of `ddbench.report.frame.results_frame`
@@ -68,8 +68,8 @@ class Missing:
         return f"{self.score}: {self.what}" + (f" ({self.command})" if self.command else "")
 
 
-class Shelf:
-    """Cells with an accuracy, to be found by what they are."""
+class Baselines:
+    """Results with an accuracy, looked up by what they are."""
 
     def __init__(self, rows: Iterable[Cell]) -> None:
         self._places: dict[tuple[Any, ...], list[Cell]] = {}
@@ -124,8 +124,7 @@ def own_command(row: Cell, protocol: str) -> str:
     made = row["imported"] or row["synset"]
     if made is None:
         return ""
-    name = ["--name", row["method"]] if row["imported"] else []
-    return _line(["evaluate", set_file(made), *name, *folder_words(row["dataset"])], row, protocol)
+    return _line(file_words(made, row["dataset"], row["method"] if row["imported"] else None), row, protocol)
 
 
 def whole_command(row: Cell, protocol: str, families: Families) -> str:

@@ -101,8 +101,8 @@ SCORES = {
     "ior_low": "lower end of its 95 % interval",
     "ior_high": "its upper end",
     "ior_baseline": "borrowed: set(shipped) - random(borrowing the set's student recipe); hard: set(hard) - random(hard)",
-    "lrs": "label-robust score in [0, 1]: normalised lrs_weight * IOR - (1 - lrs_weight) * HLR; higher is better",
-    "lrs_low": "lower end of its 95 % interval: that of what is normalised, mapped",
+    "lrs": "label-robust score in [0, 1]: normalized lrs_weight * IOR - (1 - lrs_weight) * HLR; higher is better",
+    "lrs_low": "lower end of its 95 % interval: that of what is normalized, mapped",
     "lrs_high": "its upper end",
     "lrs_weight": "weight of IOR in LRS",
     "ars_hard": "augmentation-robust score in [0, 1] of the hard protocol and its plain twin; higher is better",
@@ -164,3 +164,13 @@ RANKS = {
     "alpha": "significance level of p values adjusted by Holm",
     "group": CELL["group"],
 }
+NUMBERS = frozenset(
+    [
+        *("fraction", "top1", "std", "ci_low", "ci_high", "top5", "bytes", "label_bytes", "peak_memory"),
+        *("distill_seconds", "train_seconds", "teacher_accuracy", "top1_others", "low_others", "high_others"),
+        *("hlr", "hlr_low", "hlr_high", "ior", "ior_low", "ior_high", "lrs", "lrs_low", "lrs_high", "lrs_weight"),
+        *("ars_hard", "ars_hard_low", "ars_hard_high", "ars_soft", "ars_soft_low", "ars_soft_high", "ars_weight"),
+        *("top1_per_kib", "top1_per_second", "top1_a", "top1_b", "difference", "low", "high", "p", "p_holm", "alpha"),
+    ]
+)
+"""Columns of floats, NaN where there is nothing."""

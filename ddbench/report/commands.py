@@ -15,7 +15,7 @@ WHOLE, PACKED = "SET.safetensors", "PACKED.safetensors"
 def commands_again(record: Record) -> Iterator[str]:
     """A command per setting that makes a record's runs again; before them, those that make and pack a packed set."""
     if record.imported:
-        words = ["evaluate", set_file(record.imported), "--name", record.method, *folder_words(record.dataset)]
+        words = file_words(record.imported, record.dataset, record.method)
     elif isinstance(record.recipe.get("labels"), dict):
         yield shlex.join(["ddbench", "distill", *_set_words(record), "--out", WHOLE])
         yield shlex.join(["ddbench", *_pack_words(record)])
@@ -129,9 +129,10 @@ def size_words(ipc: float | None, fraction: float | None) -> list[str]:
     return [] if fraction is None or fraction != fraction else ["--fraction", str(fraction)]
 
 
-def set_file(set_hash: str) -> str:
-    """What stands for the file of a set that is known by its hash."""
-    return f"SET-{set_hash[:12]}.safetensors"
+def file_words(set_hash: str, dataset: str, name: str | None = None) -> list[str]:
+    """The evaluation of a set that is known by its hash, which stands for its file; `name`: of an imported one."""
+    named = ["--name", name] if name else []
+    return ["evaluate", f"SET-{set_hash[:12]}.safetensors", *named, *folder_words(dataset)]
 
 
 def borrow_words(lender: str | None) -> list[str]:

@@ -8,6 +8,7 @@ import pandas as pd
 from ddbench.records.statistics import combine
 from ddbench.report import columns
 from ddbench.report.format import DAGGER, DASH, DDAGGER, budget_words, half, percent
+from ddbench.report.frame import framed
 from ddbench.report.renderers import Grid, Shown
 
 PLACE = ["dataset", "protocol", "budget"]
@@ -33,13 +34,8 @@ def network_table(frame: pd.DataFrame) -> pd.DataFrame:
             others = _others(own, students)
             for index, row in own[["student", "distill_network"]].iterrows():
                 found[index] = others | {"is_distill_network": row["student"] == row["distill_network"]}
-    added = pd.DataFrame(
-        [[found[index].get(name) for name in columns.NETWORKS] for index in kept.index],
-        columns=list(columns.NETWORKS),
-        index=kept.index,
-        dtype=object,
-    )
-    return pd.concat([kept, added.astype(dict.fromkeys(NUMBERS, float))], axis=1)
+    added = framed((found[index] for index in kept.index), list(columns.NETWORKS))
+    return pd.concat([kept, added.set_axis(kept.index)], axis=1)
 
 
 def _others(own: pd.DataFrame, students: list[str]) -> dict[str, Any]:

@@ -25,10 +25,7 @@ Entry = tuple[Record, Run]
 SETTING = tuple(columns.SETTING)
 UNPACKED = ("online", "stored")  # forms of labels as a method gives them
 COMPARED = ("dataset", "protocol", "student", "budget")  # cells that compete for the best mark
-_NUMBERS = (
-    "fraction top1 std ci_low ci_high top5 bytes label_bytes distill_seconds peak_memory train_seconds teacher_accuracy"
-)
-NUMBERS, COLUMNS = _NUMBERS.split(), list(columns.CELL)
+COLUMNS = list(columns.CELL)
 
 
 def results_frame(
@@ -81,12 +78,18 @@ def pooled(
     rows = [row for row in rows if former or not row["former"]]
     _mark_best(rows)
     rows.sort(key=_order)
-    frame = pd.DataFrame([[row.get(name) for name in COLUMNS] for row in rows], columns=COLUMNS, dtype=object)
+    frame = framed(rows, COLUMNS)
     frame.attrs["left_out"] = [row["method"] for row in left]
     behind = {
         row["group"]: list({id(record): record for record, _ in groups[row["group"]][1]}.values()) for row in rows
     }
-    return frame.astype(dict.fromkeys(NUMBERS, float)), behind
+    return frame, behind
+
+
+def framed(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> pd.DataFrame:
+    """Rows as a frame with these columns: those of `columns.NUMBERS` as floats, all others as objects."""
+    made = pd.DataFrame([[row.get(name) for name in names] for row in rows], columns=list(names), dtype=object)
+    return made.astype({name: float for name in names if name in columns.NUMBERS})
 
 
 def _having(records: Sequence[Record], kind: str, wanted: Collection[str]) -> list[Record]:

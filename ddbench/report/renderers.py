@@ -27,7 +27,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table to be written: a title, columns with one or more header levels, labelled rows, footnotes.
+    """A table to be written: a title, columns with one or more header levels, labeled rows, footnotes.
 
     The first `keys` columns say, with the label, what a row is.
     """

@@ -19,10 +19,10 @@ from ddbench.report.baselines import (
     FULL,
     KEY,
     SMALL,
+    Baselines,
     Cell,
     Families,
     Missing,
-    Shelf,
     borrowing_command,
     by_command,
     changed_words,
@@ -32,14 +32,10 @@ from ddbench.report.baselines import (
     whole_command,
 )
 from ddbench.report.format import DAGGER, DASH, budget_words, half, percent
+from ddbench.report.frame import framed
 from ddbench.report.renderers import Grid, Shown, data_text, grids_text, is_data
 from ddbench.report.tables import REDUCED, row_labels
 
-_NUMBERS = (
-    "fraction hlr hlr_low hlr_high ior ior_low ior_high lrs lrs_low lrs_high lrs_weight ars_hard ars_hard_low ars_hard_high "
-    "ars_soft ars_soft_low ars_soft_high ars_weight top1 bytes top1_per_kib distill_seconds top1_per_second"
-)
-NUMBERS = _NUMBERS.split()
 HEADS = "data set|budget|student|HLR|IOR|against|LRS|ARS hard|ARS soft|top-1|under|per KiB|per s"
 MOST = 12  # notes on what is missing
 
@@ -65,16 +61,14 @@ def score_table(
     kept = frame[(frame["status"] == "ok") & (frame["superseded"] == False)]  # noqa: E712 - a column of objects
     named = kept if "label" in kept else kept.assign(label=row_labels(kept))
     rows: list[dict[str, Any]] = named.to_dict("records")
-    shelf = Shelf(rows)
+    baselines = Baselines(rows)
     found = [
-        _Scores(shelf, own, families, weight, ars_weight).row()
+        _Scores(baselines, own, families, weight, ars_weight).row()
         for families, own in _sets(rows)
         if methods is None or next(iter(own.values()))[0]["method"] in methods
     ]
     found.sort(key=lambda row: (row["dataset"], row["student"], *budget_size(row["budget"])))
-    names = [*columns.SCORES, "label"]
-    table = pd.DataFrame([[row.get(name) for name in names] for row in found], columns=names, dtype=object)
-    return table.astype(dict.fromkeys(NUMBERS, float))
+    return framed(found, [*columns.SCORES, "label"])
 
 
 def _sets(rows: Iterable[Cell]) -> list[tuple[Families, dict[str, list[Cell]]]]:
@@ -97,9 +91,9 @@ class _Scores:
     """The scores of one set and student network."""
 
     def __init__(
-        self, shelf: Shelf, own: Mapping[str, list[Cell]], families: Families, weight: float, ars_weight: float
+        self, baselines: Baselines, own: Mapping[str, list[Cell]], families: Families, weight: float, ars_weight: float
     ) -> None:
-        self.shelf, self.own, self.families = shelf, own, families
+        self.baselines, self.own, self.families = baselines, own, families
         self.weight, self.ars_weight = weight, ars_weight
         order = [name for name in (families.hard, families.shipped, families.soft) if name in own]
         self.main = own[(order or list(own))[0]][0]
@@ -142,8 +136,8 @@ class _Scores:
         shipped = self._one(self.own.get(self.families.shipped, []), "IOR", "the set", "", ask=False)
         if shipped is not None:
             what = f"{self.families.random} that borrows from {shipped['method']}{draws_words(shipped)}"
-            command = borrowing_command(shipped, self.shelf.label(self.families.shipped), self.families)
-            borrowing = self._one(self.shelf.borrowing(shipped, self.families), "IOR", what, command)
+            command = borrowing_command(shipped, self.baselines.label(self.families.shipped), self.families)
+            borrowing = self._one(self.baselines.borrowing(shipped, self.families), "IOR", what, command)
             if borrowing is not None:
                 return "borrowed", shipped, borrowing
         return "hard", self._set(self.families.hard, "IOR"), self._random(self.families.hard, "IOR")
@@ -164,19 +158,21 @@ class _Scores:
         return {name: score} | _mapped(name, terms)
 
     def _set(self, family: str, score: str) -> Cell | None:
-        protocol = self.shelf.label(family)
+        protocol = self.baselines.label(family)
         what = f"{self.main['method']} under {protocol}{changed_words(self.main)}"
         return self._one(self.own.get(family, []), score, what, own_command(self.main, protocol))
 
     def _whole(self) -> Cell | None:
-        protocol = self.shelf.label(self.families.hard)
+        protocol = self.baselines.label(self.families.hard)
         command = whole_command(self.main, protocol, self.families)
-        return self._one(self.shelf.whole(self.main, self.families), "HLR", f"the whole data under {protocol}", command)
+        return self._one(
+            self.baselines.whole(self.main, self.families), "HLR", f"the whole data under {protocol}", command
+        )
 
     def _random(self, family: str, score: str) -> Cell | None:
-        protocol, own = self.shelf.label(family), self.own.get(family, [self.main])[0]
+        protocol, own = self.baselines.label(family), self.own.get(family, [self.main])[0]
         command = random_command(self.main, protocol, self.families)
-        found = self.shelf.random(own, family, self.families)
+        found = self.baselines.random(own, family, self.families)
         return self._one(found, score, f"{self.families.random} under {protocol}", command)
 
     def _one(self, found: list[Cell], score: str, what: str, command: str, *, ask: bool = True) -> Cell | None:
@@ -195,10 +191,10 @@ def _ends(name: str, found: Difference) -> dict[str, Any]:
 
 
 def _mapped(name: str, terms: list[tuple[float, Cell]]) -> dict[str, Any]:
-    """The interval of a linear combination as that of the score that normalises it."""
+    """The interval of a linear combination as that of the score that normalizes it."""
     found = combine([(weight, cell["samples"]) for weight, cell in terms if weight])
     ends = (found.low, found.high)
-    low, high = (None if end is None else scores.normalise(end) for end in ends)
+    low, high = (None if end is None else scores.normalize(end) for end in ends)
     return {f"{name}_low": low, f"{name}_high": high}
 
 

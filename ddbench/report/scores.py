@@ -1,6 +1,6 @@
 """Scores: formulas over accuracies under named protocols. Everything is a fraction; LRS and ARS lie in [0, 1].
 
-HLR, IOR and LRS as DD-Ranking defines them (its code feeds percent into a normalisation meant for fractions;
+HLR, IOR and LRS as DD-Ranking defines them (its code feeds percent into a normalization meant for fractions;
 here only fractions are accepted). Exp is convex, so a score is computed from mean accuracies, not averaged over
 runs. LRS and ARS are strictly increasing in what they combine: the exponential changes no ranking.
 """
@@ -27,13 +27,13 @@ def ior(set_accuracy: float, random_accuracy: float) -> float:
 
 
 def lrs(hlr: float, ior: float, weight: float = 0.5) -> float:
-    """Label-robust score: normalise(weight * IOR - (1 - weight) * HLR), in [0, 1]; higher is better.
+    """Label-robust score: normalize(weight * IOR - (1 - weight) * HLR), in [0, 1]; higher is better.
 
     `hlr` and `ior` are differences of fractions, in [-1, 1]; `weight` is in [0, 1], 0.5 as published. 0.269 stands
     for no gain and no loss. UsageError out of range (percent, say).
     """
     weight = _fraction("weight", weight)
-    return normalise(weight * _difference("ior", ior) - (1 - weight) * _difference("hlr", hlr))
+    return normalize(weight * _difference("ior", ior) - (1 - weight) * _difference("hlr", hlr))
 
 
 def ars(
@@ -41,16 +41,16 @@ def ars(
 ) -> float:
     """Augmentation-robust score: how far the set beats random with and without augmentation; in [0, 1].
 
-    normalise(weight * (set - random under the protocol) + (1 - weight) * (set - random under its plain twin)).
+    normalize(weight * (set - random under the protocol) + (1 - weight) * (set - random under its plain twin)).
     `ars-hard` reads hard-v1 and hard-plain-v1, `ars-soft` soft-v1 and soft-plain-v1. Accuracies are fractions.
     """
     weight = _fraction("weight", weight)
     augmented = ior(set_augmented, random_augmented)
     plain = ior(set_plain, random_plain)
-    return normalise(weight * augmented + (1 - weight) * plain)
+    return normalize(weight * augmented + (1 - weight) * plain)
 
 
-def normalise(combined: float) -> float:
+def normalize(combined: float) -> float:
     """(e^a - e^-1) / (e - e^-1): [-1, 1] onto [0, 1], increasing; what lies outside (the end of an interval) is clamped."""
     low = math.exp(-1)
     return min(1.0, max(0.0, (math.exp(combined) - low) / (math.e - low)))

@@ -15,15 +15,11 @@ from ddbench.errors import UsageError, unknown
 from ddbench.records.statistics import Pair, pairwise, rank_ranges
 from ddbench.report import columns
 from ddbench.report.format import DASH, MARK, between, budget_words, half, percent, signed
-from ddbench.report.frame import COMPARED
+from ddbench.report.frame import COMPARED, framed
 from ddbench.report.renderers import Grid, Shown, data_text, grids_text, is_data
 from ddbench.report.tables import row_labels, span
 
 VIEWS = ("ranks", "pairs")
-NUMBERS = {
-    "pairs": ("top1_a", "top1_b", "difference", "low", "high", "p", "p_holm", "alpha"),
-    "ranks": ("top1", "ci_low", "ci_high", "alpha"),
-}
 RANK_HEADS = "rank|top-1 %|runs|sets"
 PAIR_HEADS = "than|points|{:g} % interval|p|p (Holm)|test|n|verdict"
 SHOWN = {"a is higher": "higher", "not told apart": "not significant"}  # verdicts as people read them
@@ -59,9 +55,7 @@ def compare(
         rows += [dict(zip(COMPARED, place, strict=True)) | row for row in _rows(view, cells, chosen, alpha)]
     if not rows:
         raise UsageError("nothing to compare: no data set, protocol, student and budget has a pair with accuracies")
-    names = list(columns.PAIRS if view == "pairs" else columns.RANKS)
-    made = pd.DataFrame([[row[name] for name in names] for row in rows], columns=names, dtype=object)
-    return made.astype(dict.fromkeys(NUMBERS[view], float))
+    return framed(rows, list(columns.PAIRS if view == "pairs" else columns.RANKS))
 
 
 def grids(

@@ -56,7 +56,7 @@ def table(frame: pd.DataFrame, view: str = "long") -> pd.DataFrame:
         )
     if view == "variance":
         return variance_table(frame)
-    return network_table(_labelled(frame)).drop(columns="label") if view == "networks" else frame
+    return network_table(_labeled(frame)).drop(columns="label") if view == "networks" else frame
 
 
 def render(frame: pd.DataFrame, form: str = "terminal", view: str = "pivot", *, width: int = 100) -> str:
@@ -143,7 +143,7 @@ def variance(frame: pd.DataFrame) -> Grid:
 
 def networks(frame: pd.DataFrame) -> list[Grid]:
     """Methods by student network, a grid per data set, protocol and budget with several."""
-    table = network_table(_labelled(frame))
+    table = network_table(_labeled(frame))
     shown = {row.Index: _shown(row, mark_reduced=True) for row in table.itertuples()}
     made = list(network_grids(table, shown)) or [Grid("Top-1 accuracy (%) by student network", "method", [], [])]
     own = network_notes(table)
@@ -151,7 +151,7 @@ def networks(frame: pd.DataFrame) -> list[Grid]:
     return [*made[:-1], replace(made[-1], notes=own + lines)]
 
 
-def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
+def _labeled(frame: pd.DataFrame) -> pd.DataFrame:
     """The cells with a label that tells a place's rows apart, the same for all student networks."""
     needed = frame[["method", "borrowed", *COMPARED, *TELLING]]
     places = [piece for _, piece in needed.groupby(NETWORK_PLACE, sort=False)]

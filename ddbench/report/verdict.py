@@ -20,17 +20,13 @@ SHORT = 40  # characters of a reason that stand in the table
 
 def grids(title: str, compared: Sequence[Compared]) -> list[Grid]:
     """One table of the published recipes and one of the reduced ones; those that have no line are left out."""
-    full = [each for each in compared if not each.item.reduced]
-    small = [each for each in compared if each.item.reduced]
-    found = []
-    if full:
-        rows = [(_label(each), _full(each)) for each in full]
-        found.append(Grid(title, "method", [(head,) for head in FULL], rows, _notes(full)))
-    if small:
-        rows = [(_label(each), _reduced(each)) for each in small]
-        what = f"{title}: REDUCED recipes, on other data or cheaper than the paper's"
-        found.append(Grid(what, "method", [(head,) for head in REDUCED], rows, _reduced_notes(small)))
-    return found
+    made = []
+    for reduced, heads in ((False, FULL), (True, REDUCED)):
+        part = [each for each in compared if each.item.reduced == reduced]
+        lines = [(_label(each), [Shown(text) for text in _texts(each)]) for each in part]
+        what = f"{title}: REDUCED recipes, on other data or cheaper than the paper's" if reduced else title
+        made += [Grid(what, "method", [(head,) for head in heads], lines, _notes(part, reduced))] if part else []
+    return made
 
 
 def render(title: str, compared: Sequence[Compared], form: str) -> str:
@@ -79,28 +75,17 @@ def _cell(each: Compared) -> str:
     return f"{each.item.dataset_id} {each.item.budget}"
 
 
-def _full(each: Compared) -> list[Shown]:
+def _texts(each: Compared) -> list[str]:
+    """A line below `FULL`, or of a reduced recipe below `REDUCED`."""
     item = each.item
-    gap = signed(each.difference)
     paper = item.figure.words() if item.figure else DASH
-    words = [
-        _cell(each),
-        item.network or DASH,
-        paper,
-        percent(each.mean),
-        gap,
-        str(each.n),
-        between(each.low, each.high),
-    ]
-    return [Shown(text) for text in [*words, _status(each.verdict, each)]]
-
-
-def _reduced(each: Compared) -> list[Shown]:
-    item = each.item
-    paper = f"{item.figure.words()} ({item.figure.dataset}, full setting)" if item.figure else DASH
+    ours, tail = percent(each.mean), [str(each.n), between(each.low, each.high)]
+    if not item.reduced:
+        words = [_cell(each), item.network or DASH, paper, ours, signed(each.difference)]
+        return [*words, *tail, _status(each.verdict, each)]
+    paper += f" ({item.figure.dataset}, full setting)" if item.figure else ""
     status = "run" if each.verdict == "no verdict" else _status(each.verdict, each)
-    words = [_cell(each), item.recipe.name if item.recipe else DASH, paper, percent(each.mean), str(each.n)]
-    return [Shown(text) for text in [*words, between(each.low, each.high), status]]
+    return [_cell(each), item.recipe.name if item.recipe else DASH, paper, ours, *tail, status]
 
 
 def _status(word: str, each: Compared) -> str:
@@ -109,29 +94,20 @@ def _status(word: str, each: Compared) -> str:
     return f"{word}: {short}" if short and len(short) <= SHORT else word
 
 
-def _reasons(compared: Sequence[Compared]) -> list[str]:
-    """Why cells were not run or failed, where the table has no room for it, once each."""
-    whole = [each for each in compared if each.why and _status("", each) != f": {each.why}"]
-    found: dict[tuple[str, str], list[str]] = {}
-    for each in whole:
-        found.setdefault((each.verdict, each.why or ""), []).append(_cell(each))
-    return [f"{verdict}, {', '.join(dict.fromkeys(cells))}: {why}." for (verdict, why), cells in found.items()]
-
-
-def _notes(compared: Sequence[Compared]) -> list[str]:
-    """The rule, where figures were read, and what they say of themselves, once each."""
-    figures = [each.item.figure for each in compared if each.item.figure]
-    lines = [RULE, "Paper: mean ± the paper's own standard deviation, where it gives one."]
-    for source in dict.fromkeys((figure.read_in, figure.quoted) for figure in figures):
-        lines.append(f"Source: {source[0]}{' (quoted there)' if source[1] else ''}.")
-    lines += [f"Note: {note}." for note in dict.fromkeys(figure.note for figure in figures) if note]
-    settings = dict.fromkeys(each.setting for each in compared if each.setting)
-    return lines + _reasons(compared) + [f"Ours: {setting}." for setting in settings]
-
-
-def _reduced_notes(compared: Sequence[Compared]) -> list[str]:
+def _notes(compared: Sequence[Compared], reduced: bool) -> list[str]:
+    """The rule and the sources of the figures, why cells were not run or failed, and our settings, once each."""
     lines = [
         "A reduced recipe is not the paper's setting: the paper's figure is shown for reference, without a verdict."
     ]
-    settings = dict.fromkeys(each.setting for each in compared if each.setting)
-    return lines + _reasons(compared) + [f"Ours: {setting}." for setting in settings]
+    if not reduced:
+        figures = [each.item.figure for each in compared if each.item.figure]
+        lines = [RULE, "Paper: mean ± the paper's own standard deviation, where it gives one."]
+        sources = dict.fromkeys(f"{figure.read_in}{' (quoted there)' if figure.quoted else ''}" for figure in figures)
+        lines += [f"Source: {source}." for source in sources]
+        lines += [f"Note: {note}." for note in dict.fromkeys(figure.note for figure in figures) if note]
+    reasons: dict[tuple[str, str], dict[str, None]] = {}
+    for each in compared:
+        if each.why and _status("", each) != f": {each.why}":  # longer than the table has room for
+            reasons.setdefault((each.verdict, each.why), {})[_cell(each)] = None
+    lines += [f"{verdict}, {', '.join(cells)}: {why}." for (verdict, why), cells in reasons.items()]
+    return lines + [f"Ours: {setting}." for setting in dict.fromkeys(each.setting for each in compared if each.setting)]

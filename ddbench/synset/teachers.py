@@ -18,7 +18,7 @@ from ddbench.data.spaces import Space, make_space, transform_for
 from ddbench.data.streamed import ReadImages
 from ddbench.errors import UsageError
 from ddbench.hashing import tensors_digest
-from ddbench.networks.build import build
+from ddbench.networks.registry import build
 from ddbench.randomness import forked
 from ddbench.settings import cache_dir
 from ddbench.synset.synset import MAX_CLASSES, MAX_SIDE, ODD

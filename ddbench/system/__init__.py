@@ -1,1 +1,1 @@
-"""The machine below: files, downloads, the environment, and this process among others."""
+"""Machine below: files, downloads, the environment, and this process among others."""

@@ -36,31 +36,31 @@ def of_method(name: str) -> str | None:
     point = plugins.declared(METHODS, name)
     if point is None:
         return None
-    found = closure((point.module,), package_of(point.module))
-    return digest_of(found) if point.module in found else None
+    modules = closure((point.module,), package_of(point.module))
+    return digest_of(modules) if point.module in modules else None
 
 
 def package_of(module: str) -> str:
-    """The package whose modules are a method's own: the top one; of a method inside of ddbench, `ddbench.methods`."""
+    """Package whose modules are a method's own: the top one; of a method inside of ddbench, `ddbench.methods`."""
     parts = module.split(".")
     return ".".join(parts[: 2 if parts[0] == "ddbench" else 1])
 
 
 def closure(roots: Collection[str], package: str, *, without: Collection[str] = ()) -> dict[str, Path]:
-    """The files of a package's modules that these import, directly or not, the roots among them, by module name.
+    """Files of a package's modules that these import, directly or not, the roots among them, by module name.
 
     The packages above a module count as well, as Python runs them first. `without` are modules left out, with all that
     only they import.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     ahead = list(roots)
     while ahead:
         name = ahead.pop()
-        if name in found or name in without or (path := _file(name, package)) is None:
+        if name in files or name in without or (path := _file(name, package)) is None:
             continue
-        found[name] = path
+        files[name] = path
         ahead += [name.rpartition(".")[0], *_imported(name, path)]
-    return found
+    return files
 
 
 def digest_of(modules: dict[str, Path]) -> str:
@@ -76,7 +76,7 @@ def forget() -> None:
 
 @cache
 def _places(package: str) -> tuple[Path | None, tuple[Path, ...]]:
-    """The file of a package, or of a module that is none, and the folders of its modules; imports nothing below it."""
+    """File of a package, or of a module that is none, and the folders of its modules; imports nothing below it."""
     try:
         spec = find_spec(package)
     except (ImportError, ValueError):
@@ -88,7 +88,7 @@ def _places(package: str) -> tuple[Path | None, tuple[Path, ...]]:
 
 
 def _file(name: str, package: str) -> Path | None:
-    """The source of a module of the package; None if there is none."""
+    """Source of a module of the package; None if there is none."""
     own, folders = _places(package)
     if name == package:
         return own
@@ -140,5 +140,5 @@ def _plain(value: Any) -> Any:
 
 
 def _is_docstring(node: Any) -> bool:
-    """Whether a statement is a text alone, which does nothing wherever it stands."""
+    """True for a statement that is a text alone, which does nothing wherever it stands."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

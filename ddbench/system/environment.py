@@ -1,4 +1,4 @@
-"""What a number was made with: versions, commit, processor, device. Recorded, never part of a cache key."""
+"""Surroundings of a number: versions, commit, processor, device. Recorded, never part of a cache key."""
 
 import os
 import platform
@@ -24,27 +24,20 @@ SOURCES = ("ddbench", "ddbench.methods", "ddbench.evaluators")
 @cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on; those not installed are left out."""
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            numbers[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 @cache
-def commit() -> tuple[str | None, bool | None]:
+def commit() -> tuple[str, bool] | tuple[None, None]:
     """Commit of the ddbench checkout and whether its tracked files differ from it; (None, None) for a wheel."""
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None, None
-    try:
-        head = _git(root, "rev-parse", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-    return head.strip(), bool(changed.strip())
+    return (_checkout(root) if (root / ".git").exists() else None) or (None, None)
 
 
 def plugin(group: str, name: str) -> dict[str, str | bool]:
@@ -56,19 +49,20 @@ def plugin(group: str, name: str) -> dict[str, str | bool]:
     if point is None or point.dist is None or point.module.split(".")[0] == "ddbench":
         return {}
     spec = find_spec(point.module.split(".")[0])
-    checkout = _checkout(Path(spec.origin)) if spec is not None and spec.origin else {}
+    state = _checkout(Path(spec.origin).parent, Path(spec.origin).name) if spec is not None and spec.origin else None
+    checkout: dict[str, str | bool] = {"plugin_commit": state[0], "plugin_dirty": state[1]} if state else {}
     return {"plugin": point.dist.name, "plugin_version": point.dist.version, **checkout}
 
 
-def _checkout(file: Path) -> dict[str, str | bool]:
-    """Commit and state of the checkout that tracks a file; nothing where none does: installed below one, say."""
+def _checkout(folder: Path, file: str | None = None) -> tuple[str, bool] | None:
+    """Commit and state of the checkout of a folder; None where there is none, or where it does not track the file."""
     try:
-        _git(file.parent, "ls-files", "--error-unmatch", file.name)
-        head = _git(file.parent, "rev-parse", "HEAD")
-        changed = _git(file.parent, "status", "--porcelain", "--untracked-files=no")
+        if file is not None:
+            _git(folder, "ls-files", "--error-unmatch", file)
+        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+        return _git(folder, "rev-parse", "HEAD").strip(), bool(changes.strip())
     except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"plugin_commit": head.strip(), "plugin_dirty": bool(changed.strip())}
+        return None
 
 
 @cache
@@ -85,7 +79,7 @@ def _git(root: Path, *words: str) -> str:
 
 @cache
 def processor() -> str:
-    """The processor's model name as the system gives it."""
+    """Processor's model name as the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -112,7 +106,7 @@ def environment() -> dict[str, Any]:
 
 
 def find_device(name: str | None = None) -> torch.device:
-    """The device to run on: "cpu", "cuda" or "auto" (None: DDBENCH_DEVICE, else auto: CUDA where torch finds it).
+    """Device to run on: "cpu", "cuda" or "auto" (None: DDBENCH_DEVICE, else auto: CUDA where torch finds it).
 
     Turns TF32 off on CUDA: float32 means float32.
     """

@@ -1,24 +1,24 @@
-"""Files that are whole or absent: atomic writes and locks between processes."""
+"""Files that are whole or absent: atomic writes, locks between processes, tensors that are checked when they are read."""
 
 import contextlib
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from ddbench.errors import CannotWrite, UsageError
+from ddbench.hashing import tensors_digest
 from ddbench.system.rank import follows
 
 if TYPE_CHECKING:
     import torch
 
-fcntl = import_module("fcntl") if find_spec("fcntl") else None  # Windows has none: there, writers are not held apart
+log = logging.getLogger(__name__)
 
 
 def make_folder(path: Path) -> Path:
@@ -30,7 +30,7 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def write_with(path: Path, write: Callable[[Path], None]) -> None:
+def write_with(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write(temporary_path)` produce a file beside `path`, then move it into place in one step.
 
     A reader sees the old file or the new one, never a part; after a failure (a full disk say) the old file
@@ -45,7 +45,9 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
             write(temporary)
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -57,11 +59,7 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write bytes, or text as UTF-8, whole or not at all (see `write_with`)."""
     payload = data.encode() if isinstance(data, str) else data
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(payload)
-
-    write_with(path, write)
+    write_with(path, lambda temporary: temporary.write_bytes(payload))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: dict[str, str]) -> None:
@@ -79,7 +77,7 @@ def write_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: d
 
 
 def read_text(path: Path, limit: int, what: str) -> str:
-    """The text of a small UTF-8 file, whoever wrote it.
+    """Text of a small UTF-8 file, whoever wrote it.
 
     Args:
         path: the file.
@@ -118,37 +116,39 @@ def locked(path: Path) -> Iterator[None]:
     Between machines it holds where their shared file system has locks: NFS has, unless mounted with `nolock`.
     Processes of one job make the same things together: those that follow do not wait for the one that leads.
     """
+    from filelock import FileLock  # slow to import
+
     make_folder(path.parent)
     if follows():
         yield
         return
+    lock = FileLock(lock_file(path))
     try:
-        file = lock_file(path).open("a")
+        lock.acquire()
     except OSError as error:
         raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
-    with file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
+    try:
         look_again(path.parent)
         yield
+    finally:
+        lock.release()
 
 
 def lock_file(path: Path) -> Path:
-    """The file that is locked for `path`."""
+    """File that is locked for `path`."""
     return path.with_name(f".{path.name}.lock")
 
 
 def held(path: Path) -> bool:
-    """Whether anyone holds the lock on `path`; False also where its file system has no locks. Does not wait."""
-    if fcntl is None:
+    """Tell whether anyone holds the lock on `path`; False also where its file system has no locks. Does not wait."""
+    from filelock import FileLock, Timeout
+
+    try:
+        FileLock(lock_file(path)).acquire(blocking=False).lock.release()
+    except Timeout:
         return True
-    with lock_file(path).open("r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+    except OSError:
+        return False
     return False
 
 
@@ -158,7 +158,41 @@ def look_again(folder: Path) -> None:
         pass
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def cached_tensors(path: Path, build: Callable[[], "dict[str, torch.Tensor]"]) -> tuple["dict[str, torch.Tensor]", str]:
+    """Read the named tensors cached at `path`, or build and write them; returns them with their `tensors_digest`.
+
+    Processes that want the same entry wait for the one that builds it. A damaged entry (cut short, bits flipped) is
+    reported once through logging and built again. The file is mapped, not copied: do not write to the tensors.
+    CannotWrite where the cache cannot be written.
+    """
+    with locked(path):
+        cached = read_checked(path, tensors_digest)
+        if cached is None:
+            tensors = build()
+            cached = tensors, tensors_digest(tensors)
+            write_tensors(path, tensors, {"sha256": cached[1]})
+        return cached
+
+
+def read_checked(
+    path: Path, checksum: Callable[[dict[str, Any]], str], framework: Literal["pt", "np"] = "pt"
+) -> tuple[dict[str, Any], str] | None:
+    """Named tensors at `path` and their checksum; None where they are absent or damaged, which is logged.
+
+    Args:
+        path: a safetensors file whose metadata has the checksum as `sha256`.
+        checksum: of what is read.
+        framework: "pt" for tensors, "np" for numpy's arrays.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework=framework) as file:
+            expected = (file.metadata() or {}).get("sha256")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if checksum(tensors) != expected:
+            raise ValueError("its hash does not match")
+    except (SafetensorError, OSError, ValueError) as error:
+        log.warning("cache entry %s is damaged (%s): it is built again", path, error)
+        return None
+    return tensors, expected

@@ -1,4 +1,4 @@
-"""Whether this process leads or follows, where several do one job together: one alone waits for locks and writes records."""
+"""Rank of this process where several do one job together: one leads; it alone waits for locks and writes records."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ def follow(rank: int, count: int = 1) -> None:
 
 
 def follows() -> bool:
-    """Whether another process leads: one of a lower rank."""
+    """Tell whether another process leads: one of a lower rank."""
     return _rank > 0
 
 
@@ -34,5 +34,5 @@ def as_one_of(count: int, rank: int = 0) -> Iterator[None]:
 
 
 def count() -> int:
-    """How many processes train together in this one's job; 1: it is alone."""
+    """Number of processes that train together in this one's job; 1: it is alone."""
     return _count

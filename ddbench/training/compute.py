@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ddbench.data.dataset import Dataset
 from ddbench.errors import UsageError
 from ddbench.networks import parse
-from ddbench.networks.build import build
+from ddbench.networks.registry import build
 from ddbench.settings import default_compile, default_device, default_precision, default_threads
 from ddbench.system import rank
 from ddbench.system.environment import find_device

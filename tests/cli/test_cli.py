@@ -249,33 +249,18 @@ def test_an_unwritable_place_is_refused_before_the_work(toys, toy_set, tmp_path)
     file = tmp_path / "file"
     file.write_text("no folder")
     before, calls = files(tmp_path), toys.count("distill")
-    distil = ("distill", "toy", "--recipe", "generic", "--ipc", "1", "--out", file / "x.safetensors")
-    for words in (
-        distil,
-        (*ONE, "--results", file),
-        ("export", toy_set, "--out", file / "x.pt"),
-        ("demo", "--out", file),
-    ):
+    distilled = ("distill", "toy", "--recipe", "generic", "--ipc", "1", "--out", file / "x.safetensors")
+    exported = ("export", toy_set, "--out", file / "x.pt")
+    for words in (distilled, (*ONE, "--results", file), exported, ("demo", "--out", file)):
         refused(ddbench(*words), ("file",), tmp_path, before)
     assert toys.count("distill") == calls
 
 
-def test_bad_environment_is_named_and_flags_beat_it(toys, tmp_path, monkeypatch):
-    for name, flag, good in (
-        ("WORKERS", "--workers", "1"),
-        ("THREADS", "--threads", "1"),
-        ("DEVICE", "--device", "cpu"),
-    ):
-        with monkeypatch.context() as inside:
-            inside.setenv(f"DDBENCH_{name}", "some")
-            before = files(tmp_path)
-            refused(
-                ddbench(*ONE, "--dry-run" if name == "NONE" else "--quiet"),
-                (f"DDBENCH_{name}", "some"),
-                tmp_path,
-                before,
-            )
-            done(ddbench(*ONE, flag, good))
+@pytest.mark.parametrize(("name", "good"), [("WORKERS", "1"), ("THREADS", "1"), ("DEVICE", "cpu")])
+def test_bad_environment_is_named_and_flags_beat_it(name, good, toys, tmp_path, monkeypatch):
+    monkeypatch.setenv(f"DDBENCH_{name}", "some")
+    refused(ddbench(*ONE, "--quiet"), (f"DDBENCH_{name}", "some"), tmp_path, files(tmp_path))
+    done(ddbench(*ONE, f"--{name.lower()}", good))
 
 
 # --- running
@@ -319,19 +304,7 @@ def test_sweep_takes_lists(toys, tmp_path):
 
 
 def test_a_failed_job_is_exit_code_1_with_its_reason_and_others_go_on(toys, tmp_path):
-    words = (
-        "sweep",
-        "--methods",
-        "toy",
-        "--recipe",
-        "generic",
-        "--ipc",
-        "1",
-        "--protocols",
-        "toy-hard-v1",
-        "--seeds",
-        "2",
-    )
+    words = (*SWEEP, "--methods", "toy", "--ipc", "1")
     failed = ddbench(*words, "--set", "fail=diverge")
     assert failed.exit_code == 1
     assert "seed 0, 1: the toy diverged" in failed.stderr and "Traceback" not in failed.stderr
@@ -405,22 +378,12 @@ def test_wandb_is_asked_for_by_a_flag(toys, tmp_path, monkeypatch):
 # --- reading
 
 
-READING = (
-    ("methods",),
-    ("methods", "dm"),
-    ("datasets",),
-    ("datasets", "mnist"),
-    ("protocols",),
-    ("protocols", "soft-v1"),
-    ("networks",),
-    ("networks", "convnet-d2", "--dataset", "digits"),
-    ("doctor",),
-)
+READING = "methods|methods dm|datasets|datasets mnist|protocols|protocols soft-v1|networks|doctor"
 
 
-@pytest.mark.parametrize("words", READING, ids=" ".join)
+@pytest.mark.parametrize("words", [*READING.split("|"), "networks convnet-d2 --dataset digits"])
 def test_reading_commands_give_text_and_json(words):
-    text, plain = done(ddbench(*words)), done(ddbench(*words, "--json"))
+    text, plain = done(ddbench(*words.split())), done(ddbench(*words.split(), "--json"))
     assert text.stdout.strip() and json.loads(plain.stdout)
     assert max(map(len, text.stdout.splitlines())) <= 120
 
@@ -444,7 +407,6 @@ def test_method_page_has_hyper_parameters_and_recipes():
 def test_protocol_page_has_every_constant():
     facts = json.loads(done(ddbench("protocols", "hard-v1", "--json")).stdout)
     assert len(facts["digest"]) == 64 and facts["students"][0]["max_steps"] == 400
-    assert "0.9" in ddbench("protocols", "hard-v1").stdout
 
 
 def test_data_set_says_how_to_get_it(tmp_path):
@@ -530,11 +492,8 @@ def test_import_and_export_give_the_same_set_back(toy_set, tmp_path):
 def test_an_imported_set_is_scored_under_its_name(toy_set, tmp_path):
     torch.save({"images": torch.rand(10, 1, 8, 8), "labels": torch.arange(10)}, tmp_path / "theirs.pt")
     out = tmp_path / "theirs.safetensors"
-    done(
-        ddbench(
-            "import", tmp_path / "theirs.pt", "--dataset", "digits", "--space", "pixel", "--name", "mtt", "--out", out
-        )
-    )
+    words = ["--dataset", "digits", "--space", "pixel", "--name", "mtt", "--out"]
+    done(ddbench("import", tmp_path / "theirs.pt", *words, out))
     record = json.loads(done(ddbench("evaluate", out, *QUICK, "--json")).stdout)
     assert record["method"] == "mtt" and record["imported"]
     path = RecordStore(tmp_path / "home" / "results").paths()[0]

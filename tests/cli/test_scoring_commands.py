@@ -29,22 +29,9 @@ def quick(toys):
 
 def test_what_scores_lack_is_made_by_the_commands_they_name(toys, tmp_path):
     """From one record on: whatever is missing is made by the very command that is named, until nothing is."""
-    own = (
-        "run",
-        "toy",
-        "--recipe",
-        "generic",
-        "--ipc",
-        "1",
-        "--set",
-        "ships=classes",
-        "--network",
-        "mlp",
-        "--seeds",
-        "2",
-    )
+    own = shlex.split("run toy --recipe generic --ipc 1 --set ships=classes --network mlp --seeds 2")
     lent = tmp_path / "lent.safetensors"
-    done(ddbench("distill", "toy", "--recipe", "generic", "--ipc", "1", "--set", "ships=classes", "--out", lent))
+    done(ddbench(*["distill", "toy", "--recipe", "generic", "--ipc", "1", "--set", "ships=classes", "--out"], lent))
     done(ddbench(*own, "--protocol", "hard-v1,shipped-v1"))
     for _ in range(4):
         rows = json.loads(done(ddbench("scores", "--methods", "toy", "--json")).stdout)

@@ -91,7 +91,7 @@ def test_split_reads_indices_in_order_and_hashes_pixels_and_labels():
 
 def test_cards_need_no_torch():
     code = (
-        "import sys; from ddbench.data import dataset_names, describe; [describe(n) for n in dataset_names()];"
+        "import sys; from ddbench.data.registry import dataset_names, describe; [describe(n) for n in dataset_names()];"
         "print([m for m in ('torch', 'torchvision', 'sklearn', 'numpy', 'PIL') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
@@ -113,6 +113,27 @@ def test_unknown_names_and_misplaced_arguments():
         load_dataset("digits", dataset_name="mine")
     with pytest.raises(UsageError, match="unknown data set"):
         describe("imagenet-2k")
+
+
+def test_a_data_set_of_a_package_is_one_like_ours(toys, tmp_path):
+    assert "toy-bars" in dataset_names() and "toyparts" not in sys.modules
+    assert describe("toy-bars").title == "Bars" and load_dataset("toy-bars").class_names == ("upright", "level")
+    listed = ddbench("datasets", "toy-bars")
+    assert listed.exit_code == 0 and "nothing to download" in listed.stdout
+    run = ("run", "toy", "--dataset", "toy-bars", "--recipe", "generic", "--ipc", "1", "--seeds", "1")
+    done = ddbench(*run, "--protocol", "toy-hard-v1", "--network", "toy-layers-w8", "--results", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.stderr
+    (record,) = (tmp_path / "out").rglob("*.json")
+    assert '"dataset": "toy-bars"' in record.read_text() and '"toy-layers-w8"' in record.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("toy-no-data", r"load\(name\)"), ("toy-renamed", "calls itself 'toy-bars'")]
+)
+def test_an_entry_point_that_gives_no_data_set_of_its_name_is_one_line(toys, name, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        load_dataset(name)
+    assert "\n" not in str(caught.value)
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -177,41 +198,65 @@ def test_channels_come_first_whatever_torchvision_stores(tmp_path, monkeypatch, 
     assert dataset.flip == (name == "cifar10") and len(dataset.class_names) == 10
 
 
-def fake_reader(fail_at: str | None):
-    """Stands in for a data set of torchvision: writes both MNIST parts, or fails half-way."""
+class FakeMnist:
+    """Stands in for torchvision's: unpacks what was downloaded, or fails half-way."""
 
-    def download(root, *, download):
-        raw = Path(root) / "MNIST" / "raw"
-        raw.mkdir(parents=True)
+    mirrors, resources, whole = ("https://nowhere.example/",), (("archive", ""),), False
+
+    def __init__(self, root, *, download):
+        assert (Path(root) / "MNIST" / "raw" / "archive").exists()
         for name in small.SETS["mnist"].files:
-            if fail_at and fail_at in name:
+            if not self.whole and "t10k-images" in name:
                 (Path(root) / name).write_bytes(b"half")
-                raise RuntimeError("connection lost")
+                raise RuntimeError("archive is cut\nshort")
             (Path(root) / name).write_bytes(b"whole")
         print("noise of a download")
 
-    return download
 
-
-def test_failed_download_says_what_to_do_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def mnist(monkeypatch):
+    """A reader in torchvision's place, and an archive that no server has to be asked for."""
     import torchvision.datasets
 
-    monkeypatch.setattr(torchvision.datasets, "MNIST", fake_reader("t10k-images"))
-    with pytest.raises(UsageError, match=r"connection lost.*yann\.lecun\.com.*MNIST/raw.*DDBENCH_DATA") as caught:
+    monkeypatch.setattr(torchvision.datasets, "MNIST", FakeMnist)
+    monkeypatch.setattr(small, "fetch", lambda path, *urls, **how: (path.parent.mkdir(parents=True), path.touch()))
+
+
+def test_failed_download_says_what_to_do_and_leaves_nothing(tmp_path, monkeypatch, mnist, capsys):
+    with pytest.raises(UsageError, match=r"archive is cut short.*yann\.lecun\.com.*MNIST/raw.*DDBENCH_DATA") as caught:
         load_dataset("mnist")
     assert "\n" not in str(caught.value)
     assert [path.name for path in (tmp_path / "data").iterdir()] == [".mnist.lock"]
     assert not describe("mnist").available
-    monkeypatch.setattr(torchvision.datasets, "MNIST", fake_reader(None))
+    monkeypatch.setattr(FakeMnist, "whole", True)
     small._download("mnist", small.SETS["mnist"])
     assert describe("mnist").available
     assert capsys.readouterr().out == ""  # stdout is for data
 
 
-def test_a_dry_run_downloads_no_data(tmp_path, monkeypatch):
-    import torchvision.datasets
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "svhn", "cifar10", "cifar100"])
+def test_what_is_downloaded_is_what_torchvision_looks_for(name, tmp_path, monkeypatch):
+    """Each file has addresses, and an MD5 that torchvision finds wanting in an empty file."""
+    from torchvision import datasets
 
-    monkeypatch.setattr(torchvision.datasets, "MNIST", fake_reader("t10k-images"))
+    reader = getattr(datasets, small.SETS[name].reader)
+    files = small._archives(small.SETS[name], reader)
+    assert all(urls and url.startswith("http") and len(md5) == 32 for urls, _, md5 in files for url in urls)
+    asked = []
+
+    def check(path, md5=None):
+        asked.append((str(Path(path).relative_to(tmp_path)), md5))
+        return True
+
+    monkeypatch.setattr(datasets.utils, "check_integrity", check)
+    monkeypatch.setattr(datasets.utils, "extract_archive", lambda *words: None)
+    for split in ({"split": "train"}, {"split": "test"}) if name == "svhn" else ({},):
+        with pytest.raises((RuntimeError, OSError)):
+            reader(tmp_path, download=True, **split)
+    assert asked == [(file, md5) for _, file, md5 in files]
+
+
+def test_a_dry_run_downloads_no_data(tmp_path, mnist):
     for command in (["distill", "random"], ["run", "random"], ["sweep", "--methods", "random"]):
         found = ddbench(*command, "--dataset", "mnist", "--ipc", "1", "--dry-run")
         assert found.exit_code == 2 and "mnist is not here, and a dry run downloads no data: without" in found.stderr

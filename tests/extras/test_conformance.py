@@ -38,11 +38,8 @@ def faulty(change):
 
     def distill(task, hyper):
         images, labels = task.tensors(task.space("normalised"))
-        chosen = [
-            places[torch.randperm(len(places), generator=task.rng("choice", c))[:1]]
-            for c, places in enumerate(task.class_indices())
-        ]
-        chosen = torch.cat(chosen)
+        orders = [torch.randperm(len(p), generator=task.rng("choice", c)) for c, p in enumerate(task.class_indices())]
+        chosen = torch.cat([p[order[:1]] for p, order in zip(task.class_indices(), orders, strict=True)])
         fields = {"space": task.space("normalised"), "images": images[chosen], "classes": labels[chosen]}
         return task.synset(**{**fields, **change(task, fields["images"], fields["classes"])})
 
@@ -54,28 +51,7 @@ def write_to_the_data(task, images, classes):
     return {}
 
 
-def swap_a_class(task, images, classes):
-    return {"classes": torch.cat([classes[1:2], classes[1:]])}
-
-
-def not_finite(task, images, classes):
-    return {"images": images / 0.0}
-
-
-def global_stream(task, images, classes):
-    return {"images": images + 1e-3 * torch.randn(images.shape)}
-
-
-def same_for_all(task, images, classes):
-    return {"images": torch.stack([task.tensors(task.space("normalised"))[0][classes.argsort()[0]]] * 10)}
-
-
-def noise(task, images, classes):
-    return {"images": torch.randn(images.shape, generator=task.rng("noise"))}
-
-
-def wrong_sums(task, images, classes):
-    return {"targets": Targets("soft", {"form": "probabilities"}, {"labels": torch.full((10, 10), 0.2)})}
+WRONG_SUMS = Targets("soft", {"form": "probabilities"}, {"labels": torch.full((10, 10), 0.2)})
 
 
 def bug(task, images, classes):
@@ -101,12 +77,28 @@ def broken_checks(method):
 
 
 FAULTS = {
-    "unbalanced": (swap_a_class, "whole set", "images per class"),
-    "not finite": (not_finite, "whole set", "not finite"),
-    "global stream": (global_stream, "equal seeds", "not keyed"),
-    "same for all": (same_for_all, "other seeds", "the same set"),
-    "noise": (noise, "better than chance", "a guess reaches 0.1"),
-    "wrong sums": (wrong_sums, "whole set", "sum to 1"),
+    "unbalanced": (
+        lambda task, images, classes: {"classes": torch.cat([classes[1:2], classes[1:]])},
+        "whole set",
+        "images per class",
+    ),
+    "not finite": (lambda task, images, classes: {"images": images / 0.0}, "whole set", "not finite"),
+    "global stream": (
+        lambda task, images, classes: {"images": images + 1e-3 * torch.randn(images.shape)},
+        "equal seeds",
+        "not keyed",
+    ),
+    "same for all": (
+        lambda task, images, classes: {"images": torch.stack([task.tensors(task.space("normalised"))[0][0]] * 10)},
+        "other seeds",
+        "the same set",
+    ),
+    "noise": (
+        lambda task, images, classes: {"images": torch.randn(images.shape, generator=task.rng("noise"))},
+        "better than chance",
+        "a guess reaches 0.1",
+    ),
+    "wrong sums": (lambda task, images, classes: {"targets": WRONG_SUMS}, "whole set", "sum to 1"),
     "a bug": (bug, "whole set", "ZeroDivisionError: a bug of two lines (test_conformance.py, line"),
 }
 

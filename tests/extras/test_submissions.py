@@ -6,20 +6,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+from command import ddbench, done
 from submitted_records import FILE, OTHER, SET, WORDS, a_run, value
-from typer.testing import CliRunner
+from submitted_records import submitted as record
 
 from ddbench import distill, evaluate
-from ddbench.cli.app import app
 from ddbench.errors import UsageError
 from ddbench.extras.submit import check_submissions, claim, file_sha256, shared_product, shared_set, submit
 from ddbench.hashing import digest
 from ddbench.records.record import Record
 from ddbench.records.store import LARGEST, RecordStore, merge, read_record
-
-
-def record(**changes):
-    return Record.from_json(json.dumps(value(**changes)), "x")
+from ddbench.training.sealed import write_sealed
 
 
 @pytest.fixture
@@ -113,15 +110,12 @@ def test_what_cannot_stand_is_named(case, results):
     assert words in only(results)
 
 
-def test_a_failed_seed_counts_and_must_be_there(results):
+def test_a_failed_seed_counts_and_a_set_without_a_file_is_named(results):
     failed = a_run(2, None, status="failed", reason="diverged", synset=None)
     add(results, record(runs=[a_run(0), a_run(1), failed]))
     assert check_submissions(results) == []
-
-
-def test_a_set_without_a_file_is_named(results):
     facts = value()["synsets"] | {OTHER: value()["synsets"][SET]}
-    add(results, record(synsets=facts, runs=[a_run(0), a_run(1), a_run(2, synset=OTHER)]))
+    add(results, record(synsets=facts, budget={"ipc": 20}, runs=[a_run(0), a_run(1), a_run(2, synset=OTHER)]))
     assert f"set {OTHER[:12]} has no file" in only(results)
 
 
@@ -263,27 +257,23 @@ def scored(toys, tmp_path):
 
 def words(path, *more):
     plain = ["submit", str(path), "--name", "Mine", "--author", "A", "--author", "B", "--licence", "MIT"]
-    return [*plain, "--address", "hf:me/sets/toy.safetensors", *map(str, more)]
+    return [*plain, "--address", "hf:me/sets/toy.safetensors", *more]
 
 
 def test_the_command_writes_what_the_check_accepts(scored, tmp_path, results):
     where = ("--results", tmp_path / "mine", "--out", results / "submitted")
-    made = CliRunner().invoke(app, words(scored, *where))
-    assert made.exit_code == 0, made.stderr
+    made = done(ddbench(*words(scored, *where)))
     (path,) = RecordStore(results / "submitted").paths()
     assert made.stdout == f"{path}\n"
     one = read_record(path)
     ((key, file),) = one.submission.files.items()
     assert (key, file) == shared_set(scored, "hf:me/sets/toy.safetensors")
-    assert (file.size, file.sha256) == (scored.stat().st_size, file_sha256(scored)) and one.submission.authors == [
-        "A",
-        "B",
-    ]
+    assert (file.size, file.sha256) == (scored.stat().st_size, file_sha256(scored))
+    assert one.submission.authors == ["A", "B"]
     again = RecordStore(tmp_path / "mine").paths()[0]
-    by_record = CliRunner().invoke(app, words(again, "--synset", scored, "--out", tmp_path / "b"))
-    assert by_record.exit_code == 0 and Path(by_record.stdout.strip()).read_bytes() == path.read_bytes()
-    checked = CliRunner().invoke(app, ["check-submissions", "--results", str(results)])
-    assert checked.exit_code == 0 and "1 submission " in checked.stderr, checked.stdout
+    by_record = ddbench(*words(again, "--synset", scored, "--out", tmp_path / "b"))
+    assert Path(done(by_record).stdout.strip()).read_bytes() == path.read_bytes()
+    assert "1 submission " in done(ddbench("check-submissions", "--results", results)).stderr
 
 
 BAD_WORDS = {
@@ -301,18 +291,18 @@ def test_bad_input_is_one_line_and_writes_nothing(case, scored, tmp_path, result
     given = words(scored, "--results", tmp_path / "mine", "--out", results / "submitted", *more)
     for flag, text in changes.items():
         given[given.index(flag) + 1] = text
-    found = CliRunner().invoke(app, given)
+    found = ddbench(*given)
     assert found.exit_code == 2 and named in found.stderr and found.stderr.count("\n") == 1
     assert not results.exists()
 
 
 def test_a_failed_check_is_exit_code_1_with_its_lines(results):
     add(results, record(runs=[a_run(0)]))
-    found = CliRunner().invoke(app, ["check-submissions", "--results", str(results)])
+    found = ddbench("check-submissions", "--results", results)
     assert found.exit_code == 1 and "at least 3" in found.stdout and "1 problem in" in found.stderr
-    found = CliRunner().invoke(app, ["check-submissions", "--results", str(results), "--json"])
+    found = ddbench("check-submissions", "--results", results, "--json")
     assert [set(each) for each in json.loads(found.stdout)] == [{"file", "problem"}]
-    assert CliRunner().invoke(app, ["check-submissions", "--results", str(results / "none")]).exit_code == 2
+    assert ddbench("check-submissions", "--results", results / "none").exit_code == 2
 
 
 def test_an_appeal_is_written_only_if_it_is_one(tmp_path, results):
@@ -326,9 +316,7 @@ def test_an_appeal_is_written_only_if_it_is_one(tmp_path, results):
     assert not (tmp_path / "no").exists()
 
 
-def test_products_are_told_apart_by_where_they_are(tmp_path):
-    from ddbench.training.sealed import write_sealed
-
+def test_files_of_the_cache_are_told_apart_by_their_folders(tmp_path):
     with pytest.raises(UsageError, match="no sealed product"):
         shared_product(tmp_path / "none", "hf:a/b/c")
     place = tmp_path / "stages" / "experts" / ("0" * 32) / "0-1.safetensors"

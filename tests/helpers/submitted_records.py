@@ -1,7 +1,10 @@
-"""A record with a submission, as plain data, for tests that change one thing in it."""
+"""A record with a submission, for tests that change one thing in it."""
+
+import json
 
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.hashing import digest
+from ddbench.records.record import Record
 
 SET, OTHER, BYTES = digest("set"), digest("other"), b"the bytes of a set"
 FILE = {"kind": "set", "size": 10, "sha256": digest("file"), "address": "https://example.org/a.safetensors"}
@@ -31,3 +34,8 @@ def value(**changes):
         "submission": {**WORDS, "files": {SET: FILE}},
     }
     return plain | changes
+
+
+def submitted(**changes):
+    """The record of `value`, read as from a file."""
+    return Record.from_json(json.dumps(value(**changes)), "x")

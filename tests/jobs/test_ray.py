@@ -19,6 +19,7 @@ from contents import content
 
 import ddbench
 from ddbench.budget import Budget
+from ddbench.cli.app import INTERRUPTED
 from ddbench.errors import CannotWrite, DDBenchError, UsageError
 from ddbench.jobs import ray_engine
 from ddbench.jobs.job import DataName
@@ -388,8 +389,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(toys, cluster, tmp_pa
     with subprocess.Popen(argv, preexec_fn=default, **pipes) as first:
         wait_for(lambda: toys.count("step") >= 2)
         first.send_signal(signal.SIGINT)
-        stopped = "ddbench: stopped; the same command, given again, goes on from what is stored\n"
-        assert first.communicate() == ("", stopped) and first.returncode == 130
+        assert first.communicate() == ("", f"{INTERRUPTED}\n") and first.returncode == 130
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in toys.processes("distill")))
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
     assert list((cache_dir() / "ray").iterdir()) == []

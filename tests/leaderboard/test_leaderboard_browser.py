@@ -1,4 +1,4 @@
-"""The site in a real browser: filters, sorting, the view of a record, colours, keyboard, phone, print; no network.
+"""The site in a real browser: filters, sorting, the view of a record, colors, keyboard, phone, print; no network.
 
 Debian's `chromium`, or another Chromium on the path, driven by playwright; where one of the two is missing these tests
 say that they did not run.
@@ -143,7 +143,7 @@ def test_a_record_is_shown_with_what_is_needed_to_doubt_it(page, site):
     assert "ddbench run dm --dataset digits --ipc 50" in text
     name = page.url.partition("#")[2]
     assert (site / "records" / f"{name}.js").is_file() and name in text
-    page.get_by_text("The whole record, as JSON").click()
+    page.get_by_text("Full record (JSON)").click()
     shown = page.locator("details pre").last.inner_text()
     assert Record.model_validate_json(shown).key_hash() == name
 
@@ -180,30 +180,30 @@ def test_an_address_without_a_record_says_so(chromium, site, address, words):
     context.close()
 
 
-def test_colours_follow_the_system_and_the_button(chromium, site):
+def test_colors_follow_the_system_and_the_button(chromium, site):
     for scheme, ground, other in (
         ("dark", "rgb(18, 23, 28)", "rgb(255, 255, 255)"),
         ("light", "rgb(255, 255, 255)", "rgb(18, 23, 28)"),
     ):
         context = chromium.new_context(color_scheme=scheme)
         made = opened(context.new_page(), site)
-        colour = "getComputedStyle(document.body).backgroundColor"
-        assert made.evaluate(colour) == ground
+        color = "getComputedStyle(document.body).backgroundColor"
+        assert made.evaluate(color) == ground
         made.locator("#theme").click()
-        assert made.evaluate(colour) == other
+        assert made.evaluate(color) == other
         made.reload()
-        assert made.evaluate(colour) == other  # kept
+        assert made.evaluate(color) == other  # kept
         context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(chromium, site, scheme):
-    """WCAG 2.2 contrast of the colours that text is written in, on both grounds: 4.5 to 1 at least."""
+    """WCAG 2.2 contrast of the colors that text is written in, on both grounds: 4.5 to 1 at least."""
     context = chromium.new_context(color_scheme=scheme)
     made = opened(context.new_page(), site)
     names = ("ground", "raised", "ink", "quiet", "accent", "good", "warn", "claim")
     read = "names => names.map(n => getComputedStyle(document.documentElement).getPropertyValue('--' + n).trim())"
-    colour = dict(zip(names, made.evaluate(read, list(names)), strict=True))
+    color = dict(zip(names, made.evaluate(read, list(names)), strict=True))
 
     def luminance(text):
         parts = [int(text[place : place + 2], 16) / 255 for place in (1, 3, 5)]
@@ -212,7 +212,7 @@ def test_text_stands_out_from_its_ground(chromium, site, scheme):
 
     for ground in ("ground", "raised"):
         for name in names[2:]:
-            pair = sorted((luminance(colour[ground]), luminance(colour[name])))
+            pair = sorted((luminance(color[ground]), luminance(color[name])))
             assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, (ground, name)
     context.close()
 

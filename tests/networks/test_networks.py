@@ -232,3 +232,14 @@ def test_cards_name_every_network():
 def test_names_need_no_torch():
     code = "import sys, ddbench.networks as n; [n.describe(x) for x in n.network_names()]; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_network_of_a_package_is_one_like_ours(toys):
+    assert network_names()[-2:] == ("toy-layers", "toy-no-network") and "toyparts" not in sys.modules
+    assert canonical("toy-layers-w16-none", side=8) == "toy-layers" and describe("toy-layers").norm == "none"
+    assert parameter_count("toy-layers-w4", 1, 8, 3) == 65 * 4 + 5 * 3
+    check_forward("toy-layers", 8, 1)
+    with pytest.raises(UsageError, match="did you mean toy-layers"):
+        canonical("toy-layer", side=8)
+    with pytest.raises(UsageError, match="gives no ddbench"):
+        describe("toy-no-network")

@@ -23,7 +23,7 @@ from ddbench.report.plots.images import images_side_by_side
 from ddbench.report.plots.labels import crossings, hard_and_soft, lrs_against_weight, lrs_parts
 from ddbench.report.plots.registry import PLOTS, Plot, figures, plot, plot_all
 from ddbench.report.plots.students import accuracy_by_student
-from ddbench.report.plots.style import labelled
+from ddbench.report.plots.style import labeled
 
 PLACE = ("cifar10", "hard-v1", "convnet-d3")
 LEVELS = {"dm": 0.50, "mtt": 0.60, "sre2l": 0.30, "random": 0.40, "whole": 0.90}
@@ -97,7 +97,7 @@ def test_the_front_is_what_nothing_beats_on_both_sides():
 def test_cells_on_the_front_are_ringed_and_named(frame):
     front = front_cells(frame, "distill_seconds", *PLACE)
     assert front["label"].tolist() == ["dm", "mtt", "whole"]  # sre2l and random cost more than mtt and give less
-    ring = lines(accuracy_against_seconds(frame, *PLACE))["on the front"]
+    ring = lines(accuracy_against_seconds(frame, *PLACE))["Pareto front"]
     assert list(ring.get_xdata()) == [0.5, 100.5, 400.5]
     assert list(ring.get_ydata()) == pytest.approx([50, 60, 90]) and ring.get_linestyle() == "None"
 
@@ -124,14 +124,14 @@ def test_the_map_has_a_number_for_every_method_and_student(frame):
     assert figure.get_figwidth() == pytest.approx(3.4)
 
 
-def test_numbers_can_be_read_on_their_cells_also_in_grey(frame):
+def test_numbers_can_be_read_on_their_cells_also_in_gray(frame):
     """Contrast of text and cell by luminance, as of WCAG: at least 4 to 1."""
     (axes,) = accuracy_by_student(frame, "cifar10", "hard-v1", "ipc 10").axes
     faces = [tuple(patch.get_facecolor()[0][:3]) for patch in axes.collections]
     words = [to_rgb(text.get_color()) for text in axes.texts if text.get_text() != "—"]
 
-    def luminance(colour):
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    def luminance(color):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     for face, word in zip(faces, words, strict=True):
@@ -203,7 +203,7 @@ def test_lines_are_the_published_score_over_its_weight(frame):
         wanted = [scores.lrs(LEVELS["whole"] - LEVELS[method], own - borrowed, weight) for weight in x]
         assert list(y) == pytest.approx(wanted) and (x[0], x[-1]) == (0, 1)
     weights = [weight for weight, *_ in crossings(lrs_parts(frame, "cifar10", "ipc 10"))]
-    assert list(drawn["places change"].get_xdata()) == pytest.approx(weights)
+    assert list(drawn["ranking changes"].get_xdata()) == pytest.approx(weights)
     with pytest.raises(UsageError, match="whole and random"):
         lrs_against_weight(frame[frame["method"] != "whole"], "cifar10", "ipc 10")
 
@@ -280,7 +280,7 @@ def test_no_text_is_cut_off_or_too_small(frame, more):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
-    shown = labelled(frame)
+    shown = labeled(frame)
     for name, figure in every_figure(shown.assign(label=shown["label"] + more)):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()

@@ -282,7 +282,7 @@ def test_missing_ingredients_come_with_commands_that_parse(case):
             assert case == "packed draws" and "dm" in each.what  # no one command scores several files
             continue
         _, name, *words = shlex.split(each.command)
-        options = get_command(app).commands[name].make_context(name, list(words)).params
+        options = get_command(app).get_command(None, name).make_context(name, list(words)).params
         assert options["networks" if "networks" in options else "network"] == "net"
         assert (options["threads"], options["device"]) == (1, "cpu")
         assert (options["precision"], options["compile"]) == (("bf16", "on") if case == "bf16" else (None, None))

@@ -122,13 +122,11 @@ def test_golden_latex():
     assert text.count("{") == text.count("}")
 
 
-def test_latex_escapes_names():
-    text = render(results_frame([record("a_b%c&d#{x}", values=[0.5])]), "latex")
-    assert r"a\_b\%c\&d\#\{x\}" in text
-
-
-def test_markdown_escapes_bars():
-    assert r"a\|b" in render(results_frame([record("a|b", values=[0.5])]), "markdown")
+@pytest.mark.parametrize(
+    ("form", "name", "words"), [("latex", "a_b%c&d#{x}", r"a\_b\%c\&d\#\{x\}"), ("markdown", "a|b", r"a\|b")]
+)
+def test_names_are_escaped(form, name, words):
+    assert words in render(results_frame([record(name, values=[0.5])]), form)
 
 
 def test_golden_terminal():
@@ -159,9 +157,35 @@ def test_long_csv_and_json_are_fractions():
     assert next(row for row in data if row["method"] == "whole")["samples"] == [[0, 0, 0.99]]
 
 
-def test_pivot_csv_is_what_people_read():
+def test_the_pivot_is_text_in_csv_and_numbers_as_a_frame():
     rows = list(csv.reader(io.StringIO(render(results_frame(toy()), "csv", "pivot"))))
     assert ["infer", "n/a", "failed", "—"] in rows
+    means = tables.table(results_frame(toy()), "pivot")
+    assert means.columns.names == ["dataset", "protocol", "budget"]
+    assert means.loc["dm", ("digits", "hard-v1", "IPC 1")] == pytest.approx(0.71)
+    assert math.isnan(means.loc["whole", ("digits", "hard-v1", "IPC 1")])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kept"),
+    [
+        ({"methods": ["dm"], "protocols": ["hard"]}, {("dm", "digits")}),
+        ({"datasets": ["mine"]}, {("random", "mine@0123abcd")}),
+        ({"networks": ["mlp"], "protocols": ["hard-v1"]}, {("mtt", "digits")}),
+        ({"datasets": ["digitz"]}, "data set"),
+        ({"protocols": ["soft"]}, "protocol"),
+        ({"methods": ["mtt"], "networks": ["convnet-d2"]}, "student network"),
+    ],
+)
+def test_records_are_chosen_by_names_that_some_have(chosen, kept):
+    records = [record(values=[0.5]), record("mtt", values=[0.6], student_network="mlp")]
+    records.append(record("random", values=[0.4], dataset="mine@0123abcd"))
+    if isinstance(kept, str):
+        with pytest.raises(UsageError, match=f"unknown {kept}"):
+            results_frame(records, **chosen)
+    else:
+        frame = results_frame(records, **chosen)
+        assert set(zip(frame["method"], frame["dataset"], strict=True)) == kept
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -204,30 +228,19 @@ def test_synthesis_seeds_are_pooled_in_two_levels():
     assert (row["ci_low"], row["ci_high"]) == pytest.approx(t_interval([0.6, 0.8, 0.5]))
 
 
-SETTINGS = [
-    {"device": "cuda"},
-    {"precision": "tf32"},
-    {"threads": 2},
-    {"build": "2.10.0"},
-    {"compiled": True},
-    {"stacked": True},
-]
+SETTINGS = [{"device": "cuda"}, {"precision": "tf32"}, {"threads": 2}, {"build": "2.10.0"}, {"compiled": True}]
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_settings_are_never_pooled(setting):
-    frame = results_frame([record(values=[0.5]), record(values=[0.7], synthesis=1, setting=setting)])
-    assert sorted(frame["top1"]) == [0.5, 0.7]
-    assert len(set(row_labels(frame))) == 2
-    assert str(next(iter(setting.values()))).lower() in " ".join(row_labels(frame)) or next(iter(setting)) in " ".join(
-        row_labels(frame)
+@pytest.mark.parametrize("other", [*({"setting": each} for each in (*SETTINGS, {"stacked": True})), {"teacher": "b"}])
+def test_settings_and_teachers_are_never_pooled(other):
+    frame = results_frame(
+        [record(values=[0.5], teacher="a"), record(values=[0.7], synthesis=1, **({"teacher": "a"} | other))]
     )
-
-
-def test_teachers_are_never_pooled():
-    frame = results_frame([record(values=[0.5], teacher="a"), record(values=[0.7], synthesis=1, teacher="b")])
     assert sorted(frame["top1"]) == [0.5, 0.7]
-    assert len(set(row_labels(frame))) == 2
+    labels = row_labels(frame)
+    assert len(set(labels)) == 2
+    (name, value), *_ = other.get("setting", {"teacher": "teacher"}).items()
+    assert name in " ".join(labels) or str(value) in " ".join(labels)
 
 
 def test_two_sets_of_one_seed_are_never_pooled():
@@ -258,9 +271,6 @@ def test_parts_of_a_record_in_two_stores_are_one_cell():
 def test_recipes_of_one_method_are_told_apart_by_name():
     frame = results_frame([record(values=[0.5], name="table"), record(values=[0.6], name="code-reduced")])
     assert sorted(label for label, _ in pivot(frame).rows) == ["dm (code-reduced)†", "dm (table)"]
-
-
-def test_an_overridden_reduced_recipe_is_reduced():
     assert list(results_frame([record(values=[0.5], name="quick-reduced+set")])["reduced"]) == [True]
 
 
@@ -287,14 +297,11 @@ def test_two_lenders_of_one_name_are_told_apart_and_no_other_row_is():
     assert sorted(set(row_labels(both))) == ["random", "random (as dm)"]  # a lender has another recipe at each budget
 
 
-def test_students_are_columns_of_their_own():
-    frame = results_frame([record(values=[0.5]), record(values=[0.6], student_network="mlp")])
-    assert [head[1] for head in pivot(frame).headers] == ["hard-v1 (convnet-d2)", "hard-v1 (mlp)"]
-
-
-def test_budgets_are_in_the_order_of_their_size():
+def test_columns_are_budgets_in_the_order_of_their_size_by_student():
     frame = results_frame([record("dm", ipc, [0.5]) for ipc in (None, 50, 1, 10)])
     assert [head[2] for head in pivot(frame).headers] == ["IPC 1", "IPC 10", "IPC 50", "all"]
+    students = results_frame([record(values=[0.5]), record(values=[0.6], student_network="mlp")])
+    assert [head[1] for head in pivot(students).headers] == ["hard-v1 (convnet-d2)", "hard-v1 (mlp)"]
 
 
 def test_seeds_that_give_the_same_set_are_one_draw():
@@ -335,12 +342,8 @@ def nested():
 
 
 def test_variance_view_shows_the_parts_as_standard_deviations():
-    records = [
-        *nested(),
-        record("random", 1, [0.5, 0.6]),
-        record("whole", None, [0.99]),
-        without_set("infer", "n/a", "no"),
-    ]
+    records = [*nested(), record("random", 1, [0.5, 0.6]), record("whole", None, [0.99])]
+    records.append(without_set("infer", "n/a", "no"))
     (table,) = grids(results_frame(records), "variance")
     rows = {label: [cell.text for cell in shown] for label, shown in table.rows}
     # by hand: MSW = 0.02, MSB = 0.18
@@ -349,15 +352,10 @@ def test_variance_view_shows_the_parts_as_standard_deviations():
     assert rows["dm"][5:] == [*expected, "6", "3"]
     assert rows["random"][5:] == ["—", "—", f"{100 * np.std([0.5, 0.6], ddof=1):.2f}", "2", "1"]
     assert rows["whole"][5:8] == rows["infer"][5:8] == ["—", "—", "—"] and rows["infer"][4] == "n/a"
-
-
-def test_variance_data_are_roots_of_the_parts():
-    frame = tables.table(results_frame(nested()), "variance")
-    parts = variance_parts(frame["samples"].iloc[0])
-    row = frame.iloc[0]
-    assert (row.std_total**2, row.std_between**2, row.std_within**2) == pytest.approx(
-        (parts.total, parts.between, parts.within)
-    )
+    row = tables.table(results_frame(nested()), "variance").iloc[0]
+    parts = variance_parts(row["samples"])
+    spreads = (row.std_total**2, row.std_between**2, row.std_within**2)
+    assert spreads == pytest.approx((parts.total, parts.between, parts.within))
 
 
 # --- student networks
@@ -485,11 +483,8 @@ def test_every_block_has_the_columns_that_say_what_a_row_is():
         assert [(label, shown[0].text) for label, shown in part.rows] == [("dm", "mtt"), ("dm", "random")]
 
 
-def test_a_grid_without_rows_is_one_block():
-    table = Grid("T", "method", [("a", "b"), ("a", "b")], [])
-    assert blocks(table, 20) == [table]
-
-
-def test_a_column_wider_than_the_terminal_is_a_block_of_its_own():
+def test_a_column_wider_than_the_terminal_is_a_block_of_its_own_and_no_rows_are_one_block():
+    empty = Grid("T", "method", [("a", "b"), ("a", "b")], [])
+    assert blocks(empty, 20) == [empty]
     table = Grid("T", "method", [("x" * 50,), ("y",)], [("dm", [Shown("1"), Shown("2")])])
     assert [part.headers for part in blocks(table, 40)] == [[("x" * 50,)], [("y",)]]

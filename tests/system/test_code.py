@@ -409,3 +409,10 @@ def test_code_without_source_is_unknown(monkeypatch):
     code.forget()
     assert [code.of_method(name) for name in ("sys", "no_such", "nothing")] == [None, None, None]
     code.forget()
+
+
+def test_the_commit_is_that_of_the_checkout():
+    from ddbench.system.environment import commit
+
+    git = ("git", "-C", str(ROOT), "rev-parse", "HEAD")
+    assert commit()[0] == subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()

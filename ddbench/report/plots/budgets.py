@@ -19,7 +19,7 @@ from ddbench.report.plots.style import (
     draw_references,
     figure_for,
     finish,
-    labelled,
+    labeled,
     panels_for,
     room_for,
     settings,
@@ -58,7 +58,7 @@ def accuracy_against_ipc(frame: pd.DataFrame, dataset: str, protocol: str, stude
             draw_line(axes, str(label), styles[str(label)], x, laid, band=band)  # a missing cell breaks the line
         draw_references(axes, part)
         _ipc_axis(axes, ticks)
-        drawn = "bands and bars" if len(shifts) <= CROWD else "bars"
+        drawn = "bands and error bars" if len(shifts) <= CROWD else "error bars"
         shown = pd.concat([lines, part[part["budget"] == "all"]])
         finish(figure, axes, shown, f"{dataset}, {protocol}\n{student} students", drawn)
     return figure
@@ -69,7 +69,7 @@ def bars(frame: pd.DataFrame, dataset: str, budget: str) -> "Figure":
 
     A dashed line marks what all the data give. UsageError where there is no such cell.
     """
-    part = labelled(frame)
+    part = labeled(frame)
     part = part[(part["dataset"] == dataset) & part["budget"].isin((budget, "all"))]
     rows = sorted(set(part.loc[part["budget"] == budget, "label"]), reverse=True)
     if not rows:
@@ -124,8 +124,8 @@ def _write_value(axes: "Axes", place: int, row: Any) -> None:
     """The mean in its bar, or behind the interval of a bar too short for it."""
     inside = row.top1 > 0.3
     right = 100 * (row.top1 if pd.isna(row.ci_high) else row.ci_high)
-    colour = "white" if row.tied and inside else "black"
-    axes.text(2 if inside else right + 2, place, f"{100 * row.top1:.1f}", va="center", color=colour)
+    color = "white" if row.tied and inside else "black"
+    axes.text(2 if inside else right + 2, place, f"{100 * row.top1:.1f}", va="center", color=color)
 
 
 def _ipc_axis(axes: "Axes", ticks: Sequence[int]) -> None:

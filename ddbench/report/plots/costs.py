@@ -8,7 +8,7 @@ import pandas as pd
 
 from ddbench.errors import UsageError
 from ddbench.report.format import duration, size
-from ddbench.report.plots.style import GREY, chosen, draw_line, figure_for, finish, settings, styles_of
+from ddbench.report.plots.style import GRAY, chosen, draw_line, figure_for, finish, settings, styles_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ def on_front(costs: Sequence[float], gains: Sequence[float]) -> list[bool]:
 
 
 def front_cells(frame: pd.DataFrame, cost: str, dataset: str, protocol: str, student: str) -> pd.DataFrame:
-    """The labelled cells on the front of accuracy against a column of costs, the cheapest first."""
+    """The labeled cells on the front of accuracy against a column of costs, the cheapest first."""
     part = chosen(frame, dataset, protocol, student)
     part = part[part[cost] > 0].sort_values([cost, "top1"])
     return part[on_front(part[cost].tolist(), part["top1"].tolist())]
@@ -75,11 +75,11 @@ def _against(
 
 
 def _draw_front(axes: "Axes", cells: pd.DataFrame, cost: str) -> None:
-    """A broad grey stair through the cells on the front, and a ring around each."""
+    """A broad gray stair through the cells on the front, and a ring around each."""
     x, y = [*cells[cost], 2 * cells[cost].max() ** 1.5], [*(100 * cells["top1"]), 100 * cells["top1"].max()]
     axes.plot(x, y, drawstyle="steps-post", color="#CCCCCC", linewidth=3.5, solid_capstyle="butt", zorder=1)
-    ring: Any = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": GREY}
-    axes.plot(cells[cost], 100 * cells["top1"], linestyle="none", zorder=2, label="on the front", **ring)
+    ring: Any = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": GRAY}
+    axes.plot(cells[cost], 100 * cells["top1"], linestyle="none", zorder=2, label="Pareto front", **ring)
 
 
 def bytes_axis(axes: "Axes", label: str) -> None:

@@ -8,7 +8,7 @@ from ddbench.errors import UsageError
 from ddbench.records.statistics import Seeds, summarize
 from ddbench.report.baselines import FULL
 from ddbench.report.format import budget_words
-from ddbench.report.plots.style import CROWD, GREY, chosen, draw_line, figure_for, finish, settings, styles_of
+from ddbench.report.plots.style import CROWD, GRAY, chosen, draw_line, figure_for, finish, settings, styles_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,11 +36,11 @@ def learning_curves(frame: pd.DataFrame, dataset: str, protocol: str, student: s
         for row in across.itertuples():
             line = "--" if row.budget == "all" else ":"
             label = f"{row.label}: {100 * row.top1:.1f}"
-            axes.axhline(100 * row.top1, color=GREY, linestyle=line, linewidth=1.0, label=label, zorder=1)
+            axes.axhline(100 * row.top1, color=GRAY, linestyle=line, linewidth=1.0, label=label, zorder=1)
         axes.set_xlabel("Distillation steps" if alike else "Distillation steps (% of each method's)")
         shown = pd.concat([*curves.values(), across[["top1", "ci_low", "ci_high"]]])
         title = f"{dataset}, {budget_words(budget)}, {protocol}\n{student} students"
-        finish(figure, axes, shown, title, "bands and bars" if len(curves) <= CROWD else "bars")
+        finish(figure, axes, shown, title, "bands and error bars" if len(curves) <= CROWD else "error bars")
     return figure
 
 

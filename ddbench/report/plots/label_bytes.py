@@ -8,7 +8,7 @@ from ddbench.errors import UsageError
 from ddbench.report.format import DAGGER
 from ddbench.report.frame import UNPACKED
 from ddbench.report.plots.costs import bytes_axis
-from ddbench.report.plots.style import COLOURS, LINES, MARKERS, Style, chosen, draw_line, figure_for, finish, settings
+from ddbench.report.plots.style import COLORS, LINES, MARKERS, Style, chosen, draw_line, figure_for, finish, settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def accuracy_against_label_bytes(frame: pd.DataFrame, dataset: str, protocol: str, student: str) -> "Figure":
     """Accuracy against the bytes of the labels alone, a line per method and form: its label batches, fewer and fewer.
 
-    Colour, line and filling tell methods apart, markers the forms: teachers that label online (their weights are the
+    Color, line and filling tell methods apart, markers the forms: teachers that label online (their weights are the
     bytes), fp16, int8, the k largest logits. UsageError where no cell has both.
     """
     part = _families(chosen(frame, dataset, protocol, student))
@@ -28,9 +28,9 @@ def accuracy_against_label_bytes(frame: pd.DataFrame, dataset: str, protocol: st
         figure, axes = figure_for(part.groupby(["family", "labels"]).ngroups)
         for (family, form), cells in part.groupby(["family", "labels"]):
             place = families.index(family)
-            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[forms.index(form) % len(MARKERS)]
-            style = Style(colour, marker, LINES[place % len(LINES)])
-            face: Any = {"markerfacecolor": "white" if place % 2 else colour, "markeredgecolor": colour}
+            color, marker = COLORS[place % len(COLORS)], MARKERS[forms.index(form) % len(MARKERS)]
+            style = Style(color, marker, LINES[place % len(LINES)])
+            face: Any = {"markerfacecolor": "white" if place % 2 else color, "markeredgecolor": color}
             draw_line(axes, f"{family}, {form}", style, cells["label_bytes"], cells, markeredgewidth=1.0, **face)
         axes.set_xscale("log", base=2)
         bytes_axis(axes, "Bytes of the labels")

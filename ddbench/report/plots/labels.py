@@ -15,11 +15,11 @@ from ddbench.report.frame import protocol_family
 from ddbench.report.plots.style import (
     ACCURACY,
     COLUMN,
-    GREY,
+    GRAY,
     PAGE,
     add_legend,
     figure_for,
-    labelled,
+    labeled,
     room_for,
     settings,
     settle,
@@ -42,7 +42,7 @@ def hard_and_soft(frame: pd.DataFrame, dataset: str, budget: str, protocol: str 
     is another ranking. UsageError where no method has both.
     """
     hard, soft = protocol, soft_twins(frame.loc[frame["status"] == "ok", "protocol"]).get(protocol, "")
-    (one, ones), (two, others) = (_by_student(labelled(frame), dataset, budget, name) for name in (hard, soft))
+    (one, ones), (two, others) = (_by_student(labeled(frame), dataset, budget, name) for name in (hard, soft))
     rows = sorted(ones.keys() & others.keys(), key=lambda label: ones[label].top1)
     if all(ones[label].budget == "all" for label in rows):
         raise UsageError(f"no method with {hard} and its soft twin for {dataset} at {budget}")
@@ -95,7 +95,7 @@ def _draw_side(axes: "Axes", cells: Sequence[Any], label: str, marker: str, face
 
 
 @dataclass(frozen=True)
-class Parts:
+class LrsParts:
     """What LRS is made of: differences of fractions; `shipped` says that IOR is of the shipped student recipe."""
 
     hlr: float
@@ -107,20 +107,20 @@ class Parts:
         return scores.lrs(self.hlr, self.ior, weight)
 
 
-def lrs_parts(frame: pd.DataFrame, dataset: str, budget: str, protocol: str = "hard-v1") -> dict[str, Parts]:
+def lrs_parts(frame: pd.DataFrame, dataset: str, budget: str, protocol: str = "hard-v1") -> dict[str, LrsParts]:
     """HLR and IOR of every method that has both, by its label, at one budget; by the student that most methods have.
 
     They are those of the table of scores (`ddbench.report.score_table`).
     """
-    frame = labelled(frame)
+    frame = labeled(frame)
     table = score_table(frame[(frame["dataset"] == dataset) & frame["budget"].isin((budget, "all"))])
     known = table["hlr"].notna() & table["ior"].notna() & (table["hard"] == protocol_family(protocol))
     part = table[known & (table["budget"] == budget)]
     rows = part[part["student"] == _usual(part["student"])].itertuples()
-    return {row.label: Parts(row.hlr, row.ior, row.ior_baseline == "borrowed") for row in rows}
+    return {row.label: LrsParts(row.hlr, row.ior, row.ior_baseline == "borrowed") for row in rows}
 
 
-def crossings(parts: Mapping[str, Parts]) -> list[tuple[float, str, str]]:
+def crossings(parts: Mapping[str, LrsParts]) -> list[tuple[float, str, str]]:
     """The weights inside (0, 1) at which two methods change places, with their labels, sorted.
 
     LRS rises with a = w IOR - (1 - w) HLR, which is linear in w: the places change where w (IOR_1 - IOR_2 + HLR_1 - HLR_2)
@@ -148,16 +148,16 @@ def lrs_against_weight(frame: pd.DataFrame, dataset: str, budget: str, protocol:
     with settings():
         figure, axes = figure_for(len(parts) + 1)
         for label, each in sorted(parts.items(), key=lambda item: -item[1].lrs(PUBLISHED)):
-            style, note = styles[label], "" if each.shipped else " (both hard)"
+            style, note = styles[label], "" if each.shipped else " (hard baseline)"
             values = [each.lrs(weight) for weight in weights]
             axes.plot(weights, values, linestyle=style.line, label=label + note, markevery=5, zorder=3, **style.point)
         points = [(weight, parts[first].lrs(weight)) for weight, first, _ in crossings(parts)]
         if points:
             look: Any = {"markeredgecolor": "black", "markersize": 5, "markeredgewidth": 1.0}
-            axes.plot(*zip(*points, strict=True), "x", color="black", label="places change", zorder=4, **look)
-        axes.axvline(PUBLISHED, color=GREY, linestyle=":", linewidth=0.9, zorder=1)
+            axes.plot(*zip(*points, strict=True), "x", color="black", label="ranking changes", zorder=4, **look)
+        axes.axvline(PUBLISHED, color=GRAY, linestyle=":", linewidth=0.9, zorder=1)
         axes.set_xlim(0, 1)
-        axes.set_xlabel("Weight of IOR; the rest is HLR's (dotted: published)")
+        axes.set_xlabel("Weight of IOR; that of HLR is the rest (dotted: published)")
         axes.set_ylabel("Label-robust score (LRS)")
         axes.set_title(f"{dataset}, {budget_words(budget)}, {protocol}")
         add_legend(figure)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Rows = Callable[[pd.DataFrame], pd.DataFrame]
 
-LINES = ("dataset", "protocol", "student")
+LINES, COMPARED = ("dataset", "protocol", "student"), ("dataset", "budget", "protocol")  # places of plots
 FLAGS = {"dataset": "--dataset", "protocol": "--protocol", "student": "--network", "budget": "--ipc"}
 COLLECTED = 20  # plots between two garbage collections: some 5 MB each
 SHARE = 10  # plots of a process: fewer are drawn here sooner than one has started
@@ -37,19 +37,25 @@ class Plot:
             where a place has nothing to show.
         place: the columns of the results frame that it shows one value of; none: it is drawn of sets, not of results.
         rows: of the results with an accuracy, those that it is about; `plot_all` draws a plot for each of their places.
-        stem: of its files; "": the kind's name.
     """
 
     question: str
     function: str
     place: tuple[str, ...]
     rows: "Rows" = lambda good: good
-    stem: str = ""
 
     def draw(self, frame: "pd.DataFrame", **place: str) -> "Figure":
         """The plot of one place."""
         figure: Figure = resolve_name(f"{__package__}.{self.function}")(frame, **place)
         return figure
+
+
+def _sized(good: "pd.DataFrame") -> "pd.DataFrame":
+    return good[good["budget"] != "all"]
+
+
+def _watched(good: "pd.DataFrame") -> "pd.DataFrame":
+    return good[good["snapshots"].map(bool).astype(bool)]
 
 
 def _packed(good: "pd.DataFrame") -> "pd.DataFrame":
@@ -62,72 +68,33 @@ def _packed(good: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _several_students(good: "pd.DataFrame") -> "pd.DataFrame":
-    sized = good[good["budget"] != "all"]
+    sized = _sized(good)
     return sized[sized.groupby(["dataset", "protocol", "budget"])["student"].transform("nunique") > 1]
 
 
 def _hard(good: "pd.DataFrame") -> "pd.DataFrame":
     from ddbench.report.baselines import soft_twins
 
-    return good[(good["budget"] != "all") & good["protocol"].isin(soft_twins(good["protocol"]).keys())]
+    return _sized(good[good["protocol"].isin(soft_twins(good["protocol"]).keys())])
 
 
 PLOTS = {
     "ipc": Plot(
-        "what does more IPC buy?",
-        "budgets:accuracy_against_ipc",
-        LINES,
-        lambda good: good[good["ipc"].notna()],
-        "accuracy-ipc",
+        "what does more IPC buy?", "budgets:accuracy_against_ipc", LINES, lambda good: good[good["ipc"].notna()]
     ),
-    "bytes": Plot(
-        "what does a byte buy?",
-        "costs:accuracy_against_bytes",
-        LINES,
-        lambda good: good[good["bytes"] > 0],
-        "accuracy-bytes",
-    ),
+    "bytes": Plot("what does a byte buy?", "costs:accuracy_against_bytes", LINES, lambda good: good[good["bytes"] > 0]),
     "seconds": Plot(
         "what does a second of distillation buy?",
         "costs:accuracy_against_seconds",
         LINES,
         lambda good: good[good["distill_seconds"] > 0],
-        "accuracy-seconds",
     ),
-    "bars": Plot(
-        "who is best at one budget?",
-        "budgets:bars",
-        ("dataset", "budget"),
-        lambda good: good[good["budget"] != "all"],
-    ),
-    "students": Plot(
-        "does it transfer across networks?",
-        "students:accuracy_by_student",
-        ("dataset", "budget", "protocol"),
-        _several_students,
-    ),
-    "labels": Plot(
-        "how far are hard and soft labels apart?", "labels:hard_and_soft", ("dataset", "budget", "protocol"), _hard
-    ),
-    "label-bytes": Plot(
-        "what does a byte of labels buy?",
-        "label_bytes:accuracy_against_label_bytes",
-        LINES,
-        _packed,
-        "accuracy-label-bytes",
-    ),
-    "weights": Plot(
-        "does the ranking survive another LRS weight?",
-        "labels:lrs_against_weight",
-        ("dataset", "budget", "protocol"),
-        _hard,
-    ),
-    "curves": Plot(
-        "when is a distillation done?",
-        "curves:learning_curves",
-        (*LINES, "budget"),
-        lambda good: good[good["snapshots"].map(bool).astype(bool)],
-    ),
+    "bars": Plot("who is best at one budget?", "budgets:bars", ("dataset", "budget"), _sized),
+    "students": Plot("does it transfer across networks?", "students:accuracy_by_student", COMPARED, _several_students),
+    "labels": Plot("how far are hard and soft labels apart?", "labels:hard_and_soft", COMPARED, _hard),
+    "label-bytes": Plot("what does a byte of labels buy?", "label_bytes:accuracy_against_label_bytes", LINES, _packed),
+    "weights": Plot("does the ranking survive another LRS weight?", "labels:lrs_against_weight", COMPARED, _hard),
+    "curves": Plot("when is a distillation done?", "curves:learning_curves", (*LINES, "budget"), _watched),
     "images": Plot("what do the images look like?", "images:images_of", ()),
 }
 """Every kind of plot by its name."""
@@ -220,13 +187,13 @@ def plot_all(frame: "pd.DataFrame", folder: Path, suffixes: Sequence[str] = SUFF
 
 def figures(frame: "pd.DataFrame") -> Iterator[tuple[str, Callable[[], "Figure"]]]:
     """The name of every plot that may have something to show, and what draws it; UsageError where it has nothing."""
-    from ddbench.report.plots.style import labelled
+    from ddbench.report.plots.style import labeled
 
-    frame = labelled(frame)
+    frame = labeled(frame)
     good = frame[frame["status"] == "ok"]
     for kind, each in PLOTS.items():
         for place, _ in each.rows(good).groupby(list(each.place)) if each.place else ():
-            name = "_".join([each.stem or kind, *map(str, place)])
+            name = "_".join([f"accuracy-{kind}" if each.place == LINES else kind, *map(str, place)])
             yield name, partial(each.draw, frame, **dict(zip(each.place, place, strict=True)))
 
 

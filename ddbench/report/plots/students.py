@@ -7,14 +7,14 @@ import pandas as pd
 
 from ddbench.errors import UsageError
 from ddbench.report.format import DASH, budget_words
-from ddbench.report.plots.style import ACCURACY, COLUMN, PAGE, labelled, room_for, settings, settle
+from ddbench.report.plots.style import ACCURACY, COLUMN, PAGE, labeled, room_for, settings, settle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CELL = 0.6  # inches of width, at least
-PALEST, DARKEST = 0.05, 0.85  # of the colour map, so that no cell is as white as the paper
+PALEST, DARKEST = 0.05, 0.85  # of the color map, so that no cell is as white as the paper
 
 
 def accuracy_by_student(frame: pd.DataFrame, dataset: str, protocol: str, budget: str) -> "Figure":
@@ -22,7 +22,7 @@ def accuracy_by_student(frame: pd.DataFrame, dataset: str, protocol: str, budget
 
     A missing cell is a dash, a failed one and one that is excluded say so. UsageError where no cell has an accuracy.
     """
-    part = labelled(frame)
+    part = labeled(frame)
     here = (part["dataset"] == dataset) & (part["protocol"] == protocol)
     part = part[here & part["budget"].isin((budget, "all"))]
     good = part[(part["status"] == "ok") & (part["budget"] == budget)]
@@ -66,8 +66,8 @@ def _draw_map(axes: "Axes", rows: Sequence[Sequence[Any]]) -> None:
             share = (row.top1 - low) / span
             face = shades(PALEST + (DARKEST - PALEST) * share)
             axes.fill_between([x - 0.48, x + 0.48], y - 0.46, y + 0.46, color=face, linewidth=0)
-            colour = "white" if share > 0.6 else "black"
-            axes.text(x, y, f"{100 * row.top1:.1f}", ha="center", va="center", color=colour)
+            color = "white" if share > 0.6 else "black"
+            axes.text(x, y, f"{100 * row.top1:.1f}", ha="center", va="center", color=color)
     axes.grid(visible=False)
     axes.set_xlim(-0.5, len(rows[0]) - 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)

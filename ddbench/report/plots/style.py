@@ -1,7 +1,7 @@
-"""How plots look: sizes, colours, one layout, and how a figure becomes a file.
+"""How plots look: sizes, colors, one layout, and how a figure becomes a file.
 
-Made for a paper's column (3.4 inches, text of 8 points) and for print without colour: every method has a colour
-that colour-blind readers can tell, a marker and a line style, the same in every plot of one table.
+Made for a paper's column (3.4 inches, text of 8 points) and for print without color: every method has a color
+that color-blind readers can tell, a marker and a line style, the same in every plot of one table.
 """
 
 import io
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMN, PAGE = 3.4, 7.0  # widths in inches
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#000000", "#56B4E9", "#E69F00")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#000000", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
-GREY = "#555555"
+GRAY = "#555555"
 CROWD = 8  # methods; more make bands unreadable, and a column too narrow
 LEGEND_LINE = 0.16  # inches that a line of a legend takes
 ACCURACY = "Top-1 accuracy (%)"
@@ -56,14 +56,14 @@ SETTINGS: Any = {
 class Style:
     """How one method is drawn in every plot."""
 
-    colour: str
+    color: str
     marker: str
     line: Any
 
     @property
     def point(self) -> dict[str, Any]:
-        """Keywords of a marker: filled, with a white rim that keeps neighbours apart."""
-        return {"color": self.colour, "marker": self.marker, "markeredgecolor": "white", "markeredgewidth": 0.4}
+        """Keywords of a marker: filled, with a white rim that keeps neighbors apart."""
+        return {"color": self.color, "marker": self.marker, "markeredgecolor": "white", "markeredgewidth": 0.4}
 
 
 def save(figure: "Figure", path: Path) -> Path:
@@ -80,7 +80,7 @@ def save(figure: "Figure", path: Path) -> Path:
     return path
 
 
-def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+def labeled(frame: pd.DataFrame) -> pd.DataFrame:
     """The cells with a column `label`, unique in its place, a dagger at reduced recipes."""
     if "label" in frame.columns:
         return frame
@@ -89,17 +89,17 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen(frame: pd.DataFrame, dataset: str, protocol: str, student: str) -> pd.DataFrame:
-    """The labelled cells of one place that have an accuracy."""
-    part = labelled(frame)
+    """The labeled cells of one place that have an accuracy."""
+    part = labeled(frame)
     here = (part["dataset"] == dataset) & (part["protocol"] == protocol) & (part["student"] == student)
     return part[here & (part["status"] == "ok")]
 
 
 def styles_of(frame: pd.DataFrame) -> dict[str, Style]:
     """A style per label of the whole frame: the cycles have different lengths, so that pairs repeat late."""
-    names = sorted(set(labelled(frame)["label"]))
+    names = sorted(set(labeled(frame)["label"]))
     return {
-        name: Style(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)])
+        name: Style(COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)])
         for i, name in enumerate(names)
     }
 
@@ -157,27 +157,27 @@ def draw_line(
     """
     axes.plot(x, 100 * cells["top1"], **{"linestyle": style.line, "label": label, "zorder": 3, **style.point, **look})
     if band:
-        axes.fill_between(x, 100 * cells["ci_low"], 100 * cells["ci_high"], color=style.colour, alpha=0.15, linewidth=0)
+        axes.fill_between(x, 100 * cells["ci_low"], 100 * cells["ci_high"], color=style.color, alpha=0.15, linewidth=0)
     draw_intervals(axes, x, cells, style)
 
 
 def draw_intervals(axes: "Axes", x: Iterable[float], cells: pd.DataFrame, style: Style) -> None:
-    """Thin error bars, for points that stand alone and for print without colour."""
+    """Thin error bars, for points that stand alone and for print without color."""
     from matplotlib.collections import LineCollection
 
     ends = zip(x, 100 * cells["ci_low"], 100 * cells["ci_high"], strict=True)
     bars = [[(place, low), (place, high)] for place, low, high in ends if low == low]
-    axes.add_collection(LineCollection(bars, colors=style.colour, linewidths=0.7), autolim=False)
+    axes.add_collection(LineCollection(bars, colors=style.color, linewidths=0.7), autolim=False)
 
 
 def draw_references(axes: "Axes", part: pd.DataFrame) -> None:
     """What all the data give, as dashed lines across."""
     for row in part[part["budget"] == "all"].itertuples():
         label = f"{row.label}: {100 * row.top1:.1f}"
-        axes.axhline(100 * row.top1, color=GREY, linestyle="--", linewidth=0.9, label=label, zorder=1)
+        axes.axhline(100 * row.top1, color=GRAY, linestyle="--", linewidth=0.9, label=label, zorder=1)
 
 
-def finish(figure: "Figure", axes: "Axes", part: pd.DataFrame, title: str, drawn: str = "bars") -> None:
+def finish(figure: "Figure", axes: "Axes", part: pd.DataFrame, title: str, drawn: str = "error bars") -> None:
     """The accuracy axis around the cells of `part`, title, legend below, layout. `drawn` is what shows the intervals."""
     low, high = (100 * fill for fill in (part["ci_low"].fillna(part["top1"]), part["ci_high"].fillna(part["top1"])))
     margin = 0.06 * max(5.0, high.max() - low.min())

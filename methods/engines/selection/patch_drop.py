@@ -9,6 +9,8 @@
 Images are resized to the autoencoder's side, and back. Both networks are libraries' own, with their weights.
 """
 
+import contextlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -24,7 +26,6 @@ from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
 from ddbench.hashing import tensors_digest
 from ddbench.networks.parts import plain_activations
-from ddbench.system.downloads import patience
 
 from .bins import LIBRARY_CLASSES
 
@@ -179,7 +180,7 @@ def _autoencoder(name: str) -> Any:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        with patience():
+        with contextlib.redirect_stdout(sys.stderr):
             found: Any = ViTMAEForPreTraining.from_pretrained(
                 name, use_safetensors=True, output_loading_info=True
             )  # never a pickle

@@ -1,8 +1,7 @@
-"""Addresses and what is fetched from them: the promised bytes or nothing, over https alone, inside their folders."""
+"""Addresses and downloads: the promised bytes or nothing, over https alone, inside their folders."""
 
 import contextlib
 import hashlib
-import json
 import socket
 import ssl
 import threading
@@ -12,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 import trustme
-from typer.testing import CliRunner
+from command import ddbench, done
+from submitted_records import WORDS, submitted
 
-from ddbench.cli.app import app
 from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space
 from ddbench.errors import UsageError
@@ -23,7 +22,6 @@ from ddbench.extras.submit import shared_product, shared_set
 from ddbench.networks import create
 from ddbench.records import addresses
 from ddbench.records.addresses import CannotFetch, fetch, parse_address
-from ddbench.records.record import Record
 from ddbench.settings import cache_dir
 from ddbench.synset.synset import SynSet, load, save
 from ddbench.synset.teachers import Teacher, recall
@@ -78,17 +76,33 @@ def test_what_is_no_address_is_refused(text, tmp_path):
 # --- a server that may do anything
 
 
+ANSWERS = {
+    "good": BYTES,
+    "me": BYTES,  # as the hub: /me/repo/resolve/...
+    "short": BYTES[:-1],
+    "long": BYTES + b"x",
+    "other": BYTES[:-1] + b"x",
+    "away": "/good",
+    "local": "file:///etc/passwd",
+    "loop": "/loop",
+}
+"""Bytes that are sent, or an address that is redirected to."""
+
+
 class Server(BaseHTTPRequestHandler):
-    """Answers by path: /good, /short, /long, /endless, /other, /away, /plain, /loop, /slow, /cut; else 404."""
+    """Answers by the first word of the path; else 404."""
 
     protocol_version = "HTTP/1.0"
 
     def do_GET(self):
+        word = self.path.strip("/").split("/")[0]
         with contextlib.suppress(OSError):
-            getattr(self, "on_" + self.path.strip("/").split("/")[0], self.absent)()
-
-    def absent(self):
-        self.send_error(404)
+            if isinstance(ANSWERS.get(word), bytes):
+                self.body(ANSWERS[word])
+            elif word in ANSWERS:
+                self.redirect(ANSWERS[word])
+            else:
+                getattr(self, f"on_{word}", lambda: self.send_error(404))()
 
     def body(self, raw, length=None):
         self.send_response(200)
@@ -96,19 +110,10 @@ class Server(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(raw)
 
-    def on_good(self):
-        self.body(BYTES)
-
-    on_me = on_good  # as the hub: /me/repo/resolve/...
-
-    def on_short(self):
-        self.body(BYTES[:-1])
-
-    def on_long(self):
-        self.body(BYTES + b"x")
-
-    def on_other(self):
-        self.body(BYTES[:-1] + b"x")
+    def redirect(self, place):
+        self.send_response(302)
+        self.send_header("Location", place)
+        self.end_headers()
 
     def on_cut(self):
         self.body(BYTES[:100], length=len(BYTES))
@@ -124,22 +129,8 @@ class Server(BaseHTTPRequestHandler):
         self.end_headers()
         time.sleep(3)
 
-    def to(self, place):
-        self.send_response(302)
-        self.send_header("Location", place)
-        self.end_headers()
-
-    def on_away(self):
-        self.to("/good")
-
     def on_plain(self):
-        self.to(f"http://localhost:{self.server.server_port}/good")
-
-    def on_local(self):
-        self.to("file:///etc/passwd")
-
-    def on_loop(self):
-        self.to("/loop")
+        self.redirect(f"http://localhost:{self.server.server_port}/good")
 
     def on_rude(self):
         self.wfile.write(b"HTTP/1.0 599 \x1b[31m" + b"red " * 1000 + b"\x9b\r\n\r\n")
@@ -269,19 +260,20 @@ def a_set(folder, seed=0):
 
 
 def a_record(files, method="mine"):
-    from submitted_records import WORDS, value
-
     sets = {key: {"images": 10, "bytes": {}} for key, file in files.items() if file.kind == "set"}
     teachers = {key: {"network": "mlp", "accuracy": 0.5} for key, file in files.items() if file.kind == "teacher"}
     claim = {**WORDS, "files": {key: file.model_dump(mode="json") for key, file in files.items()}}
-    return Record.from_json(
-        json.dumps(value(synsets=sets, teachers=teachers, runs=[], submission=claim, method=method)), "x"
-    )
+    return submitted(synsets=sets, teachers=teachers, runs=[], submission=claim, method=method)
+
+
+def of_file(path, root, share=shared_product):
+    """The record of a file with its address beside it."""
+    return a_record(dict([share(path, f"file:{path.relative_to(root).as_posix()}")]))
 
 
 def test_a_set_comes_into_the_folder_once(tmp_path):
     path, where, out = a_set(tmp_path), tmp_path / "record.json", tmp_path / "sets"
-    one = a_record(dict([shared_set(path, "file:a.st")]), method="../../mine")
+    one = of_file(path, tmp_path, shared_set).model_copy(update={"method": "../../mine"})
     ((place, key),) = pull(one, where, out=out)
     assert place.parent == out and load(place).hash == key == load(path).hash
     before = place.stat().st_mtime_ns
@@ -316,7 +308,7 @@ def a_teacher(**changes):
 def test_a_teacher_comes_into_the_cache_and_is_found_there(tmp_path):
     path = tmp_path / "teachers" / "a.st"
     sealed = write_sealed(path, *a_teacher())
-    one = a_record(dict([shared_product(path, "file:teachers/a.st")]))
+    one = of_file(path, tmp_path)
     with pytest.raises(UsageError, match="no address of a set; it has teacher"):
         pull(one, tmp_path / "record.json")
     ((place, key),) = pull(one, tmp_path / "record.json", what="teacher")
@@ -341,17 +333,15 @@ STRANGE = {
 def test_a_teacher_that_is_none_is_refused_in_one_line(case, tmp_path):
     path = tmp_path / "teachers" / "a.st"
     write_sealed(path, *a_teacher(**STRANGE[case]))
-    one = a_record(dict([shared_product(path, "file:teachers/a.st")]))
     with pytest.raises(CannotFetch, match="is not the teacher") as caught:
-        pull(one, tmp_path / "record.json", what="teacher")
+        pull(of_file(path, tmp_path), tmp_path / "record.json", what="teacher")
     assert "\n" not in str(caught.value) and list((cache_dir() / "teachers").iterdir()) == []
 
 
 def test_experts_come_into_their_stage(tmp_path):
     path = tmp_path / "experts" / ("1" * 32) / "0-5.safetensors"
     sealed = write_sealed(path, {"parameters": torch.ones(3)}, {"loss": 0.5})
-    key, file = shared_product(path, f"file:{path.relative_to(tmp_path).as_posix()}")
-    ((place, _),) = pull(a_record({key: file}), tmp_path / "record.json", what="experts")
+    ((place, key),) = pull(of_file(path, tmp_path), tmp_path / "record.json", what="experts")
     assert place == cache_dir() / "stages" / "experts" / ("1" * 32) / "0-5.safetensors"
     assert read_sealed(place).hash == sealed.hash == key
 
@@ -359,12 +349,11 @@ def test_experts_come_into_their_stage(tmp_path):
 def test_the_command(server, tmp_path):
     path = a_set(tmp_path)
     where = tmp_path / "record.json"
-    where.write_text(a_record(dict([shared_set(path, "file:a.st")])).to_json())
-    done = CliRunner().invoke(app, ["pull", str(where), "--out", str(tmp_path / "sets"), "--quiet"])
-    place, key = done.stdout.split()
-    assert done.exit_code == 0 and load(tmp_path / place).hash == key
+    where.write_text(of_file(path, tmp_path, shared_set).to_json())
+    place, key = done(ddbench("pull", where, "--out", tmp_path / "sets", "--quiet")).stdout.split()
+    assert load(tmp_path / place).hash == key
     where.write_text(a_record(dict([shared_set(path, f"{server[1]}/absent")])).to_json())
-    gone = CliRunner().invoke(app, ["pull", str(where), "--out", str(tmp_path / "other"), "--quiet"])
+    gone = ddbench("pull", where, "--out", tmp_path / "other", "--quiet")
     assert gone.exit_code == 1 and gone.stderr.count("\n") == 1 and "404" in gone.stderr and gone.stdout == ""
     for more in (["--what", "sets"], ["--limit", "1"], ["--limit", "x"]):
-        assert CliRunner().invoke(app, ["pull", str(where), *more, "--quiet"]).exit_code == 2
+        assert ddbench("pull", where, *more, "--quiet").exit_code == 2

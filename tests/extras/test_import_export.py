@@ -1,9 +1,7 @@
 """Sets from and to elsewhere: what is read means what it says, what cannot be is refused, nothing is lost on the way."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,25 +16,19 @@ from ddbench.evaluation.from_tensors import from_tensors
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.extras.import_export import export_set, import_set
 from ddbench.extras.import_export.reading import LIMIT
-from ddbench.synset.synset import SynSet, Targets, Views, load
+from ddbench.synset.synset import Targets, Views, load
 from ddbench.training.recipe import StudentRecipe
 
 CLASSES = torch.arange(10)
-LINE = re.compile(r"[^\n]+")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
+def digits():
     return load_dataset("digits")
 
 
 @pytest.fixture(scope="module")
-def colour() -> Dataset:
+def colour():
     """Three classes of 8 x 8 RGB noise, one with a name that cannot name a folder."""
     generator = torch.Generator().manual_seed(5)
     pixels = torch.randint(0, 256, (30, 3, 8, 8), generator=generator, dtype=torch.uint8)
@@ -45,7 +37,7 @@ def colour() -> Dataset:
     return Dataset("noise", ("cat", "dog/wolf", "bird"), 3, 8, True, mean, std, split, split)
 
 
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -53,34 +45,33 @@ IMAGES = noise(10, 1, 8, 8)
 SOFT = noise(10, 10, seed=1) + 5 * torch.eye(10)
 
 
-def refused(match: str, *args: object, **more: object) -> None:
-    call: Any = import_set if isinstance(args[0], Path) else from_tensors
+def refused(match, *args, **more):
+    call = import_set if isinstance(args[0], Path) else from_tensors
     with pytest.raises(UsageError, match=match) as caught:
         call(*args, **more)
-    assert LINE.fullmatch(str(caught.value)), "errors are one line"
+    assert "\n" not in str(caught.value)
 
 
-def test_tensors_keep_their_values_and_ship_nothing_of_their_own(digits: Dataset) -> None:
+def test_tensors_keep_their_values_and_ship_nothing_of_their_own(digits):
     made = from_tensors(IMAGES.double().requires_grad_(), CLASSES.float(), digits, space="pixel", name="mine")
-    assert made.images is not None and torch.equal(made.images, IMAGES)
+    assert torch.equal(made.images, IMAGES)
     assert made.classes.dtype == torch.int64 and torch.equal(made.classes, CLASSES)
     assert (made.space.kind, made.codec, made.dataset) == ("pixel", "float", "digits")
     assert made.provenance.method == "mine" and made.student_recipe is None and made.targets is None
 
 
-def test_pixels_of_8_bits_stay_so_and_are_mapped_into_the_space_for_training(digits: Dataset) -> None:
+def test_pixels_of_8_bits_stay_so_and_are_mapped_into_the_space_for_training(digits):
     pixels = torch.arange(640, dtype=torch.int64).remainder(256).to(torch.uint8).view(10, 1, 8, 8)
     made = from_tensors(pixels, CLASSES.to(torch.uint8), digits, space="normalised")
-    assert made.codec == "uint8" and made.images is not None and torch.equal(made.images, pixels)
+    assert made.codec == "uint8" and torch.equal(made.images, pixels)
     wanted = (pixels.float() / 255 - digits.mean[0]) / digits.std[0]
     assert torch.allclose(made.pixels(digits), wanted, atol=1e-6)
 
 
-def test_step_size_and_soft_labels_ship_hard_v1_with_these_two_changes(digits: Dataset) -> None:
+def test_step_size_and_soft_labels_ship_hard_v1_with_these_two_changes(digits):
     made = from_tensors(IMAGES, CLASSES, digits, soft_labels=SOFT, syn_lr=0.03)
     own = find_protocol("hard-v1").student(digits).model_dump()
     shipped = made.student_recipe
-    assert shipped is not None and made.targets is not None
     changed = {k for k, v in shipped.model_dump().items() if v != own[k]}
     assert changed == {"optimizer", "loss", "labels"}
     assert shipped.optimizer == {**own["optimizer"], "lr": 0.03}
@@ -88,15 +79,10 @@ def test_step_size_and_soft_labels_ship_hard_v1_with_these_two_changes(digits: D
     assert (made.targets.kind, made.targets.params) == ("soft", {"form": "logits"})
     assert torch.equal(made.targets.tensors["labels"], SOFT)
     only_lr = from_tensors(IMAGES, CLASSES, digits, syn_lr=0.03).student_recipe
-    assert only_lr is not None and (only_lr.labels, only_lr.loss) == ("classes", {"name": "ce"})
+    assert (only_lr.labels, only_lr.loss) == ("classes", {"name": "ce"})
 
 
-@pytest.mark.parametrize("lr", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_step_size_that_is_none_is_refused(digits: Dataset, lr: float) -> None:
-    refused("step size", IMAGES, CLASSES, digits, syn_lr=lr)
-
-
-def test_tensors_that_do_not_fit_are_refused_in_one_line(digits: Dataset) -> None:
+def test_tensors_that_do_not_fit_are_refused_in_one_line(digits):
     with_nan = IMAGES.clone()
     with_nan[3, 0, 1, 1] = torch.nan
     refused("not finite", with_nan, CLASSES, digits)
@@ -115,6 +101,8 @@ def test_tensors_that_do_not_fit_are_refused_in_one_line(digits: Dataset) -> Non
     refused("soft labels must be floats", IMAGES, CLASSES, digits, soft_labels=SOFT[:, :9])
     refused("soft labels hold", IMAGES, CLASSES, digits, soft_labels=SOFT * torch.inf)
     refused("sum to 1", IMAGES, CLASSES, digits, soft_labels=SOFT, soft_form="probabilities")
+    for lr in (0.0, -1.0, float("nan"), float("inf")):
+        refused("step size", IMAGES, CLASSES, digits, syn_lr=lr)
 
 
 @pytest.mark.parametrize(
@@ -129,13 +117,13 @@ def test_tensors_that_do_not_fit_are_refused_in_one_line(digits: Dataset) -> Non
         {"images": IMAGES.requires_grad_(False), "labels": torch.eye(10)},
     ],
 )
-def test_the_usual_forms_of_pt_give_the_same_set(digits: Dataset, tmp_path: Path, value: object) -> None:
+def test_the_usual_forms_of_pt_give_the_same_set(digits, tmp_path, value):
     torch.save(value, tmp_path / "set.pt")
     made = import_set(tmp_path / "set.pt", dataset=digits, space="normalised")
     assert made.hash == from_tensors(IMAGES, CLASSES, digits).hash
 
 
-def test_images_labels_and_step_size_in_files_of_their_own(digits: Dataset, tmp_path: Path) -> None:
+def test_images_labels_and_step_size_in_files_of_their_own(digits, tmp_path):
     torch.save(IMAGES, tmp_path / "images_best.pt")
     np.save(tmp_path / "labels.npy", CLASSES.numpy())
     torch.save(torch.tensor(0.02, requires_grad=True), tmp_path / "lr_best.pt")
@@ -143,49 +131,43 @@ def test_images_labels_and_step_size_in_files_of_their_own(digits: Dataset, tmp_
     made = import_set(*files, dataset="digits", space="zca", out=tmp_path / "made.safetensors")
     wanted = from_tensors(IMAGES, CLASSES, digits, space="zca", syn_lr=float(torch.tensor(0.02)))
     assert made.hash == wanted.hash == load(tmp_path / "made.safetensors").hash
-    by_number = import_set(*files[:2], 0.5, dataset=digits, space="zca")
-    assert by_number.student_recipe is not None and by_number.student_recipe.optimizer["lr"] == 0.5
-
-
-def test_npz_with_everything(digits: Dataset, tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", images=IMAGES.numpy(), labels=CLASSES.numpy(), syn_lr=np.float32(0.25))
-    made = import_set(tmp_path / "set.npz", dataset=digits, space="normalised")
-    assert made.hash == from_tensors(IMAGES, CLASSES, digits, syn_lr=0.25).hash
+    together = import_set(tmp_path / "set.npz", dataset=digits, space="normalised")
+    assert together.hash == from_tensors(IMAGES, CLASSES, digits, syn_lr=0.25).hash
+    by_number = import_set(*files[:2], 0.5, dataset=digits, space="zca")
+    assert by_number.student_recipe.optimizer["lr"] == 0.5
 
 
-def test_labels_of_two_dimensions_are_soft_unless_one_hot(digits: Dataset, tmp_path: Path) -> None:
+def test_labels_of_two_dimensions_are_soft_unless_one_hot(digits, tmp_path):
     path = tmp_path / "set.pt"
     torch.save({"images": IMAGES, "labels": SOFT}, path)
     logits = import_set(path, dataset=digits, space="normalised")
     assert logits.hash == from_tensors(IMAGES, SOFT.argmax(1), digits, soft_labels=SOFT).hash
     torch.save({"images": IMAGES, "labels": SOFT.softmax(1)}, path)
     probable = import_set(path, dataset=digits, space="normalised")
-    assert probable.targets is not None and probable.targets.params == {"form": "probabilities"}
+    assert probable.targets.params == {"form": "probabilities"}
     as_said = import_set(path, dataset=digits, space="normalised", soft="logits")
-    assert as_said.targets is not None and as_said.targets.params == {"form": "logits"}
+    assert as_said.targets.params == {"form": "logits"}
     hard = import_set(path, dataset=digits, space="normalised", soft="classes")
     assert hard.hash == from_tensors(IMAGES, SOFT.argmax(1), digits).hash
 
 
-def test_class_names_of_the_file_decide_what_its_indices_mean(colour: Dataset, tmp_path: Path) -> None:
+def test_class_names_of_the_file_decide_what_its_indices_mean(colour, tmp_path):
     names, images, soft = ("bird", "cat", "dog/wolf"), noise(3, 3, 8, 8), noise(3, 3, seed=2)
     wanted = [colour.class_names.index(name) for name in names]
-    torch.save(
-        {"images": images, "labels": torch.arange(3), "soft_labels": soft, "class_names": list(names)},
-        tmp_path / "a.pt",
-    )
-    torch.save({"images": images, "labels": torch.arange(3), "soft_labels": soft}, tmp_path / "b.pt")
+    content = {"images": images, "labels": torch.arange(3), "soft_labels": soft}
+    torch.save(content | {"class_names": list(names)}, tmp_path / "a.pt")
+    torch.save(content, tmp_path / "b.pt")
     stated = import_set(tmp_path / "a.pt", dataset=colour, space="pixel")
     told = import_set(tmp_path / "b.pt", dataset=colour, space="pixel", class_names=names)
     assert stated.hash == told.hash and stated.classes.tolist() == wanted
-    assert stated.targets is not None
     columns = stated.targets.tensors["labels"]
     assert all(torch.equal(columns[:, place], soft[:, k]) for k, place in enumerate(wanted))
     refused("class names", tmp_path / "b.pt", dataset=colour, space="pixel", class_names=("cat", "dog", "bird"))
 
 
-def test_files_that_cannot_be_understood_are_refused_in_one_line(digits: Dataset, tmp_path: Path) -> None:
-    def file(value: object, name: str = "set.pt") -> Path:
+def test_files_that_cannot_be_understood_are_refused_in_one_line(digits, tmp_path):
+    def file(value, name="set.pt"):
         torch.save(value, tmp_path / name)
         return tmp_path / name
 
@@ -213,7 +195,7 @@ def test_files_that_cannot_be_understood_are_refused_in_one_line(digits: Dataset
     refused("at most", tmp_path / "big.pt", **how)
 
 
-def folder_of(root: Path, names: list[str], size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Path:
+def folder_of(root, names, size=(8, 8), mode="RGB"):
     for value, name in enumerate(names):
         (root / name).mkdir(parents=True)
         Image.new(mode, size, (40 * value, 1, 2) if mode == "RGB" else 40 * value).save(root / name / "one.png")
@@ -221,22 +203,21 @@ def folder_of(root: Path, names: list[str], size: tuple[int, int] = (8, 8), mode
 
 
 @pytest.mark.parametrize("names", [["0000", "0001", "0002"], ["new000", "new001", "new002"]])
-def test_class_folders_by_index(colour: Dataset, tmp_path: Path, names: list[str]) -> None:
+def test_class_folders_by_index(colour, tmp_path, names):
     made = import_set(folder_of(tmp_path / "set", names), dataset=colour, space="normalised", lr=0.1)
     assert made.codec == "uint8" and made.classes.tolist() == [0, 1, 2] and made.space.kind == "normalised"
-    assert made.images is not None and made.images[:, :, 3, 4].tolist() == [[0, 1, 2], [40, 1, 2], [80, 1, 2]]
+    assert made.images[:, :, 3, 4].tolist() == [[0, 1, 2], [40, 1, 2], [80, 1, 2]]
     assert made.student_recipe is not None
 
 
-def test_class_folders_by_name_follow_the_names_not_their_order(colour: Dataset, tmp_path: Path) -> None:
+def test_class_folders_by_name_follow_the_names_not_their_order(colour, tmp_path):
     plain = replace(colour, class_names=("cat", "dog", "bird"))
     made = import_set(folder_of(tmp_path / "set" / "train", ["bird", "cat", "dog"]), dataset=plain, space="pixel")
-    assert made.images is not None
     by_class = {int(c): int(image[0, 0, 0]) for c, image in zip(made.classes, made.images, strict=True)}
     assert by_class == {2: 0, 0: 40, 1: 80}
 
 
-def test_folders_that_do_not_fit_are_refused(colour: Dataset, digits: Dataset, tmp_path: Path) -> None:
+def test_folders_that_do_not_fit_are_refused(colour, digits, tmp_path):
     how = {"dataset": colour, "space": "pixel"}
     refused("9 x 8 pixels, noise has 8 x 8", folder_of(tmp_path / "a", ["0", "1", "2"], (9, 8)), **how)
     refused("'wolf' is no class", folder_of(tmp_path / "b", ["cat", "wolf"]), **how)
@@ -250,7 +231,7 @@ def test_folders_that_do_not_fit_are_refused(colour: Dataset, digits: Dataset, t
     refused("give no labels", tmp_path / "a", tmp_path / "labels.pt", **how)
 
 
-def float_sets(digits: Dataset) -> list[SynSet]:
+def float_sets(digits):
     recipe = StudentRecipe(network="convnet-d2", optimizer={"name": "sgd", "lr": 0.3}, epochs=7, batch=5)
     soft = Targets("soft", {"form": "logits"}, {"labels": SOFT.half()})
     plain = from_tensors(IMAGES, CLASSES, digits, space="zca")
@@ -266,14 +247,14 @@ def float_sets(digits: Dataset) -> list[SynSet]:
 
 @pytest.mark.parametrize("name", ["set.pt", "set.npz"])
 @pytest.mark.parametrize("which", range(5))
-def test_export_and_import_give_the_same_hash(digits: Dataset, tmp_path: Path, name: str, which: int) -> None:
+def test_export_and_import_give_the_same_hash(digits, tmp_path, name, which):
     synset = float_sets(digits)[which]
     out = export_set(synset, digits, tmp_path / name)
     assert import_set(out, dataset=digits, space=synset.space.kind).hash == synset.hash
     assert [path.name for path in out.parent.iterdir() if path.is_file()] == [name]
 
 
-def test_an_exported_pt_is_read_by_anyone(digits: Dataset, tmp_path: Path) -> None:
+def test_an_exported_pt_is_read_by_anyone(digits, tmp_path):
     export_set(float_sets(digits)[1], digits, tmp_path / "set.pt")
     found = torch.load(tmp_path / "set.pt", weights_only=True)
     assert torch.equal(found["images"], IMAGES) and torch.equal(found["labels"], CLASSES)
@@ -281,7 +262,7 @@ def test_an_exported_pt_is_read_by_anyone(digits: Dataset, tmp_path: Path) -> No
     assert found["space"] == "normalised" and found["class_names"] == list(digits.class_names)
 
 
-def test_a_set_of_indices_comes_back_as_its_pixels(digits: Dataset, tmp_path: Path) -> None:
+def test_a_set_of_indices_comes_back_as_its_pixels(digits, tmp_path):
     indices = torch.stack([(digits.train.labels == c).nonzero()[0, 0] for c in range(10)])
     synset = replace(float_sets(digits)[0], images=None, indices=indices, space=make_space("normalised", digits))
     export_set(synset, digits, tmp_path / "set.pt")
@@ -289,7 +270,7 @@ def test_a_set_of_indices_comes_back_as_its_pixels(digits: Dataset, tmp_path: Pa
     assert torch.equal(made.pixels(digits), synset.pixels(digits))
 
 
-def test_a_folder_holds_the_pixels_rounded_and_clipped(colour: Dataset, tmp_path: Path) -> None:
+def test_a_folder_holds_the_pixels_rounded_and_clipped(colour, tmp_path):
     images, classes = 2 * noise(9, 3, 8, 8), torch.arange(9) % 3
     synset = from_tensors(images, classes, colour)
     export_set(synset, colour, tmp_path / "out")
@@ -297,11 +278,11 @@ def test_a_folder_holds_the_pixels_rounded_and_clipped(colour: Dataset, tmp_path
     made = import_set(tmp_path / "out", dataset=colour, space="normalised")
     order = classes.argsort(stable=True)
     wanted = transform_for(synset.space, colour).decode(images[order]).clamp(0, 1) * 255
-    assert made.images is not None and torch.equal(made.classes, classes[order])
+    assert torch.equal(made.classes, classes[order])
     assert float((made.images.float() - wanted).abs().max()) <= 0.5 + 1e-3
 
 
-def test_a_folder_of_named_classes_carries_their_names(digits: Dataset, tmp_path: Path) -> None:
+def test_a_folder_of_named_classes_carries_their_names(digits, tmp_path):
     named = replace(digits, class_names=tuple(f"digit {c}" for c in reversed(range(10))))
     synset = from_tensors(IMAGES, CLASSES, named, space="pixel")
     export_set(synset, named, tmp_path / "out", "folder")
@@ -311,7 +292,7 @@ def test_a_folder_of_named_classes_carries_their_names(digits: Dataset, tmp_path
     assert all(torch.equal(rows[c], (IMAGES[c].clamp(0, 1) * 255).round().to(torch.uint8)) for c in range(10))
 
 
-def test_what_cannot_be_exported_leaves_nothing_behind(digits: Dataset, tmp_path: Path) -> None:
+def test_what_cannot_be_exported_leaves_nothing_behind(digits, tmp_path):
     synset = from_tensors(IMAGES, CLASSES, digits)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep")
