@@ -1,4 +1,4 @@
-"""What MkDocs calls as it builds the site: the pages of methods come in, and marked lines give way to generated text."""
+"""Hooks of MkDocs: add the pages of methods, and replace marked lines by generated text."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from mkdocs.structure.files import File, Files
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """List the pages of methods in the navigation, below that of all."""
+    """Add the pages of methods to the navigation."""
     listed = next(entry["Methods"] for entry in config.nav or [] if "Methods" in entry)
     listed += [{name: f"methods/{methods.file(name)}"} for name in methods.names()]
     return config
@@ -23,5 +23,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **context: Any) -> str:
-    """Put generated text where a page asks for it."""
+    """Replace the marked lines of a page."""
     return filled(markdown)

@@ -1,6 +1,6 @@
 """Make the pictures of the documentation again: the leaderboard's front page as a browser shows it, and a plot.
 
-`python docs/pictures.py`, from a clone's root, with playwright and a Chromium. What changed is then to be looked at.
+Run `python docs/pictures.py` from a clone's root, with playwright and a Chromium, and look at what changed.
 """
 
 import shutil
@@ -19,8 +19,8 @@ VIEWS: dict[str, dict[str, Any]] = {
     "wide": {"viewport": {"width": 1440, "height": 900}},
     "phone": {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2.0, "is_mobile": True},
 }
-COLOURS = 64
-"""Of a picture's palette: text stays sharp, and a picture small."""
+COLORS = 64
+"""Size of a picture's palette: text stays sharp, and the file small."""
 
 
 def command(*words: str) -> None:
@@ -33,7 +33,7 @@ def command(*words: str) -> None:
 
 
 def photograph(index: Path, browser: Any) -> None:
-    """A picture of the front page for each view and colour scheme."""
+    """Photograph the front page for each view and color scheme."""
     for view, device in VIEWS.items():
         for scheme in ("light", "dark"):
             page = browser.new_context(color_scheme=scheme, **device).new_page()
@@ -43,7 +43,7 @@ def photograph(index: Path, browser: Any) -> None:
 
 def save(png: bytes, path: Path) -> None:
     """Write a picture with a palette."""
-    Image.open(BytesIO(png)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(BytesIO(png)).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def run() -> None:

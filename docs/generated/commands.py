@@ -1,4 +1,4 @@
-"""The command line: what every command says of itself, and what commands print."""
+"""The command line: help of every command, and output of commands."""
 
 import shlex
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ WIDTH = 88
 
 
 def reference() -> str:
-    """Every command with its help, in the sections of `ddbench --help`."""
+    """List every command with its help, in the sections of `ddbench --help`."""
     sections = {**SECTIONS, "Site": names("ddbench.commands")}
     parts = ["### ddbench", code(printed("ddbench --help"))]
     for title, commands in sections.items():
@@ -28,7 +28,7 @@ def reference() -> str:
 
 
 def _with_own(name: str) -> Iterator[str]:
-    """A command, or the commands of a group."""
+    """Yield a command, or the commands of a group."""
     top = typer.main.get_command(app)
     assert isinstance(top, TyperGroup)
     found = top.get_command(typer.Context(top), name)
@@ -37,7 +37,7 @@ def _with_own(name: str) -> Iterator[str]:
 
 
 def printed(line: str) -> str:
-    """What a command prints on stdout.
+    """Run a command and return its output on stdout.
 
     Raises:
         RuntimeError: it failed.

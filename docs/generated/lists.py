@@ -1,4 +1,4 @@
-"""What there is: data sets, networks, parts of a student's training, groups of plugins, columns of tables."""
+"""Lists: data sets, networks, parts of a student's training, groups of plugins, columns of tables."""
 
 import inspect
 from collections.abc import Callable
@@ -20,11 +20,11 @@ from ddbench.training.optimizers import OPTIMIZERS, SCHEDULES
 from .text import table
 
 SHAPES = ((1, 8), (3, 32), (3, 64))
-"""Channels and side of the images that the parameters of networks are counted for, with ten classes."""
+"""Channels and side of images for which the parameters of networks are counted, with ten classes."""
 COMPONENTS: dict[str, Components] = {
     "Losses": LOSSES,
     "Schedules": SCHEDULES,
-    "Optimisers": OPTIMIZERS,
+    "Optimizers": OPTIMIZERS,
     "Augmentations": AUGMENTATIONS,
     "Mixes": MIXES,
 }
@@ -39,15 +39,15 @@ TABLES = {
 
 
 def datasets() -> str:
-    """Every data set with a name; nothing of it depends on what this machine has."""
+    """Table of all named data sets, the same on every machine."""
     cards = [describe(name) for name in dataset_names()]
-    colour = {1: "grey", 3: "RGB"}
+    color = {1: "gray", 3: "RGB"}
     rows = [
         (
             f"`{c.name}`",
             c.title,
             f"{c.classes:,}",
-            f"{c.side} px, {colour[c.channels]}",
+            f"{c.side} px, {color[c.channels]}",
             _count(c.train),
             _count(c.test),
         )
@@ -61,9 +61,9 @@ def _count(number: int | None) -> str:
 
 
 def known_networks() -> str:
-    """Every network of ours, with its trainable values for some shapes of images."""
+    """Table of our networks, with their trainable parameters for some image shapes."""
     cards = [networks.describe(name) for name in networks.network_names()]
-    counted = [f"{side} px, {'grey' if channels == 1 else 'RGB'}" for channels, side in SHAPES]
+    counted = [f"{side} px, {'gray' if channels == 1 else 'RGB'}" for channels, side in SHAPES]
     rows = [
         (f"`{c.name}`", c.norm, c.description, c.source, *(_parameters(c.name, *shape) for shape in SHAPES))
         for c in cards
@@ -79,7 +79,7 @@ def _parameters(name: str, channels: int, side: int) -> str:
 
 
 def components() -> str:
-    """The parts that a student recipe names: what each takes, and what it does."""
+    """Tables of the parts of a training recipe: parameters and effect of each."""
     return "\n\n".join(f"## {title}\n\n{_components(parts)}" for title, parts in COMPONENTS.items())
 
 
@@ -99,28 +99,26 @@ def _first_line(made: Callable[..., Any]) -> str:
 
 
 def kinds_of_plots() -> str:
-    """Every kind of plot and its question."""
+    """Table of the kinds of plots and their questions."""
     return table(("kind", "question"), [(f"`{kind}`", plot.question) for kind, plot in PLOTS.items()])
 
 
 def standings() -> str:
-    """Where a row of the leaderboard may stand."""
+    """Table of the standings of a leaderboard row."""
     return table(("standing", "what it means"), STANDINGS.items())
 
 
 def groups() -> str:
-    """Every group of entry points, and what of the suite's own is in it."""
+    """Table of all groups of entry points with our own entries."""
     rows = []
     for group, kind in plugins.KINDS.items():
         own = sorted(point.name for point in entry_points(group=group) if point.module.startswith("ddbench."))
-        rows.append(
-            (f"`{group}`", kind, ", ".join(f"`{name}`" for name in own) or "none: those there are are built in")
-        )
+        rows.append((f"`{group}`", kind, ", ".join(f"`{name}`" for name in own) or "none: ours are built in"))
     return table(("group", "what an entry is", "the suite's own"), rows)
 
 
 def table_columns() -> str:
-    """Every column of every table that is data."""
+    """Tables of the columns of csv and JSON output."""
     parts = []
     for title, (command, meanings) in TABLES.items():
         rows = [(f"`{name}`", meaning) for name, meaning in meanings.items()]

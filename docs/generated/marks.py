@@ -1,6 +1,6 @@
-"""Where hand-written pages ask for generated text: a line of its own that names it.
+"""Marks in hand-written pages: a line of its own is replaced by generated text.
 
-`<!-- generated: NAME -->` gives way to one of `TEXTS`, `<!-- output: COMMAND -->` to what a command prints, as Markdown.
+`<!-- generated: NAME -->` becomes one of `TEXTS`, `<!-- output: COMMAND -->` the output of a command, as Markdown.
 """
 
 import re
@@ -26,7 +26,7 @@ TEXTS = {
 
 
 def filled(markdown: str) -> str:
-    """A page with every marked line replaced; KeyError for a text that nothing generates."""
+    """Replace every marked line of a page; KeyError for an unknown name."""
     return MARK.sub(_text, markdown)
 
 

@@ -17,17 +17,17 @@ ELSEWHERE = re.compile(r"Differences from the papers?: see `DIFFERENCES`\. ?")
 
 
 def names() -> list[str]:
-    """The suite's own methods, sorted; what else is installed is not documented here."""
+    """List the suite's own methods, sorted; other installed ones are not documented here."""
     return sorted(point.name for point in entry_points(group=GROUP) if point.module.startswith("ddbench."))
 
 
 def file(name: str) -> str:
-    """The page of a method, below `methods/`: a name that any address can hold."""
+    """Return the file name of a method's page in `methods/`, fit for a URL."""
     return f"{name.replace('+', 'p')}.md"
 
 
 def overview() -> str:
-    """The table of all methods, in Markdown, so that its links are checked."""
+    """Write the table of all methods, in Markdown, so that its links are checked."""
     lines = ["| method | what it is | paper | budget | recipes |", "| --- | --- | --- | --- | --- |"]
     for name in names():
         found = method_facts(find_method(name))
@@ -37,7 +37,7 @@ def overview() -> str:
 
 
 def page(name: str) -> str:
-    """The page of a method, in Markdown."""
+    """Write the page of a method, in Markdown."""
     method = find_method(name)
     found = method_facts(method)
     parts = [

@@ -223,7 +223,7 @@ def test_folders_that_do_not_fit_are_refused(colour, digits, tmp_path):
     refused("'wolf' is no class", folder_of(tmp_path / "b", ["cat", "wolf"]), **how)
     refused("0 to 2, each once", folder_of(tmp_path / "c", ["0", "1", "3"]), **how)
     refused("no image of 1 of the 3", folder_of(tmp_path / "d", ["0", "1"]), **how)
-    refused("needs grey", folder_of(tmp_path / "e", [str(c) for c in range(10)]), dataset=digits, space="pixel")
+    refused("needs gray", folder_of(tmp_path / "e", [str(c) for c in range(10)]), dataset=digits, space="pixel")
     (tmp_path / "f").mkdir()
     refused("no class folders", tmp_path / "f", **how)
     (folder_of(tmp_path / "g", ["0", "1", "2"]) / "1" / "one.png").write_bytes(b"no image")

@@ -251,15 +251,15 @@ def _image(path: Path, dataset: Dataset) -> Any:
     import numpy as np
     from PIL import Image
 
-    grey = dataset.channels == 1
+    gray = dataset.channels == 1
     try:
         with Image.open(path) as image:
             if image.size != (dataset.side, dataset.side):
                 width, height = image.size
                 raise UsageError(f"{path}: {width} x {height} pixels, {dataset.id} has {dataset.side} x {dataset.side}")
-            if image.mode not in (GREY_MODES if grey else GREY_MODES + COLOUR_MODES):
-                raise UsageError(f"{path}: mode {image.mode}, {dataset.id} needs {'grey' if grey else 'RGB'} of 8 bits")
-            rows = np.asarray(image.convert("L" if grey else "RGB"))
+            if image.mode not in (GREY_MODES if gray else GREY_MODES + COLOUR_MODES):
+                raise UsageError(f"{path}: mode {image.mode}, {dataset.id} needs {'gray' if gray else 'RGB'} of 8 bits")
+            rows = np.asarray(image.convert("L" if gray else "RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UsageError(f"cannot read image {path}: {error}") from error
     return rows.reshape(dataset.side, dataset.side, dataset.channels).transpose(2, 0, 1)
