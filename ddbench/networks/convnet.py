@@ -7,7 +7,7 @@ Unlike the DC code, one-channel images are not padded to 32 px.
 
 from torch import nn
 
-from ddbench.networks.parts import Network, norm_layer, too_small
+from ddbench.networks.parts import Network, conv, too_small
 
 
 class ConvNet(Network):
@@ -18,12 +18,5 @@ class ConvNet(Network):
         if final < 1:
             raise too_small(f"convnet-d{depth}", side, 1 << depth)
         inputs = [channels] + [width] * (depth - 1)
-        features = nn.Sequential(*(conv_block(count, width, norm) for count in inputs))
-        super().__init__(features, nn.Linear(width * final * final, classes))
-
-
-def conv_block(inputs: int, outputs: int, norm: str) -> nn.Sequential:
-    """One block: [b, inputs, H, W] to [b, outputs, H // 2, W // 2]."""
-    conv = nn.Conv2d(inputs, outputs, 3, padding=1)
-    layers = [conv, norm_layer(norm, outputs), nn.ReLU(), nn.AvgPool2d(2)]
-    return nn.Sequential(*(layer for layer in layers if not isinstance(layer, nn.Identity)))
+        blocks = (nn.Sequential(*conv(count, width, norm), nn.AvgPool2d(2)) for count in inputs)
+        super().__init__(nn.Sequential(*blocks), nn.Linear(width * final * final, classes))

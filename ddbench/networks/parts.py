@@ -34,6 +34,12 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels) if norm == "bn" else nn.Identity()
 
 
+def conv(inputs: int, outputs: int, norm: str, *, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    """A padded convolution, norm and ReLU, as the layers of a sequence."""
+    layers = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2), norm_layer(norm, outputs), nn.ReLU()]
+    return [layer for layer in layers if not isinstance(layer, nn.Identity)]
+
+
 def replace_norms(module: nn.Module, norm: str) -> None:
     """Put `norm` in the place of every batch norm, in place; "bn" leaves a network as it is."""
     if norm == "bn":
@@ -53,7 +59,7 @@ def plain_activations(module: nn.Module) -> None:
 
 
 def halvings(side: int) -> list[bool]:
-    """Which of an ImageNet network's five halvings are kept at `side` pixels.
+    """Halvings of an ImageNet network, of five, that are kept at `side` pixels.
 
     Up to 64 px not the first two, as in the CIFAR forms; and none that would leave less than 2 x 2 pixels, where
     an instance norm would return its bias whatever the image.

@@ -6,7 +6,7 @@ said at each. PyTorch's default initialization.
 
 from torch import nn
 
-from ddbench.networks.parts import Network, norm_layer, too_small
+from ddbench.networks.parts import Network, conv, too_small
 
 _VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
@@ -67,12 +67,6 @@ def mlp(*, width: int, channels: int, side: int, classes: int) -> Network:
     """Three linear layers, ReLU after the first two, on the flattened image."""
     layers = [nn.Flatten(), nn.Linear(channels * side * side, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
     return Network(nn.Sequential(*layers), nn.Linear(width, classes))
-
-
-def conv(inputs: int, outputs: int, norm: str, *, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
-    """A padded convolution, norm and ReLU, as the layers of a sequence."""
-    layers = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2), norm_layer(norm, outputs), nn.ReLU()]
-    return [layer for layer in layers if not isinstance(layer, nn.Identity)]
 
 
 def stem_stride(side: int) -> int:

@@ -20,12 +20,6 @@ from ddbench.data.registry import dataset_names, describe, load_dataset
 from ddbench.errors import UsageError
 
 
-@pytest.fixture(autouse=True)
-def own_folders(tmp_path, monkeypatch):
-    monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("DDBENCH_DATA", str(tmp_path / "data"))
-
-
 def write_image(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, format="PNG")
@@ -155,7 +149,7 @@ def write_fashion(folder: Path, suffix: str = "") -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("debian", [True, False])
 def test_fashion_mnist_from_the_debian_package_or_the_data_folder(tmp_path, monkeypatch, debian):
     monkeypatch.setitem(small.SETS, "fashion-mnist", replace(small.SETS["fashion-mnist"], train=6, test=4))
-    folder = tmp_path / "package" if debian else tmp_path / "data" / "FashionMNIST" / "raw"
+    folder = tmp_path / "package" if debian else tmp_path / "home" / "data" / "FashionMNIST" / "raw"
     monkeypatch.setattr(small, "DEBIAN_FOLDERS", (tmp_path / "nowhere", tmp_path / "package"))
     arrays = write_fashion(folder, ".gz" if debian else "")
     fashion = load_dataset("fashion-mnist")
@@ -167,7 +161,7 @@ def test_fashion_mnist_from_the_debian_package_or_the_data_folder(tmp_path, monk
 
 def test_damaged_files_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(small, "DEBIAN_FOLDERS", ())
-    raw = tmp_path / "data" / "FashionMNIST" / "raw"
+    raw = tmp_path / "home" / "data" / "FashionMNIST" / "raw"
     write_fashion(raw)  # whole files, but of six images
     with pytest.raises(UsageError, match="damaged"):
         load_dataset("fashion-mnist")
@@ -191,8 +185,8 @@ def test_channels_come_first_whatever_torchvision_stores(tmp_path, monkeypatch, 
     monkeypatch.setitem(small.SETS, name, replace(small.SETS[name], train=5, test=3))
     monkeypatch.setattr(torchvision.datasets, small.SETS[name].reader, Reader)
     for file in small.SETS[name].files:
-        (tmp_path / "data" / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data" / file).touch()
+        (tmp_path / "home" / "data" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "home" / "data" / file).touch()
     dataset = load_dataset(name)
     assert np.array_equal(dataset.train.read().numpy(), images) and dataset.test.labels.tolist() == [0, 9, 1]
     assert dataset.flip == (name == "cifar10") and len(dataset.class_names) == 10
@@ -226,7 +220,7 @@ def test_failed_download_says_what_to_do_and_leaves_nothing(tmp_path, monkeypatc
     with pytest.raises(UsageError, match=r"archive is cut short.*yann\.lecun\.com.*MNIST/raw.*DDBENCH_DATA") as caught:
         load_dataset("mnist")
     assert "\n" not in str(caught.value)
-    assert [path.name for path in (tmp_path / "data").iterdir()] == [".mnist.lock"]
+    assert [path.name for path in (tmp_path / "home" / "data").iterdir()] == [".mnist.lock"]
     assert not describe("mnist").available
     monkeypatch.setattr(FakeMnist, "whole", True)
     small._download("mnist", small.SETS["mnist"])
@@ -260,7 +254,7 @@ def test_a_dry_run_downloads_no_data(tmp_path, mnist):
     for command in (["distill", "random"], ["run", "random"], ["sweep", "--methods", "random"]):
         found = ddbench(*command, "--dataset", "mnist", "--ipc", "1", "--dry-run")
         assert found.exit_code == 2 and "mnist is not here, and a dry run downloads no data: without" in found.stderr
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "home" / "data").exists()
     with pytest.raises(UsageError, match="cannot download mnist"):  # tried again once the dry run is over
         load_dataset("mnist")
 
@@ -269,7 +263,7 @@ def test_missing_folders_say_what_to_download(tmp_path):
     for name in ("tiny-imagenet", "imagenette", "imagenet-1k", "imagenet-21k-p", "places365"):
         with pytest.raises(UsageError, match=f"{name} is not in {tmp_path}.*https?://.*train/<.*DDBENCH_DATA"):
             load_dataset(name)
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "home" / "data").exists()
 
 
 def write_tiny(root: Path, classes: int = 3) -> dict[str, list[np.ndarray]]:
@@ -292,7 +286,7 @@ def write_tiny(root: Path, classes: int = 3) -> dict[str, list[np.ndarray]]:
 
 
 def test_tiny_imagenet_in_its_original_layout_and_in_class_folders(tmp_path):
-    root = tmp_path / "data" / "tiny-imagenet-200"
+    root = tmp_path / "home" / "data" / "tiny-imagenet-200"
     facts = replace(imagenet.SETS["tiny-imagenet"], classes=3, train=6, test=3)
     kept = write_tiny(root)
     tiny = imagenet.load_folder_set("tiny-imagenet", facts, root)
@@ -309,7 +303,7 @@ def test_tiny_imagenet_in_its_original_layout_and_in_class_folders(tmp_path):
 
 
 def test_incomplete_tiny_imagenet_is_refused(tmp_path):
-    root = tmp_path / "data" / "tiny-imagenet-200"
+    root = tmp_path / "home" / "data" / "tiny-imagenet-200"
     write_tiny(root)
     with pytest.raises(UsageError, match="3 class folders instead of 200"):
         load_dataset("tiny-imagenet")
@@ -322,7 +316,7 @@ def test_incomplete_tiny_imagenet_is_refused(tmp_path):
 
 
 def test_imagenet_subset_takes_its_classes_in_order(tmp_path):
-    root = tmp_path / "data" / "imagenet-1k"
+    root = tmp_path / "home" / "data" / "imagenet-1k"
     for index in range(1000):
         (root / "train" / f"n{index:04}").mkdir(parents=True)
     ids = imagenet.SETS["imagewoof"].subset

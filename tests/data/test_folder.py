@@ -7,39 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_folders import load, write_folder
 from PIL import Image
 
 from ddbench.data.images import decode_image, file_split, streamed_split
 from ddbench.data.listing import class_folders, list_split
-from ddbench.data.registry import _load, describe, load_dataset
+from ddbench.data.registry import describe, load_dataset
 from ddbench.errors import UsageError
-
-SHAPE = (6, 6, 3)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "cache"))
-    _load.cache_clear()
-
-
-def write_folder(root: Path, *, shape=SHAPE, classes=("cat", "dog"), test="test", seed=0) -> dict[str, np.ndarray]:
-    """Three PNGs per class in train, two in test; returns them by "split/class/file"."""
-    generator = np.random.default_rng(seed)
-    images = {}
-    for split, count in (("train", 3), (test, 2)):
-        for name in classes:
-            for number in range(count):
-                pixels = generator.integers(0, 256, shape, dtype=np.uint8)
-                images[f"{split}/{name}/{number}.png"] = pixels
-                (root / split / name).mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(root / split / name / f"{number}.png")
-    return images
-
-
-def load(root: Path, **more):
-    _load.cache_clear()  # as another process would
-    return load_dataset(f"folder:{root}", **more)
 
 
 def refused(root: Path, match: str, **more) -> None:
@@ -93,7 +67,7 @@ def test_damaged_cache_entry_is_rebuilt(tmp_path, caplog, damage):
     write_folder(tmp_path / "pets")
     cold = load(tmp_path / "pets")
     expected = cold.train.read().clone()
-    for entry in (tmp_path / "cache" / "decoded").glob("*.safetensors"):
+    for entry in (tmp_path / "home" / "cache" / "decoded").glob("*.safetensors"):
         content = bytearray(entry.read_bytes())
         content[-1] ^= 255
         entry.unlink()  # the old mapping stays as it was
@@ -176,9 +150,8 @@ def test_palette_and_cmyk_images_are_read_and_16_bits_refused(tmp_path):
 
 def test_dataset_toml(tmp_path):
     root = tmp_path / "pets"
-    write_folder(root)
     text = 'name = "cats-and-dogs"\ntitle = "Pets"\nside = 4\nflip = false\nmean = [0.5, 0.5, 0]\nstd = [1, 0.2, 0.3]\n'
-    (root / "dataset.toml").write_text(text)
+    write_folder(root, toml=text)
     pets = load(root)
     assert pets.id.startswith("cats-and-dogs@") and (pets.side, pets.flip) == (4, False)
     assert (pets.mean, pets.std) == ((0.5, 0.5, 0.0), (1.0, 0.2, 0.3))
@@ -200,8 +173,7 @@ def test_dataset_toml(tmp_path):
     ],
 )
 def test_bad_dataset_toml(tmp_path, text, match):
-    write_folder(tmp_path / "pets")
-    (tmp_path / "pets" / "dataset.toml").write_text(text)
+    write_folder(tmp_path / "pets", toml=text)
     refused(tmp_path / "pets", match)
 
 
@@ -230,4 +202,6 @@ def test_unreadable_image_is_named(tmp_path, keep):
     broken = tmp_path / "pets" / "test" / "dog" / "1.png"
     broken.write_bytes(broken.read_bytes()[:keep])
     refused(tmp_path / "pets", r"cannot read image .*dog/1\.png")
-    assert len(list((tmp_path / "cache" / "decoded").glob("*.safetensors"))) <= 1  # train at most; no half of test
+    assert (
+        len(list((tmp_path / "home" / "cache" / "decoded").glob("*.safetensors"))) <= 1
+    )  # train at most; no half of test

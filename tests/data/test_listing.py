@@ -3,17 +3,18 @@
 import os
 import shutil
 
-import numpy as np
 import pytest
 import torch
+from image_folders import load, write_folder
 from PIL import Image
 
 from ddbench import hashing
 from ddbench.data import images, listing
 from ddbench.data.listing import File, Listing, Names, class_folders, indexed_split, list_split
-from ddbench.data.registry import _load, describe, load_dataset
+from ddbench.data.registry import describe
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.hashing import digest, digest_of_parts, list_json
+from ddbench.settings import cache_dir
 
 SIDE = 130
 
@@ -27,20 +28,8 @@ def settled(monkeypatch):
 @pytest.fixture
 def pets(tmp_path):
     """Two classes of three images for training and two for the test, 140 x 150 px each."""
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 3), ("test", 2)):
-        for name in ("cat", "dog"):
-            (tmp_path / "pets" / split / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = generator.integers(0, 256, (140, 150, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "pets" / split / name / f"{number}.png")
-    (tmp_path / "pets" / "dataset.toml").write_text(f"side = {SIDE}\n")
+    write_folder(tmp_path / "pets", shape=(140, 150, 3), toml=f"side = {SIDE}\n")
     return tmp_path / "pets"
-
-
-def load(root):
-    _load.cache_clear()  # as another process would
-    return load_dataset(f"folder:{root}")
 
 
 def kept(root):
@@ -116,7 +105,7 @@ def test_a_name_that_is_no_utf8_is_refused(tmp_path):
 
 def test_a_second_load_reads_the_index_and_gives_the_same(pets, monkeypatch):
     first = load(pets)
-    assert not first.train.resident and len([*(_cache() / "index").glob("*.safetensors")]) == 2
+    assert not first.train.resident and len([*(cache_dir() / "index").glob("*.safetensors")]) == 2
     with monkeypatch.context() as context:
         lists_nothing(context)
         second = load(pets)
@@ -129,16 +118,10 @@ def test_a_second_load_reads_the_index_and_gives_the_same(pets, monkeypatch):
     assert describe(f"folder:{pets}").train == 6
 
 
-def _cache():
-    from ddbench.settings import cache_dir
-
-    return cache_dir()
-
-
 def test_images_that_are_decoded_once_are_listed_every_time(pets):
     (pets / "dataset.toml").write_text("side = 16\n")
     first = load(pets)
-    assert first.train.resident and not (_cache() / "index").exists()
+    assert first.train.resident and not (cache_dir() / "index").exists()
     Image.new("RGB", (140, 150)).save(pets / "train" / "cat" / "1.png")  # in place
     assert load(pets).id != first.id
 
@@ -171,7 +154,7 @@ def test_a_folders_time_that_is_set_back_does_not_hide_a_change(pets):
 
 def test_a_folder_that_changed_just_now_is_not_kept(pets, monkeypatch):
     monkeypatch.setattr(listing, "SETTLED", 60.0)
-    assert len(kept(pets)) == 6 and not (_cache() / "index").exists()
+    assert len(kept(pets)) == 6 and not (cache_dir() / "index").exists()
 
 
 def test_other_classes_or_another_place_have_another_index(pets, tmp_path):
@@ -179,15 +162,15 @@ def test_other_classes_or_another_place_have_another_index(pets, tmp_path):
     assert [*indexed_split(pets / "train", ("dog",)).names] == ["dog/0.png", "dog/1.png", "dog/2.png"]
     shutil.copytree(pets, tmp_path / "copy")
     assert indexed_split(tmp_path / "copy" / "train", ("cat", "dog")).root == tmp_path / "copy" / "train"
-    assert len([*(_cache() / "index").glob("*.safetensors")]) == 3
+    assert len([*(cache_dir() / "index").glob("*.safetensors")]) == 3
     (tmp_path / "link").symlink_to(pets)
-    assert len(kept(tmp_path / "link")) == 6 and len([*(_cache() / "index").glob("*.safetensors")]) == 3
+    assert len(kept(tmp_path / "link")) == 6 and len([*(cache_dir() / "index").glob("*.safetensors")]) == 3
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])
 def test_a_damaged_index_is_made_again(pets, caplog, damage):
     first = load(pets)
-    for entry in (_cache() / "index").glob("*.safetensors"):
+    for entry in (cache_dir() / "index").glob("*.safetensors"):
         content = bytearray(entry.read_bytes())
         content[-1] ^= 255
         other = b"\x02\x00\x00\x00\x00\x00\x00\x00{}"

@@ -6,15 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddbench.data import spaces as spaces
+from ddbench.data import spaces
 from ddbench.data.dataset import Dataset, memory_split
 from ddbench.data.spaces import SPACE_KINDS, Space, fit_zca, make_space, pixel_covariance, transform_for
 from ddbench.errors import UsageError
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path))
+def own_cache():
     spaces._whitening.cache_clear()
 
 
@@ -150,7 +149,7 @@ def test_zca_space_must_agree_with_the_split():
 def test_zca_is_cached_and_a_damaged_entry_rebuilt(tmp_path, monkeypatch, caplog):
     dataset = toy()
     space = make_space("zca", dataset)
-    (entry,) = (tmp_path / "zca").glob("*.safetensors")
+    (entry,) = (tmp_path / "home" / "cache" / "zca").glob("*.safetensors")
     assert entry.name == f"{dataset.train.hash}.safetensors"
     spaces._whitening.cache_clear()
     with monkeypatch.context() as patch:

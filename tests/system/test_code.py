@@ -101,18 +101,21 @@ def own(tmp_path, monkeypatch, toys):
     plugin.forget()
 
 
+RUN = ("run", "own", "--ipc", "1", "--recipe", "generic", "--protocol", "toy-hard-v1")
+
+
+def call(*words, exit_code=0):
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == exit_code, done.output
+    return done.output
+
+
 def run(*words):
-    done = CliRunner().invoke(
-        app, ["run", "own", "--ipc", "1", "--recipe", "generic", "--protocol", "toy-hard-v1", *words]
-    )
-    assert done.exit_code == 0, done.output
-    return done.output
+    return call(*RUN, *words)
 
 
-def table(*words):
-    done = CliRunner().invoke(app, ["table", *words])
-    assert done.exit_code == 0, done.output
-    return done.output
+def spoil(own):
+    own.edit("page.py", "images=images[where]", "images=0 * images[where]")
 
 
 def the_record():
@@ -124,7 +127,7 @@ def test_edited_code_is_run_again(own):
     assert "0 runs reused, 5 made" in run()
     before = the_record()
     assert "5 runs reused, 0 made" in run()
-    own.edit("page.py", "images=images[where]", "images=0 * images[where]")
+    spoil(own)
     again = run()
     assert "the code of own changed since these 5 runs; running them again" in again and "5 made" in again
     runs = the_record().by_setting().values()
@@ -135,7 +138,7 @@ def test_edited_code_is_run_again(own):
 
 def test_seeds_added_after_an_edit_are_another_mean(own):
     run("--seeds", "2")
-    own.edit("page.py", "images=images[where]", "images=0 * images[where]")
+    spoil(own)
     assert "the code of own changed since these 2 runs" in run("--seeds", "3")
     (row,) = results_frame([the_record()]).to_dict("records")
     assert row["n"] == 3 and row["code"] == code.of_method("own")[:12] and not row["former"]
@@ -145,11 +148,11 @@ def test_seeds_added_after_an_edit_are_another_mean(own):
 def test_a_table_leaves_out_former_code_and_says_so(own):
     run("--seeds", "2")
     old = code.of_method("own")
-    own.edit("page.py", "images=images[where]", "images=0 * images[where]")
+    spoil(own)
     run("--seeds", "2")
     line = "Left out: 1 row of former code, changed since (own); --former shows them."
-    assert line in table() and "code" not in table().replace(line, "")
-    shown = table("--former")
+    assert line in call("table") and "code" not in call("table").replace(line, "")
+    shown = call("table", "--former")
     assert "Left out" not in shown and f"own (code {old[:8]})" in shown
     assert f"own (code {code.of_method('own')[:8]})" in shown
     assert line in CliRunner().invoke(app, ["table", "--format", "csv"]).stderr
@@ -159,14 +162,14 @@ def test_a_table_leaves_out_former_code_and_says_so(own):
 
 def test_a_table_of_nothing_but_former_code_says_why_it_is_empty(own):
     run("--seeds", "1,")
-    own.edit("page.py", "images=images[where]", "images=0 * images[where]")
+    spoil(own)
     done = CliRunner().invoke(app, ["table"])
     assert done.exit_code == 2 and "Left out: 1 row" in done.output + str(done.exception)
 
 
 def test_a_dry_run_says_what_changed(own):
     run("--seeds", "1,")
-    own.edit("page.py", "images=images[where]", "images=0 * images[where]")
+    spoil(own)
     assert "the code of own changed since this run; running it again" in run("--seeds", "1,", "--dry-run")
     assert len(the_record().runs) == 1
 
@@ -190,12 +193,7 @@ def test_a_module_that_is_imported_in_a_function_counts_and_another_method_does_
 def test_failures_of_former_code_are_run_again(own):
     good = (own.folder / "page.py").read_text()
     own.edit("page.py", "    space =", "    raise RuntimeError('broken')\n    space =")
-    assert (
-        CliRunner()
-        .invoke(app, ["run", "own", "--ipc", "1", "--recipe", "generic", "--protocol", "toy-hard-v1"])
-        .exit_code
-        == 1
-    )
+    call(*RUN, exit_code=1)
     own.write("page.py", good)
     assert "5 made" in run() and results_frame([the_record()])["status"].tolist() == ["ok"]
 
@@ -296,17 +294,14 @@ def test_runs_of_unknown_code_are_there(own):
     store = RecordStore(ddbench.settings.results_dir())
     (path,) = store.paths()
     path.write_text(told(the_record(), code=None).to_json())
-    own.edit("page.py", "images=images[where]", "images=0 * images[where]")
+    spoil(own)
     assert "2 runs reused, 0 made" in run("--seeds", "2")
 
 
 def test_a_set_of_former_code_is_scored_as_such(own, tmp_path):
-    done = CliRunner().invoke(
-        app, ["distill", "own", "--ipc", "1", "--recipe", "generic", "--out", str(tmp_path / "own.safetensors")]
-    )
-    assert done.exit_code == 0
+    call("distill", "own", "--ipc", "1", "--recipe", "generic", "--out", str(tmp_path / "own.safetensors"))
     old = code.of_method("own")
-    own.edit("page.py", "images=images[where]", "images=0 * images[where]")
+    spoil(own)
     record = ddbench.evaluate(tmp_path / "own.safetensors", protocol="toy-hard-v1", seeds=1)
     assert load(tmp_path / "own.safetensors").provenance.code == record.runs[0].code == old != code.of_method("own")
     assert pooled([record])[0].empty and len(results_frame([record], former=True)) == 1

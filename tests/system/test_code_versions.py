@@ -44,7 +44,7 @@ PARTS = (
     "ddbench.schedules",
     "ddbench.optimizers",
 )
-PARTS += ("ddbench.augmentations", "ddbench.mixes")
+PARTS += ("ddbench.augmentations", "ddbench.mixes", "ddbench.datasets", "ddbench.networks")
 KERNEL = {
     "SYNTHESIS": (USED_BY_METHODS, {1: "f472e0c8185a73bc1898c6c59faccd5d1ff1b74260e66954494e7f5904ee1743"}),
     "TRAINING": (SCORING, {1: "d5903910149c75b507af4829b833727c20386a3f12dbf42de7ceb580977f22a3"}),
