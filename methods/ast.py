@@ -2,7 +2,7 @@
 
 1. Experts by SGD with momentum 0.9 and weight decay 1e-3, learning rate 0.003, times 0.6 from epoch 27 on; cross-entropy
    times 0.50, 0.55, ..., 0.95 in the first ten epochs (clipping loss), and a gradient penalty of weight 2
-   (`engines.experts`).
+   (`engines.trajectory.experts`).
 2. X: per class, k-means of the logits that an expert's final snapshot gives to the real images; the images nearest to
    each centre (init "representative"; "real": random ones). alpha as in MTT.
 3. For iteration = 0 .. iterations - 1, as in MTT (`methods/mtt.py`) but:
@@ -30,8 +30,7 @@ from ddbench.distillation.method import Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.matching.matching import classes_of
-from .engines.selection.selection import equal_shares
+from .engines.shares import classes_of, equal_shares
 from .engines.trajectory.experts import ExpertRecipe, Experts
 from .engines.trajectory.gradient import Segment
 from .engines.trajectory.outer_loop import (
@@ -127,7 +126,7 @@ def smooth(hyper: ASTHyper) -> ExpertRecipe:
 
 
 def segment_at(task: Task, hyper: ASTHyper, experts: Experts, iteration: int) -> Segment:
-    """The problem of one outer iteration."""
+    """The segment of one outer iteration."""
     expert = draw_expert(task, hyper.experts, iteration)
     t = draw_start(task, 0, hyper.max_start_epoch, iteration)
     start, steps, epochs = experts.at(expert, t), hyper.syn_steps, hyper.expert_epochs

@@ -30,7 +30,7 @@ from .engines.decoupled.pipeline import recovered, require_members, require_reco
 from .engines.decoupled.priors import held_accuracies
 from .engines.decoupled.relabel import relabelled
 from .engines.decoupled.squeeze import squeeze
-from .engines.selection.selection import equal_shares
+from .engines.shares import equal_shares
 from .sre2lpp import DIFFERENCES as SRE2LPP
 from .sre2lpp import METHOD as SRE2LPP_METHOD
 from .sre2lpp import SRe2LPPHyper

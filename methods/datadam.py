@@ -29,9 +29,8 @@ from ddbench.synset.synset import SynSet
 from ddbench.training.recipe import StudentRecipe
 
 from .engines.matching.attention import AttentionMaps
-from .engines.matching.matching import (
+from .engines.matching.feature_matching import (
     Init,
-    classes_of,
     descend,
     dsa_student,
     make_pairs,
@@ -40,6 +39,7 @@ from .engines.matching.matching import (
     start,
     state_at,
 )
+from .engines.shares import classes_of
 
 DIFFERENCES = (
     "the last step's set is the result; the paper reports the best checkpoint by test accuracy",

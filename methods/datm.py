@@ -26,8 +26,8 @@ from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed
 from ddbench.synset.synset import SynSet
 
-from .engines.matching.matching import classes_of
-from .engines.selection.selection import equal_shares, random_choice
+from .engines.selection.coresets import random_choice
+from .engines.shares import classes_of, equal_shares
 from .engines.trajectory.experts import ExpertRecipe, Experts
 from .engines.trajectory.gradient import Mode
 from .engines.trajectory.outer_loop import (

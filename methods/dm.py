@@ -22,8 +22,7 @@ from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.matching.matching import (
-    classes_of,
+from .engines.matching.feature_matching import (
     descend,
     dsa_student,
     embeddings,
@@ -33,6 +32,7 @@ from .engines.matching.matching import (
     start,
     state_at,
 )
+from .engines.shares import classes_of
 
 DIFFERENCES = (
     "20,000 steps; the released loop runs one more",

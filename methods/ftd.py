@@ -1,7 +1,7 @@
 """FTD: Du et al., Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation, CVPR 2023, 2211.11004.
 
 1. Experts as in MTT (`methods/mtt.py`), but each step is GSAM with the adaptive perturbation, radius rho and weight a
-   (`engines.experts.gsam`), so that they end in flat regions.
+   (`engines.trajectory.expert_step.gsam`), so that they end in flat regions.
 2. X, alpha and the iterations as in MTT; after each, E <- d E + (1 - d) X, with E = X at the start.
 3. E and alpha after the last iteration are the result: alpha is not averaged.
 
@@ -15,7 +15,7 @@ from ddbench.distillation.method import Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.matching.matching import classes_of
+from .engines.shares import classes_of
 from .engines.trajectory.experts import ExpertRecipe
 from .engines.trajectory.outer_loop import (
     FAMILY_DIFFERENCES,

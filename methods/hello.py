@@ -1,14 +1,14 @@
 """HeLlO: Yu et al., Heavy Labels Out! Dataset Distillation with Label Space Lightening, ICCV 2025, arXiv 2408.08201.
 
 1. Projector f(x) = W^T E(x): E a frozen image encoder (CLIP's), column c of W the normalised embedding of a prompt for
-   class c, which is zero-shot CLIP and need not be stored (`engines.encoders`).
+   class c, which is zero-shot CLIP and need not be stored (`engines.encoders.image_encoders`).
 2. Low-rank transfer: every convolution of E and W become theta + A B; A and B are fitted to the training split and to the
-   logits Y' of weak teachers, snapshots along one training (`engines.weak_teachers`), and are all that is stored:
+   logits Y' of weak teachers, snapshots along one training (`engines.encoders.weak_teachers`), and are all that is stored:
 
-       L = MSE(f(X), Y') + lambda CE(f(X), Y)          (`engines.projector`)
+       L = MSE(f(X), Y') + lambda CE(f(X), Y)          (`engines.encoders.projector`)
 
-3. Images: RDED's patches, tiled factor x factor (`engines.patches`); each tile may be updated so that, enlarged, it has
-   the features E of its patch (`engines.patch_update`).
+3. Images: RDED's patches, tiled factor x factor (`engines.decoupled.patches`); each tile may be updated so that, enlarged, it has
+   the features E of its patch (`engines.encoders.patch_update`).
 4. Students: MSE(student, f(A(X_s))) + beta CE(student, Y_s), f asked online for every batch as augmented.
 
 Differences from the paper: see `DIFFERENCES`. No figure here was measured with CLIP's own weights.
@@ -31,11 +31,11 @@ from ddbench.training.recipe import Component
 
 from .engines.decoupled.codecs import Codec, stored
 from .engines.decoupled.patches import patch_images, require_patches, require_shuffle
-from .engines.encoders.encoders import EncoderFields, Start, require_encoder, start_of
+from .engines.encoders.image_encoders import EncoderFields, Start, require_encoder, start_of
 from .engines.encoders.patch_update import UpdateFields, Updater
 from .engines.encoders.projector import FitFields, FromSpace, fitted, merged
 from .engines.encoders.weak_teachers import WeakFields, weak_labels, weak_teachers
-from .engines.selection.selection import equal_shares
+from .engines.shares import equal_shares
 from .engines.students import StudentFields
 
 DIFFERENCES = (

@@ -16,7 +16,7 @@ from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.selection.selection import FeatureKind, features_by_name, herding, indexed, select
+from .engines.selection.coresets import FeatureKind, features_by_name, herding, indexed, select
 
 DIFFERENCES = (
     "an image is taken at most once, and by the distance of the running mean to mu (as in iCaRL, arXiv 1611.07725, "

@@ -34,10 +34,11 @@ from ddbench.training.loop import predict
 
 from .engines.decoupled.measured_norm import Voter
 from .engines.decoupled.pipeline import require_members, space_of
-from .engines.decoupled.recover import Problem, RecoverFields, Recovery
+from .engines.decoupled.recover import ImageBlock, RecoverFields, Recovery
 from .engines.decoupled.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
 from .engines.decoupled.squeeze import SqueezeFields, squeeze
-from .engines.selection.selection import equal_shares, random_choice
+from .engines.selection.coresets import random_choice
+from .engines.shares import equal_shares
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,
@@ -114,8 +115,8 @@ def compensate(
     voters = {
         name: Voter(teacher.module(task.device), _skipped(name, hyper), how) for name, teacher in teachers.items()
     }
-    problems = [
-        Problem((name, k), task.dataset.labels[slot], partial(task.read, space, slot), {name: 1.0})
+    blocks = [
+        ImageBlock((name, k), task.dataset.labels[slot], partial(task.read, space, slot), {name: 1.0})
         for name in teachers
         for k, slot in enumerate(places)
     ]
@@ -124,7 +125,7 @@ def compensate(
         return torch.cat(learned).unflatten(0, (len(teachers), -1)).cpu()
 
     shown = None if made is None else lambda learned: made(laid(learned))
-    return laid(Recovery(task, hyper, voters, None, compensate=True).run(problems, made=shown))
+    return laid(Recovery(task, hyper, voters, None, compensate=True).run(blocks, made=shown))
 
 
 def _skipped(name: str, hyper: InferHyper) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.selection.selection import FeatureKind, features_by_name, indexed, k_centre, select
+from .engines.selection.coresets import FeatureKind, features_by_name, indexed, k_centre, select
 
 DIFFERENCES = (
     "features are pixels, or the embedding of an untrained network; the paper takes those of a trained one",

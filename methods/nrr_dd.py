@@ -1,13 +1,13 @@
 """NRR-DD: Tran et al., Enhancing Dataset Distillation via Non-Critical Region Refinement, CVPR 2025, arXiv 2503.18267.
 
-1. Squeeze a teacher f. C(x), a class activation map of x for its class, is in [0, 1] (`engines.cam`).
+1. Squeeze a teacher f. C(x), a class activation map of x for its class, is in [0, 1] (`engines.decoupled.cam`).
 2. CIDD: for each class, random crops of random real images; of each image the crop that holds most of C; of those the t
    that hold most; of those the IPC * factor^2 with the LOWEST confidence f_y, tiled factor x factor into IPC images.
 3. NRR: what a class is not recognised by is refined. T times, M = max(0, eps - C(x)),
 
        x <- x - M * eta * grad_x ( CE(f(x), y) + alpha_bn BN(x) ),
 
-   BN as in `engines.recover`, C looked up anew every `cam_every` steps, x clamped to the pixel range after each.
+   BN as in `engines.decoupled.recover`, C looked up anew every `cam_every` steps, x clamped to the pixel range after each.
 4. Labels: the teacher's logits for every view, KL at temperature T, online or replayed; or DBR: for every view only
    d_org = CE(f, own one-hot label) and d_aug = CE(f, that of what CutMix mixed in), and students learn
 
@@ -30,6 +30,7 @@ from ddbench.synset.synset import SynSet
 from ddbench.synset.targets import distances
 from ddbench.training.recipe import StudentRecipe
 
+from .engines.decoupled.cam import AT_ONCE, ActivationMaps, require_maps, window_shares
 from .engines.decoupled.patches import (
     Scored,
     crop_boxes,
@@ -42,8 +43,7 @@ from .engines.decoupled.pipeline import DecoupledHyper, Start, recovered, starts
 from .engines.decoupled.recover import Refinement
 from .engines.decoupled.relabel import FAMILY_DIFFERENCES, relabelled
 from .engines.decoupled.squeeze import squeeze
-from .engines.encoders.cam import AT_ONCE, ActivationMaps, require_maps, window_shares
-from .engines.selection.selection import equal_shares
+from .engines.shares import equal_shares
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

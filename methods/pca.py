@@ -1,7 +1,7 @@
 """PCA (Prune, Combine, Augment): Unifying Dataset Pruning and Distillation for Efficient Large-scale Compression,
 ICML 2026, arXiv 2502.06434 v2.
 
-1. Prune. Rank the training images of each class by EL2N, || p - y ||_2 of a network in training (`engines.pruning`),
+1. Prune. Rank the training images of each class by EL2N, || p - y ||_2 of a network in training (`engines.selection.pruning`),
    and keep the IPC * f^2 with the smallest: easy ones.
 2. Combine. Shrink each whole image to 1 / f of its side, nothing cropped, and tile f x f into IPC canvases a class.
 3. Augment. Each time that a student is shown a canvas, one tile, drawn uniformly, is enlarged to the full side (views of
@@ -27,7 +27,7 @@ from .engines.decoupled.codecs import Codec, stored
 from .engines.decoupled.patches import join_tiles
 from .engines.selection.dynamics import DynamicsFields, dynamics_of
 from .engines.selection.pruning import SCORES
-from .engines.selection.selection import equal_shares
+from .engines.shares import equal_shares
 from .engines.students import StudentFields
 
 DIFFERENCES = (

@@ -2,7 +2,7 @@
 
 1. Squeeze a teacher. For each class: 300 random real images; 5 random square crops of each; the teacher's cross-entropy
    of every crop; the best crop of each image; of those the IPC * factor^2 with the lowest cross-entropy.
-2. Tile them factor x factor into IPC images. Nothing is optimised (`engines.patches`).
+2. Tile them factor x factor into IPC images. Nothing is optimised (`engines.decoupled.patches`).
 3. Relabel: the teacher's logits for every view, KL at temperature T; views are images whose tiles are shuffled, cropped
    to an area in (1 / factor, 1), flipped and mixed by CutMix.
 
@@ -19,7 +19,7 @@ from .engines.decoupled.codecs import stored
 from .engines.decoupled.patches import PatchFields, patch_images, require_patches, require_shuffle
 from .engines.decoupled.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
 from .engines.decoupled.squeeze import SqueezeFields, squeeze
-from .engines.selection.selection import equal_shares
+from .engines.shares import equal_shares
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,

@@ -23,7 +23,7 @@ from ddbench.distillation.method import Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.matching.matching import classes_of
+from .engines.shares import classes_of
 from .engines.trajectory.experts import ExpertRecipe, Experts
 from .engines.trajectory.gradient import Mode
 from .engines.trajectory.outer_loop import (

@@ -12,7 +12,7 @@ from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.selection.selection import indexed
+from .engines.selection.coresets import indexed
 
 
 class WholeHyper(Hyper):

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from ddbench.methods.engines.encoders import cam as module
-from ddbench.methods.engines.encoders.cam import ActivationMaps, enlarged, mapped_part, require_maps, window_shares
+from ddbench.methods.engines.decoupled import cam as module
+from ddbench.methods.engines.decoupled.cam import ActivationMaps, enlarged, mapped_part, require_maps, window_shares
 from torch import nn
 
 from ddbench import networks

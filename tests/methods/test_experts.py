@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ddbench.methods.engines.trajectory import expert_step, experts
-from ddbench.methods.engines.trajectory.expert_step import Batch, gradient_penalty, gradients, step
+from ddbench.methods.engines.trajectory.expert_step import ExpertBatch, gradient_penalty, gradients, step
 from ddbench.methods.engines.trajectory.experts import ExpertRecipe, Experts, entry, pieces
 from ddbench.methods.engines.trajectory.flat import FlatNetwork, flatten
 from pydantic import ValidationError
@@ -188,7 +188,7 @@ def colour_batch(count=6):
     network = networks.create("convnet-d2-w4", channels=3, side=8, classes=5, seed=1)
     images = torch.randn(1, count, 3, 8, 8, generator=rng(0, "images"), dtype=torch.float64)
     labels = torch.arange(count)[None] % 5
-    return network.double(), Batch(images, 1.5 * images.flip(4), labels)
+    return network.double(), ExpertBatch(images, 1.5 * images.flip(4), labels)
 
 
 def test_the_gradient_penalty_has_a_norm_for_every_pixel():
@@ -227,7 +227,7 @@ def test_gsam_needs_no_perpendicular_part_and_no_radius():
 def test_a_batch_in_parts_has_the_same_gradient(recipe, monkeypatch):
     network, batch = colour_batch(11)
     vectors = torch.stack([flatten(network), 0.9 * flatten(network)])
-    two = Batch(*(torch.cat([part, part]) for part in (batch.images, batch.augmented, batch.labels)))
+    two = ExpertBatch(*(torch.cat([part, part]) for part in (batch.images, batch.augmented, batch.labels)))
     whole = gradients(FlatNetwork(network), recipe, 0.5, two, vectors)
     monkeypatch.setattr(expert_step, "chunk_images", lambda device, side: 4)
     assert len(list(two.parts())) == 3

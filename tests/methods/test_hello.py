@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from ddbench.methods.engines.decoupled.codecs import pixel_bounds
 from ddbench.methods.engines.decoupled.patches import PatchFields, join_tiles, patch_images
-from ddbench.methods.engines.encoders import encoders as encoders_engine
-from ddbench.methods.engines.encoders.encoders import EncoderFields, class_means, encoder_of, stand_in, start_of
+from ddbench.methods.engines.encoders import image_encoders as encoders_engine
+from ddbench.methods.engines.encoders.image_encoders import EncoderFields, class_means, encoder_of, stand_in, start_of
 from ddbench.methods.engines.encoders.patch_update import Updater, cut_tiles, enlarged, updated
 from ddbench.methods.engines.encoders.projector import Adapted, FitFields, FromSpace, first_factors, fitted, merged
 from ddbench.methods.engines.encoders.weak_teachers import WeakFields, weak_labels, weak_teachers

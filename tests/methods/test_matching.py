@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from ddbench.methods.engines.matching import matching
+from ddbench.methods.engines.matching import feature_matching
 from ddbench.methods.engines.matching.attention import AttentionMaps, channel_power_sum
-from ddbench.methods.engines.matching.matching import Pairs, class_groups, matching_gradient
+from ddbench.methods.engines.matching.feature_matching import Pairs, class_groups, matching_gradient
 from torch import Tensor, nn
 from watching import Stopped
 
@@ -67,7 +67,7 @@ def synthetic() -> Tensor:
 
 
 def small_chunks(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
-    monkeypatch.setattr(matching, "_CHUNK_PIXELS", {"cpu": images * SIDE**2})
+    monkeypatch.setattr(feature_matching, "_CHUNK_PIXELS", {"cpu": images * SIDE**2})
 
 
 def draws(pairs: Pairs, step: int, label: int, synthetic: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +148,7 @@ def test_batch_norm_sees_all_real_images_in_one_forward_and_all_synthetic_in_ano
     assert loss == pytest.approx(total.item(), rel=1e-12)
     torch.testing.assert_close(gradient, leaf.grad, rtol=1e-9, atol=1e-12)
     network.eval()
-    assert not matching.mixes_images(network)  # with its statistics frozen, batch norm couples nothing
+    assert not feature_matching.mixes_images(network)  # with its statistics frozen, batch norm couples nothing
 
 
 def test_a_class_with_fewer_images_than_the_batch_gives_each_of_them_once(pairs):

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from ddbench.methods.engines.decoupled.cam import ActivationMaps
 from ddbench.methods.engines.decoupled.measured_norm import Voter
-from ddbench.methods.engines.decoupled.recover import Problem, RecoverFields, Recovery, Refinement
+from ddbench.methods.engines.decoupled.recover import ImageBlock, RecoverFields, Recovery, Refinement
 from ddbench.methods.engines.decoupled.squeeze import squeeze
-from ddbench.methods.engines.encoders.cam import ActivationMaps
 from torch import nn
 from watching import StopAt, Stopped
 
@@ -172,7 +172,7 @@ def engine_fields(**changes):
 
 def a_problem(k, images=3, dtype=F64):
     start = torch.randn(images, 3, 8, 8, generator=rng(0, "start", k), dtype=F64).to(dtype).clamp(-2, 2)
-    return Problem((0, k), (torch.arange(images) + k) % 6, start, {"one": 1.0})
+    return ImageBlock((0, k), (torch.arange(images) + k) % 6, start, {"one": 1.0})
 
 
 EPSILON = 0.6

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ddbench.methods.engines.decoupled.measured_norm import Voter
-from ddbench.methods.engines.decoupled.recover import Problem, RecoverFields, Recovery, lower_bound
+from ddbench.methods.engines.decoupled.recover import ImageBlock, RecoverFields, Recovery, lower_bound
 from pydantic import ValidationError
 from torch import nn
 from torchvision.models.resnet import BasicBlock
@@ -67,7 +67,7 @@ def bounds_of(dtype=F64):
 
 def a_problem(*key, images=3, seed=0, votes=None, dtype=F64):
     start = random(images, 3, 8, 8, seed=seed + 10, dtype=dtype)
-    return Problem(key, (torch.arange(images) + seed) % 6, start, votes or {"one": 1.0})
+    return ImageBlock(key, (torch.arange(images) + seed) % 6, start, votes or {"one": 1.0})
 
 
 def recover(problems, fields, *, voters=None, task=None, dtype=F64, bounded=True, **options):
@@ -216,7 +216,7 @@ def test_a_stack_is_no_larger_than_what_keeps_a_cpu_busy(images, side, stacks):
     voters = {"one": Voter(a_network("resnet", dtype=torch.float32))}
     engine = Recovery(a_task(side=side), fields_of(), voters, None)
     start, labels = torch.zeros(images, 3, side, side), torch.zeros(images, dtype=torch.int64)
-    found = [*engine._stacks([Problem((k,), labels, start, {"one": 1.0}) for k in range(24)])]
+    found = [*engine._stacks([ImageBlock((k,), labels, start, {"one": 1.0}) for k in range(24)])]
     assert [len(members) for members in found] == stacks and [i for members in found for i in members] == [*range(24)]
 
 
@@ -231,7 +231,7 @@ def test_images_may_begin_when_they_are_needed_and_be_kept_in_another_form(compe
             begun.append(problem.key)
             return problem.start
 
-        return Problem(problem.key, problem.labels, start, problem.votes)
+        return ImageBlock(problem.key, problem.labels, start, problem.votes)
 
     options = {"at_once": 2, "compensate": compensate, "bounded": not compensate}
     wanted = recover(ready, fields_of(iterations=5), **options)

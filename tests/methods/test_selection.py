@@ -1,6 +1,7 @@
 import pytest
 import torch
-from ddbench.methods.engines.selection.selection import herding, k_centre, proportional_shares
+from ddbench.methods.engines.selection.coresets import herding, k_centre
+from ddbench.methods.engines.shares import proportional_shares
 
 from ddbench.budget import Budget
 from ddbench.data.registry import load_dataset

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from ddbench.methods.engines.decoupled.recover import Problem, RecoverFields, Recovery
+from ddbench.methods.engines.decoupled.recover import ImageBlock, RecoverFields, Recovery
 from ddbench.methods.engines.decoupled.windows import Draws, draw_windows, view
 from torchvision.transforms import RandomResizedCrop
 
@@ -138,7 +138,7 @@ def a_recovery(at_once=None, seed=5, **fields):
 
 
 def a_problem(*key):
-    return Problem(key, torch.arange(3), torch.zeros(3, 1, 8, 8), {"one": 1.0})
+    return ImageBlock(key, torch.arange(3), torch.zeros(3, 1, 8, 8), {"one": 1.0})
 
 
 def same(one, other):

@@ -14,11 +14,12 @@ from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet
 from ddbench.synset.teachers import Teacher
 
-from ..selection.selection import equal_shares, random_choice
+from ..selection.coresets import random_choice
+from ..shares import equal_shares
 from .codecs import pixel_bounds, stored
 from .measured_norm import Voter
 from .patches import PatchFields, patch_images, require_patches
-from .recover import Problem, RecoverFields, Recovery, Refinement
+from .recover import ImageBlock, RecoverFields, Recovery, Refinement
 from .relabel import RelabelFields
 from .squeeze import SqueezeFields
 
@@ -55,22 +56,22 @@ def recovered(
         refine: see `Recovery`.
     """
     space, ipc = space_of(teachers), equal_shares(task)[0]
-    begin, blocks = start or starts(task, hyper, teachers), class_blocks(task, hyper.block)
-    problems = [
-        Problem((j, k), classes, partial(begin, j, k, classes), votes[j])
+    begin = start or starts(task, hyper, teachers)
+    blocks = [
+        ImageBlock((j, k), classes, partial(begin, j, k, classes), votes[j])
         for j in range(ipc)
-        for k, classes in enumerate(blocks)
+        for k, classes in enumerate(torch.arange(len(task.dataset.class_names)).split(hyper.block))
     ]
-    labels, keep = torch.cat([p.labels for p in problems]), partial(stored, space=space, codec=hyper.codec)
+    labels, keep = torch.cat([block.labels for block in blocks]), partial(stored, space=space, codec=hyper.codec)
     if not hyper.iterations:  # images stay as they begin
-        return torch.cat([keep(problem.begin(task.device)) for problem in problems]), labels
+        return torch.cat([keep(block.begin(task.device)) for block in blocks]), labels
     used = {name for ballot in votes for name in ballot}
     how = hyper.execution()
     voters = {name: Voter(teachers[name].module(task.device), execution=how) for name in sorted(used)}
     black, white = (bound.to(task.device) for bound in pixel_bounds(space, task.dataset.channels))
     recovery = Recovery(task, hyper, voters, (black, white), refine=refine)
     shown = None if made is None else lambda parts: made(torch.cat(parts), labels)
-    return torch.cat(recovery.run(problems, keep, shown)), labels
+    return torch.cat(recovery.run(blocks, keep, shown)), labels
 
 
 def require_recoverable(task: Task, hyper: DecoupledHyper, names: Sequence[str]) -> None:
@@ -84,11 +85,6 @@ def require_recoverable(task: Task, hyper: DecoupledHyper, names: Sequence[str])
 def space_of(teachers: Mapping[str, Teacher]) -> Space:
     """The one space that all the teachers read; `squeeze` sees to that."""
     return next(iter(teachers.values())).space
-
-
-def class_blocks(task: Task, size: int) -> list[Tensor]:
-    """The classes in order, in blocks of `size`, the last one smaller."""
-    return list(torch.arange(len(task.dataset.class_names)).split(size))
 
 
 Start = Callable[[int, int, Tensor], Tensor]

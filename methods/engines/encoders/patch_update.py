@@ -17,7 +17,7 @@ from ddbench.distillation.task import Task
 
 from ..decoupled.codecs import pixel_bounds
 from ..decoupled.patches import PatchFields, join_tiles
-from .encoders import AT_ONCE
+from .image_encoders import AT_ONCE
 
 
 class UpdateFields(PatchFields):

@@ -44,8 +44,8 @@ from ddbench.training.recipe import Component, StudentRecipe
 
 from ..decoupled.codecs import pixel_bounds
 from ..students import cosine
-from .encoders import CODE_VERSION as ENCODERS_CODE
-from .encoders import Start
+from .image_encoders import CODE_VERSION as ENCODERS_CODE
+from .image_encoders import Start
 
 CODE_VERSION = 1  # raise when a change here or in ddbench/synset/projection.py changes factors; a test pins the source
 

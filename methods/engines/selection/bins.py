@@ -1,7 +1,7 @@
 """Bins of Dataset Quantization: every class's samples by graph cut on one network's last-layer gradients.
 
 One pass over the split gives h, the input of the network's last layer, and with its head's logits the gradients that
-samples are compared by (`engines.graph_cut`). Every class's bins are an entry of the stage "dq-bins", keyed by the
+samples are compared by (`engines.selection.graph_cut`). Every class's bins are an entry of the stage "dq-bins", keyed by the
 stage seed: all synthesis seeds and budgets share them, and a pass that is stopped goes on at the class where it was.
 """
 
@@ -22,8 +22,8 @@ from ddbench.hashing import tensors_digest
 from ddbench.randomness import forked
 
 from ..decoupled.squeeze import SqueezeFields, Weights, squeeze
+from .coresets import embedder
 from .graph_cut import LastLayer, graph_cut_bins, loss_gradient
-from .selection import embedder
 
 CODE_VERSION = 1  # raise when a change here or in graph_cut.py changes bins; a test pins the source
 LIBRARY_CLASSES = 1000  # ImageNet's, which the libraries' weights are for
@@ -65,7 +65,7 @@ class BinFields(SqueezeFields):
 
 
 @dataclass(frozen=True, eq=False)
-class Encoder:
+class SampleEncoder:
     """A network in eval mode that samples are compared by.
 
     Attributes:
@@ -131,7 +131,7 @@ def bins_of(task: Task, fields: BinFields, counts: Sequence[int]) -> list[list[T
     return found
 
 
-def _encoder(task: Task, fields: BinFields) -> Encoder:
+def _encoder(task: Task, fields: BinFields) -> SampleEncoder:
     data = task.dataset
     name = networks.canonical(fields.encoder or task.network, side=fields.input_side or data.side)
     if fields.weights == "pretrained":
@@ -139,10 +139,10 @@ def _encoder(task: Task, fields: BinFields) -> Encoder:
     embedder(task.create_stage_network("dq-encoder", name=name))  # before a training: one that has no embedding
     teacher = squeeze(task, fields, [name])[name]
     module = teacher.module(task.device)
-    return Encoder(embedder(module), cast(nn.Module, module.head), teacher.space, data.side, teacher.hash)
+    return SampleEncoder(embedder(module), cast(nn.Module, module.head), teacher.space, data.side, teacher.hash)
 
 
-def _pretrained(task: Task, name: str, side: int) -> Encoder:
+def _pretrained(task: Task, name: str, side: int) -> SampleEncoder:
     data = task.dataset
     network, mean, std = networks.pretrained(name, channels=data.channels, side=side, classes=LIBRARY_CLASSES)
     embed = embedder(network)
@@ -151,7 +151,7 @@ def _pretrained(task: Task, name: str, side: int) -> Encoder:
             network.head = nn.Linear(cast(nn.Linear, network.head).in_features, len(data.class_names))
     network = network.to(task.device).eval().requires_grad_(False)
     space = Space("normalised", mean=mean, std=std)
-    return Encoder(embed, cast(nn.Module, network.head), space, side, tensors_digest(network.state_dict(), {}))
+    return SampleEncoder(embed, cast(nn.Module, network.head), space, side, tensors_digest(network.state_dict(), {}))
 
 
 def drawn(task: Task, label: int, bins: Sequence[Tensor], count: int) -> Tensor:

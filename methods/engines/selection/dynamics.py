@@ -1,6 +1,6 @@
 """Training dynamics: one training on the whole split, and what every sample looked like to the network after each epoch.
 
-Scores of samples (`engines.pruning`) are functions of what is recorded here, so that one training serves them all. A row
+Scores of samples (`engines.selection.pruning`) are functions of what is recorded here, so that one training serves them all. A row
 is kept for each epoch: the error || p - y ||_2, p of the true class, the best other p, z of the true class minus the best
 other z, the entropy of p, the prediction, || h ||^2, and the movement of p since the epoch before (p = softmax(z),
 h = input of the last layer). The error is summed without cancellation, so that the easiest samples keep their order; the
@@ -28,7 +28,7 @@ from ddbench.training.loop import train
 from ddbench.training.recipe import Component, StudentRecipe
 
 from ..students import cosine
-from .selection import SHOWN, embedder, shown_at_once
+from .coresets import SHOWN, embedder, shown_at_once
 
 CODE_VERSION = 1  # raise when a change here changes what is recorded; a test pins the source
 ROWS = ("error", "true", "other", "margin", "entropy", "prediction", "feature", "movement")

@@ -9,10 +9,11 @@ from torch import Tensor
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
 
+from ..shares import shares
+from .coresets import embedder, herding, k_centre, shown_at_once
 from .dynamics import DynamicsFields, dynamics_of
 from .graph_cut import Cosine, graph_cut
 from .pruning import SCORES, KeepFields, kept, require_enough
-from .selection import embedder, herding, k_centre, shares, shown_at_once
 
 Ranking = Literal[
     "el2n", "grand", "forgetting", "aum", "aum-prob", "entropy", "dyn-unc", "dual", "tdds",
@@ -31,7 +32,7 @@ class SubsetFields(DynamicsFields, KeepFields):
 
     score: Ranking = Field(
         "el2n",
-        description="score that ranks samples (engines/pruning.py); random; or geometry of the scoring network's features",
+        description="score that ranks samples (engines/selection/pruning.py); random; or geometry of the scoring network's features",
     )
 
     @model_validator(mode="after")

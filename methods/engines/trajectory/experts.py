@@ -27,8 +27,8 @@ from ddbench.randomness import Key, forked, rng
 from ddbench.synset.teachers import Teacher
 from ddbench.training.saved_bytes import kept_bytes
 
-from ..matching.matching import dsa_ops, reader
-from .expert_step import Batch, step
+from ..matching.feature_matching import dsa_ops, reader
+from .expert_step import ExpertBatch, step
 from .expert_step import ExpertRecipe as ExpertRecipe
 from .flat import FlatNetwork, flatten
 
@@ -204,7 +204,7 @@ class Experts:
         total = vectors.new_zeros(len(experts))
         for number, places in enumerate(steps):
             chosen = read(places.flatten()).unflatten(0, places.shape)
-            batch = Batch(chosen, self._augmented(experts, (epoch, number), chosen), labels[places])
+            batch = ExpertBatch(chosen, self._augmented(experts, (epoch, number), chosen), labels[places])
             total += step(self.network, self.recipe, epoch, batch, vectors, velocity)
         return total / len(steps)
 

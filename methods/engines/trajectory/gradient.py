@@ -39,7 +39,7 @@ from ddbench.augment import DSA, Drawn
 from ddbench.errors import JobFailed
 from ddbench.training import precision
 
-from ..matching.matching import chunk_images
+from ..matching.feature_matching import chunk_images
 from .flat import FlatNetwork
 
 Mode = Literal["adjoint", "unrolled", "truncated"]

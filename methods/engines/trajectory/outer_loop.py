@@ -21,8 +21,9 @@ from ddbench.synset.synset import SynSet, Targets
 from ddbench.training.precision import Execution
 from ddbench.training.recipe import StudentRecipe
 
-from ..matching.matching import classes_of, descend
-from ..selection.selection import equal_shares, random_choice
+from ..matching.feature_matching import descend
+from ..selection.coresets import random_choice
+from ..shares import classes_of, equal_shares
 from .experts import ExpertRecipe, Experts
 from .experts import dsa_of as dsa_of
 from .gradient import Gradient, InnerStep, Mode, Segment, Synthetic, TrajectoryEngine
@@ -228,7 +229,7 @@ def outer_iterations(
 def segment_of(
     task: Task, hyper: TrajectoryHyper, experts: Experts, iteration: int, start: int, **more: Any
 ) -> Segment:
-    """One outer iteration's problem: an expert from epoch `start` to `start` + M, and the draws of its N inner steps."""
+    """The segment of one outer iteration: an expert from epoch `start` to `start` + M, and the draws of its N inner steps."""
     expert = draw_expert(task, hyper.experts, iteration)
     images = sum(equal_shares(task))
     steps = inner_steps(task, images, hyper.batch_syn, hyper.syn_steps, iteration, dsa_of(task))

@@ -11,7 +11,7 @@ How it is computed, with the same result as a loop over classes that keeps one g
 - L is a sum over classes, so synthetic images go through the network a group of classes at a time, and each group's
   graph is freed by its backward pass before the next is built;
 - the real side has no graph, goes through in chunks, and only the per-class sums of its features are kept;
-- attention maps are reduced inside the hook (`engines.attention`), so no real feature map outlives its layer.
+- attention maps are reduced inside the hook (`engines.matching.attention`), so no real feature map outlives its layer.
 With batch normalisation in train mode the statistics mix all images of a forward, and chunks would change them: there
 all real images of the step share one forward and all synthetic images another, as in the released codes.
 """
@@ -30,14 +30,8 @@ from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
 from ddbench.training.recipe import StudentRecipe
 
-from ..selection.selection import (
-    embedder,
-    equal_shares,
-    k_centre,
-    pixels_of,
-    random_choice,
-    select,
-)
+from ..selection.coresets import embedder, k_centre, pixels_of, random_choice, select
+from ..shares import equal_shares
 
 Features = Callable[[Tensor], tuple[Tensor, ...]]
 Rng = Callable[..., torch.Generator]
@@ -165,11 +159,6 @@ def require_finite(loss: float, step: int) -> None:
     """Raise JobFailed where the matching loss is not finite."""
     if not math.isfinite(loss):
         raise JobFailed(f"diverged: the matching loss is {loss} at step {step}; a smaller lr_img may help")
-
-
-def classes_of(task: Task) -> Tensor:
-    """Class of each synthetic image, int64 [classes * ipc], class by class."""
-    return torch.repeat_interleave(torch.tensor(equal_shares(task)))
 
 
 def dsa_student(task: Task, *, epochs: int, batch: int, schedule: dict[str, Any]) -> StudentRecipe:

@@ -12,6 +12,8 @@ from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet
 
+from ..shares import equal_shares
+
 FeatureKind = Literal["pixels", "random-network"]
 FeaturesOf = Callable[[Tensor], Tensor]
 SHOWN, SHOWN_LARGE = 500, 200  # images in a forward that only looks: up to 128 px, and above
@@ -20,31 +22,6 @@ SHOWN, SHOWN_LARGE = 500, 200  # images in a forward that only looks: up to 128 
 def shown_at_once(side: int) -> int:
     """How many images of a side, pixels, go into a forward that only looks."""
     return SHOWN if side <= RESIDENT_SIDE else SHOWN_LARGE
-
-
-def equal_shares(task: Task) -> list[int]:
-    """How many images of each class an IPC budget asks for."""
-    if task.ipc is None:
-        raise UsageError("this method needs a budget of images per class (ipc)")
-    return [task.ipc] * len(task.dataset.class_names)
-
-
-def proportional_shares(fraction: float, sizes: list[int]) -> list[int]:
-    """Split round(fraction * n) images over classes in proportion to their sizes, by largest remainders."""
-    quotas = [fraction * size for size in sizes]
-    shares = [int(quota) for quota in quotas]
-    open_places = max(1, round(fraction * sum(sizes))) - sum(shares)
-    by_remainder = sorted(range(len(sizes)), key=lambda c: (shares[c] - quotas[c], c))
-    for c in by_remainder[:open_places]:
-        shares[c] += 1
-    return shares
-
-
-def shares(task: Task) -> list[int]:
-    """How many images of each class the budget asks for: `equal_shares`, or `proportional_shares` of a fraction."""
-    if task.fraction is None:
-        return equal_shares(task)
-    return proportional_shares(task.fraction, [len(pool) for pool in task.class_indices()])
 
 
 def random_choice(task: Task, counts: list[int]) -> list[Tensor]:
