@@ -14,12 +14,12 @@ from ddbench.jobs.cost_model import Plan, Work, shown_as, student_work
 from ddbench.networks import canonical
 from ddbench.training.recipe import StudentRecipe
 
+from .engines.condensation import chunk_images, dsa_student
 from .engines.decoupled.cam import AT_ONCE as CAM_AT_ONCE
 from .engines.decoupled.patches import AT_ONCE as CROPS_AT_ONCE
 from .engines.decoupled.recover import CPU_PIXELS, CUDA_PIXELS
 from .engines.decoupled.squeeze import SqueezeFields
 from .engines.encoders.image_encoders import OPEN_CLIP, STAND_IN, TEACHER
-from .engines.matching.feature_matching import chunk_images, dsa_student
 from .engines.selection.bins import BinFields
 from .engines.selection.coresets import shown_at_once
 from .engines.selection.dynamics import DynamicsFields

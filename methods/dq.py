@@ -32,7 +32,7 @@ DIFFERENCES = (
     "the cosine with a gradient of zeros is 0; in the released code it is not a number",
     "bins differ by one sample in size at most, and shares of a class's bins sum to what the budget says; the released "
     "code rounds each, and so keeps 6,200 images of CIFAR-10 where 12.5 % are 6,250",
-    "images have the normalisation that the encoder's weights were trained with; the released code takes CIFAR-10's "
+    "images have the normalization that the encoder's weights were trained with; the released code takes CIFAR-10's "
     "for an ImageNet network",
     "a trained encoder starts from new weights; whether the paper's 10 epochs start from ImageNet's is not established",
     "a pretrained encoder's new head is drawn by the stage seed, the samples by the synthesis seed; the released code "

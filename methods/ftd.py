@@ -55,17 +55,17 @@ def distill(task: Task, hyper: FTDHyper) -> SynSet:
     learned = Learned.resume(task) or Learned(real_images(task, space), one_hot(task), hyper.lr_teacher)
     average = learned.extra.setdefault("average", learned.images.clone())
 
-    def made() -> SynSet:
+    def make_set() -> SynSet:
         student = student_of(task, learned.syn_lr)
         return task.synset(space=space, images=average, classes=classes_of(task), student_recipe=student)
 
-    for iteration in outer_iterations(task, hyper, learned, made):
+    for iteration in outer_iterations(task, hyper, learned, make_set):
         start = draw_start(task, 0, hyper.max_start_epoch, iteration)
         rollout = engine.roll(segment_of(task, hyper, experts, iteration, start), learned.synthetic())
         learned.descend(rollout.gradient(), hyper)
         average.mul_(hyper.ema_decay).add_(learned.images, alpha=1 - hyper.ema_decay)
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-    return made()
+    return make_set()
 
 
 METHOD = Method(

@@ -53,16 +53,16 @@ def distill(task: Task, hyper: MTTHyper) -> SynSet:
     space = task.space(hyper.space)
     learned = Learned.resume(task) or Learned(real_images(task, space), one_hot(task), hyper.lr_teacher)
 
-    def made() -> SynSet:
+    def make_set() -> SynSet:
         student = student_of(task, learned.syn_lr)
         return task.synset(space=space, images=learned.images, classes=classes_of(task), student_recipe=student)
 
-    for iteration in outer_iterations(task, hyper, learned, made):
+    for iteration in outer_iterations(task, hyper, learned, make_set):
         start = draw_start(task, 0, hyper.max_start_epoch, iteration)
         rollout = engine.roll(segment_of(task, hyper, experts, iteration, start), learned.synthetic())
         learned.descend(rollout.gradient(), hyper)
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-    return made()
+    return make_set()
 
 
 METHOD = Method(

@@ -3,7 +3,7 @@
 1. Squeeze a teacher f. C(x), a class activation map of x for its class, is in [0, 1] (`engines.decoupled.cam`).
 2. CIDD: for each class, random crops of random real images; of each image the crop that holds most of C; of those the t
    that hold most; of those the IPC * factor^2 with the LOWEST confidence f_y, tiled factor x factor into IPC images.
-3. NRR: what a class is not recognised by is refined. T times, M = max(0, eps - C(x)),
+3. NRR: refine the pixels by which the class is not recognized. T times, with M = max(0, eps - C(x)),
 
        x <- x - M * eta * grad_x ( CE(f(x), y) + alpha_bn BN(x) ),
 
@@ -36,12 +36,12 @@ from .engines.decoupled.patches import (
     crop_boxes,
     crop_errors,
     require_patches,
-    require_shuffle,
+    require_whole_tiles,
     tiled,
 )
 from .engines.decoupled.pipeline import DecoupledHyper, Start, recovered, starts
 from .engines.decoupled.recover import Refinement
-from .engines.decoupled.relabel import FAMILY_DIFFERENCES, relabelled
+from .engines.decoupled.relabel import FAMILY_DIFFERENCES, relabeled
 from .engines.decoupled.squeeze import squeeze
 from .engines.shares import equal_shares
 
@@ -112,7 +112,7 @@ def distill(task: Task, hyper: NRRDDHyper) -> SynSet:
         schedule=hyper.step_schedule,
     )
     images, classes = recovered(task, hyper, teachers, [{name: 1.0}] * ipc, start=start, refine=refine)
-    return relabelled(task, hyper, space, [(teachers[name], 1.0)], classes=classes, images=images)
+    return relabeled(task, hyper, space, [(teachers[name], 1.0)], classes=classes, images=images)
 
 
 def critical(task: Task, space: Space, maps: ActivationMaps, hyper: NRRDDHyper) -> Start:
@@ -136,7 +136,7 @@ def critical(task: Task, space: Space, maps: ActivationMaps, hyper: NRRDDHyper) 
 
 
 def _require(task: Task, hyper: NRRDDHyper) -> None:
-    """UsageError for what would fail once a teacher is trained."""
+    """Raise UsageError for what would fail once a teacher is trained."""
     wanted = equal_shares(task)[0] * hyper.factor**2
     require_maps(task, [task.network])
     if hyper.iterations:
@@ -145,7 +145,7 @@ def _require(task: Task, hyper: NRRDDHyper) -> None:
         require_patches(task, hyper)
     if hyper.init == "critical" and hyper.top is not None and hyper.top < wanted:
         raise UsageError(f"top {hyper.top} keeps fewer crops of a class than the {wanted} that its images are tiled of")
-    require_shuffle(task, hyper.shuffle)
+    require_whole_tiles(task, "shuffle", hyper.shuffle)
     hyper.require_room(task, sum(equal_shares(task)))
 
 

@@ -44,7 +44,7 @@ class PruneHyper(SubsetFields, RealStudentFields):
 
 
 def distill(task: Task, hyper: PruneHyper) -> SynSet:
-    """The samples that the score ranks first, as indices."""
+    """Keep the samples that the score ranks first, as indices."""
     places = subset(task, hyper)
     return indexed(task, task.space(hyper.space), places, student_recipe=hyper.student(task))
 

@@ -43,7 +43,7 @@ class PruneKDHyper(SubsetFields, SqueezeFields, RealStudentFields):
 
 
 def distill(task: Task, hyper: PruneKDHyper) -> SynSet:
-    """The samples that are kept, as indices, and the teacher that students learn from beside their classes."""
+    """Keep samples, as indices, and the teacher that students learn from beside their classes."""
     places = subset(task, hyper)
     name = canonical(hyper.teacher or task.network, side=task.dataset.side)
     teacher = squeeze(task, hyper, [name])[name]

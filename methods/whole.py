@@ -1,4 +1,4 @@
-"""The whole training split: the reference that a distilled set is measured against.
+"""Whole training split: the reference that a distilled set is measured against.
 
 1. Keep the index of every training image; a student sees them in `space`.
 """

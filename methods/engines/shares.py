@@ -1,4 +1,4 @@
-"""How a budget is split over the classes: images of each class, and the labels of a set that has them."""
+"""Split of a budget over the classes: images of each class, and the labels of a set that has them."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from ddbench.errors import UsageError
 
 
 def equal_shares(task: Task) -> list[int]:
-    """How many images of each class an IPC budget asks for."""
+    """Number of images of each class that an IPC budget asks for."""
     if task.ipc is None:
         raise UsageError("this method needs a budget of images per class (ipc)")
     return [task.ipc] * len(task.dataset.class_names)
@@ -26,7 +26,7 @@ def proportional_shares(fraction: float, sizes: list[int]) -> list[int]:
 
 
 def shares(task: Task) -> list[int]:
-    """How many images of each class the budget asks for: `equal_shares`, or `proportional_shares` of a fraction."""
+    """Number of images of each class that the budget asks for: `equal_shares`, or `proportional_shares` of a fraction."""
     if task.fraction is None:
         return equal_shares(task)
     return proportional_shares(task.fraction, [len(pool) for pool in task.class_indices()])

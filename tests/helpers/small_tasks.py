@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torchvision.models.resnet import BasicBlock
 from watching import Stopped
 
+from ddbench.augment.crops import draw_crops
 from ddbench.budget import Budget
-from ddbench.data.dataset import memory_split
+from ddbench.data.dataset import Dataset, memory_split
 from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve
@@ -35,6 +38,13 @@ def a_task(budget=1, *, network="convnet-d1-w4", seed=5, data=None, **more):
     """A task on 150 digits, of a budget or so many images per class."""
     budget = Budget(budget) if isinstance(budget, int) else budget
     return Task(data or digits(), budget, network, seed, CPU, **more)
+
+
+def toy_task(*, side=8, flip=True, **more):
+    """A task on six black color images of six classes."""
+    split = memory_split(torch.zeros(6, 3, side, side, dtype=torch.uint8), torch.arange(6))
+    data = Dataset("toy", tuple("abcdef"), 3, side, flip, (0.5,) * 3, (0.25,) * 3, split, split)
+    return a_task(network="convnet-d1-w4-bn", data=data, **more)
 
 
 def hyper_of(name, **fields):
@@ -106,6 +116,19 @@ def statistics_distance(norm, images):
     return (norm.running_var - var).norm() + (norm.running_mean - images.mean((0, 2, 3))).norm()
 
 
+def normal(*shape, seed=0, dtype=torch.float64):
+    """N(0, 1) values of a seed."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def small_resnet(classes):
+    """A ResNet of two blocks, one with a downsampling branch."""
+    branch = nn.Sequential(nn.Conv2d(4, 6, 1, stride=2, bias=False), nn.BatchNorm2d(6))
+    blocks = [BasicBlock(4, 6, stride=2, downsample=branch), BasicBlock(6, 6)]
+    stem = [nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True)]
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, classes))
+
+
 def with_statistics(network, seed=0):
     """The network in float64 and eval mode, its batch norms with statistics as after a training."""
     for number, norm in enumerate(module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
@@ -114,7 +137,33 @@ def with_statistics(network, seed=0):
     return network.double().eval()
 
 
-def coloured_folder(folder, side, count):
+def crops_by_hand(task, label, *, pool, crops, patch_low=0.08):
+    """For each image [1, C, H, W] of a class that is looked at: it, and its crops' (box, window, window enlarged)."""
+    side, places = task.dataset.side, (task.dataset.labels == label).nonzero()[:, 0]
+    order = torch.randperm(len(places), generator=rng(task.seed, "synthesis", "patch-pool", label))[:pool]
+    generator = rng(task.seed, "synthesis", "patch-crops", label)
+    boxes = draw_crops(len(order) * crops, side, generator, scale=(patch_low, 1.0), ratio=(1.0, 1.0)).tolist()
+    for number, place in enumerate(places[order]):
+        image, found = task.read(task.space("normalised"), place[None]), []
+        for top, left, height, width in boxes[number * crops : (number + 1) * crops]:
+            assert height == width
+            window = image[:, :, top : top + height, left : left + width]
+            large = F.interpolate(window, (side, side), mode="bilinear", align_corners=False)
+            found.append(((top, left, height, width), window, large))
+        yield image, found
+
+
+def crop_flip_roll(images, draws):
+    """Images [b, C, H, W] as a recover step sees them: cropped, resized, flipped and rolled one after another."""
+    if draws.boxes is not None:
+        top, left, height, width = draws.boxes[0].tolist()
+        window = images[:, :, top : top + height, left : left + width]
+        images = F.interpolate(window, images.shape[-2:], mode="bilinear", align_corners=False)
+        images = images.flip(-1) if draws.flips[0] else images
+    return torch.roll(images, draws.rolls[0].tolist(), (2, 3))
+
+
+def colored_folder(folder, side, count):
     """A data set of noisy colored images of a dark and a light class, read from a folder."""
     from PIL import Image
 

@@ -15,7 +15,7 @@ from ddbench.methods.engines.encoders.patch_update import Updater, cut_tiles, en
 from ddbench.methods.engines.encoders.projector import Adapted, FitFields, FromSpace, first_factors, fitted, merged
 from ddbench.methods.engines.encoders.weak_teachers import WeakFields, weak_labels, weak_teachers
 from pydantic import ValidationError
-from small_tasks import CPU, coloured_folder, digits, refused, shipped_record, stopped_elsewhere
+from small_tasks import CPU, colored_folder, digits, refused, shipped_record, stopped_elsewhere
 from torch import nn
 from watching import Watch
 
@@ -167,7 +167,7 @@ def an_encoder(dtype=torch.float32):
 
 def a_start(encoder, classes=5, dtype=torch.float32):
     columns = F.normalize(normal(encoder.width, classes, key="columns", dtype=dtype), dim=0)
-    return encoders_engine.Start(encoder, columns, None)
+    return encoders_engine.ProjectorStart(encoder, columns, None)
 
 
 def drawn_factors(encoder, fields, classes=5):
@@ -469,7 +469,7 @@ def test_the_fit_brings_the_projector_to_its_labels_and_leaves_teachers_alone():
 
 def params_of(start, fields):
     form = fields.form()
-    encoder = {"encoder": start.encoder.params, "columns": start.said}
+    encoder = {"encoder": start.encoder.params, "columns": start.columns_from}
     return {**encoder, "conv": form.conv, "scale": form.scale, "normalised": form.normalised}
 
 
@@ -756,9 +756,9 @@ def tiny(tmp_path):
 
 
 @pytest.fixture
-def colours(tmp_path):
+def colors(tmp_path):
     """A folder data set of noisy images of 16 px in two classes, called in two words."""
-    return coloured_folder(tmp_path / "colours", 16, 12)
+    return colored_folder(tmp_path / "colors", 16, 12)
 
 
 CLIPPED = {"prompt": "a picture of a {}.", "fit_batch": 8, "teacher_batch": 8}
@@ -768,8 +768,8 @@ def clipped(name, task, **changes):
     return distilled(task, **{**CLIPPED, "encoder": f"open_clip:{name}", **changes})
 
 
-def test_text_columns_are_made_again_of_prompts_and_cost_nothing(tiny, colours):
-    task = a_task(ipc=1, data=colours, network=ONE)
+def test_text_columns_are_made_again_of_prompts_and_cost_nothing(tiny, colors):
+    task = a_task(ipc=1, data=colors, network=ONE)
     start = start_of(task, EncoderFields(encoder=f"open_clip:{tiny}", prompt="a picture of a {}."))
     assert start.columns.shape == (24, 2) and torch.allclose(start.columns.norm(dim=0), torch.ones(2))
     synset = clipped(tiny, task)
@@ -792,9 +792,9 @@ def test_text_columns_are_made_again_of_prompts_and_cost_nothing(tiny, colours):
     assert facts == {"network": f"open_clip:{tiny}", "encoder": "drawn"}
 
 
-def test_before_the_fit_the_projector_is_zero_shot_clip(tiny, colours):
+def test_before_the_fit_the_projector_is_zero_shot_clip(tiny, colors):
     """Proposition 1 of the paper: the largest logit is that of the most similar text."""
-    task = a_task(ipc=1, data=colours, network=ONE)
+    task = a_task(ipc=1, data=colors, network=ONE)
     start = start_of(task, EncoderFields(encoder=f"open_clip:{tiny}"))
     module = Projector(start.encoder, start.columns, {}, Form())
     images = normal(9, 3, 32, 32)
@@ -806,19 +806,19 @@ def test_before_the_fit_the_projector_is_zero_shot_clip(tiny, colours):
     assert torch.equal(module(images).argmax(1), (image @ text.T).argmax(1))
 
 
-def test_class_means_may_take_the_place_of_texts(tiny, colours):
-    synset = clipped(tiny, a_task(1, data=colours, network=ONE), columns="class-means")
+def test_class_means_may_take_the_place_of_texts(tiny, colors):
+    synset = clipped(tiny, a_task(1, data=colors, network=ONE), columns="class-means")
     assert synset.targets.params["columns"] is None and synset.targets.tensors["columns"].shape == (24, 2)
 
 
-def test_other_weights_or_class_names_than_the_fits_are_refused(tiny, colours):
-    synset = clipped(tiny, a_task(1, data=colours, network=ONE))
+def test_other_weights_or_class_names_than_the_fits_are_refused(tiny, colors):
+    synset = clipped(tiny, a_task(1, data=colors, network=ONE))
     other = changed(synset, params={"encoder": {**synset.targets.params["encoder"], "seed": 1}})
     with pytest.raises(UsageError, match="fitted to"):
-        a_task(data=colours).labeller(other)
+        a_task(data=colors).labeller(other)
     other = changed(synset, params={"columns": {"prompt": "no {}", "texts": synset.targets.params["columns"]["texts"]}})
     with pytest.raises(UsageError, match="called otherwise"):
-        a_task(data=colours).labeller(other)
+        a_task(data=colors).labeller(other)
 
 
 def test_drawn_clip_weights_are_keyed_and_leave_the_generators_alone(tiny):
@@ -884,7 +884,7 @@ def test_ranks_on_clips_resnet_are_the_papers_parameters():
 @pytest.mark.slow
 def test_the_real_resnet_of_clip_with_drawn_weights_from_end_to_end(tmp_path):
     """RN50 at 224 px, on a folder of two classes: fit, set, labels and a student."""
-    data = coloured_folder(tmp_path / "colours", 32, 4)
+    data = colored_folder(tmp_path / "colors", 32, 4)
     task = a_task(1, data=data, network=ONE)
     synset = clipped("RN50", task, rank_conv=8, rank_columns=2, fit_epochs=1, pool=4)
     encoder = synset.targets.params["encoder"]

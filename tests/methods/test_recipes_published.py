@@ -101,11 +101,6 @@ def test_a_batch_is_smaller_than_the_set_and_the_network_fits_the_images(method)
         assert (hyper.batch_syn or 0) < card.classes * budget.ipc, entry  # left out: all images
 
 
-def test_teslas_step_sizes_are_half_of_the_released_commands():
-    rates = {entry.dataset: hyper.lr_img for entry, _, hyper in cells("tesla", ours=False)}
-    assert rates == {"cifar10": 1000 / 2, "cifar100": 1000 / 2, "imagenet-1k-64": 10_000 / 2}
-
-
 def test_ftd_whitens_where_mtt_does_or_its_command_says_so():
     spaces = {
         method: {(e.dataset, b.ipc): h.space for e, b, h in cells(method, ours=False) if e.default}
@@ -148,10 +143,3 @@ def test_dq_trains_small_sets_in_small_batches():
     for entry, budget, hyper in cells("dq"):
         if entry.dataset == "cifar10":
             assert hyper.student_batch == (16 if budget.fraction * hyper.patch_keep <= 0.1 else 128), entry
-
-
-def test_datadam_paper_and_code_disagree_as_their_sources_do():
-    recipes = {entry.name: (entry.network, hyper) for entry, _, hyper in cells("datadam") if entry.dataset == "cifar10"}
-    (network, paper), (codes_network, code) = recipes["paper"], recipes["code"]
-    assert (paper.power, paper.iterations, paper.student, network) == (4, 8_000, "paper", "convnet-d3")
-    assert (code.power, code.iterations, code.student, codes_network) == (1, 20_000, "code", "convnet-d3-bn")

@@ -1,4 +1,4 @@
-"""What the squeeze, recover, relabel methods share between their stages: problems, where images begin, what is shipped."""
+"""From teachers to recovered images: hyper-parameters of the family, initial images, and the blocks that are recovered."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -39,7 +39,7 @@ def recovered(
     hyper: DecoupledHyper,
     teachers: Mapping[str, Teacher],
     votes: Sequence[Votes],
-    made: Callable[[Tensor, Tensor], SynSet] | None = None,
+    make_set: Callable[[Tensor, Tensor], SynSet] | None = None,
     *,
     start: "Start | None" = None,
     refine: Refinement | None = None,
@@ -51,7 +51,7 @@ def recovered(
         hyper: how.
         teachers: by name.
         votes: for each IPC index, the voters with their weights.
-        made: gives the set of such images and classes, for snapshots.
+        make_set: gives the set of such images and classes, for snapshots.
         start: where images begin; None: as `hyper.init` says.
         refine: see `Recovery`.
     """
@@ -70,12 +70,12 @@ def recovered(
     voters = {name: Voter(teachers[name].module(task.device), execution=how) for name in sorted(used)}
     black, white = (bound.to(task.device) for bound in pixel_bounds(space, task.dataset.channels))
     recovery = Recovery(task, hyper, voters, (black, white), refine=refine)
-    shown = None if made is None else lambda parts: made(torch.cat(parts), labels)
-    return torch.cat(recovery.run(blocks, keep, shown)), labels
+    snapshot = None if make_set is None else lambda parts: make_set(torch.cat(parts), labels)
+    return torch.cat(recovery.run(blocks, keep, snapshot)), labels
 
 
 def require_recoverable(task: Task, hyper: DecoupledHyper, names: Sequence[str]) -> None:
-    """UsageError for what would fail after hours of squeezing or recovering, asked before: norms, patches, labels."""
+    """Raise UsageError for what would fail after hours of squeezing or recovering, called before: norms, patches, labels."""
     hyper.require_voters(task, names)
     if hyper.init == "patches":
         require_patches(task, hyper)
@@ -83,7 +83,7 @@ def require_recoverable(task: Task, hyper: DecoupledHyper, names: Sequence[str])
 
 
 def space_of(teachers: Mapping[str, Teacher]) -> Space:
-    """The one space that all the teachers read; `squeeze` sees to that."""
+    """Space that all the teachers read; `squeeze` sees to it that there is one."""
     return next(iter(teachers.values())).space
 
 
@@ -92,7 +92,7 @@ Start = Callable[[int, int, Tensor], Tensor]
 
 
 def starts(task: Task, hyper: DecoupledHyper, teachers: Mapping[str, Teacher]) -> Start:
-    """Where images begin, as `hyper.init` says."""
+    """Initial images of each block, as `hyper.init` says."""
     data, space = task.dataset, space_of(teachers)
     if hyper.init == "noise":
         return lambda j, k, classes: torch.randn(
@@ -106,7 +106,7 @@ def starts(task: Task, hyper: DecoupledHyper, teachers: Mapping[str, Teacher]) -
     return lambda j, k, classes: patches[classes, j]
 
 
-def require_members(names: Sequence[str], given: str) -> None:
-    """UsageError where a committee names a network twice."""
+def require_members(names: Sequence[str], field: str) -> None:
+    """Raise UsageError where a committee names a network twice."""
     if len(set(names)) < len(names):
-        raise UsageError(f"{given} names a network twice: {', '.join(names)}")
+        raise UsageError(f"{field} names a network twice: {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""The recover stage of the decoupled family: images that a frozen teacher classifies right and whose statistics it knows.
+"""Recover stage of the decoupled family: images that a frozen teacher classifies right and whose statistics it knows.
 
 A block is B images, one of each of B classes, recovered together (SRe2L, arXiv 2306.13092). With f a teacher in eval mode, x_l
 the input of its l-th batch norm (in the order of its modules), mu_l and var_l the mean and the BIASED variance of x_l
@@ -16,7 +16,7 @@ x), eta falling like lr or staying; M is looked up anew every so many steps, and
 
 Blocks do not know of each other, so several are stacked: each has batch statistics, crop, flip and roll of its own,
 and the sum of their losses is descended (Adam works element by element, so that is the same as one after another).
-Crop, flip and roll are one gather; the statistics and the normalisation of a layer are one function with a gradient in
+Crop, flip and roll are one gather; the statistics and the normalization of a layer are one function with a gradient in
 closed form, d r / d x = (mu - m) / (|mu - m| n) + 2 (x - mu) (var - v) / (|var - v| n), n values a channel.
 """
 
@@ -49,7 +49,7 @@ CUDA_PIXELS = 4000 * 32 * 32
 
 
 class RecoverFields(Hyper):
-    """How images are recovered."""
+    """Recovery of images."""
 
     iterations: int = Field(ge=1, description="steps on every image, T")
     recover_lr: float = Field(gt=0, description="step size of Adam on the pixels, before its cosine")
@@ -79,11 +79,11 @@ class RecoverFields(Hyper):
         return roll
 
     def execution(self) -> Execution:
-        """How the voters are computed."""
+        """Precision of the voters, and whether they are compiled."""
         return Execution(self.recover_precision, self.recover_compiled)
 
     def require_voters(self, task: Task, names: Sequence[str]) -> None:
-        """UsageError where a network has nothing to measure, or the device does not compute it as asked for."""
+        """Raise UsageError where a network has nothing to measure, or the device does not compute it as asked for."""
         require_norms(task, names)
         self.execution().require(task.device.type)
 
@@ -106,7 +106,7 @@ class ImageBlock:
     votes: Mapping[str, float]
 
     def begin(self, device: torch.device) -> Tensor:
-        """The images at the start, on a device."""
+        """Initial images, on a device."""
         return (self.start if isinstance(self.start, Tensor) else self.start()).to(device)
 
 
@@ -140,7 +140,7 @@ class Refinement:
 
 
 class Recovery:
-    """Recovers blocks, several at once, for one task; goes on where a checkpoint was left."""
+    """Recovers blocks, several at once, for one task; resumes at a checkpoint."""
 
     def __init__(
         self,
@@ -172,22 +172,22 @@ class Recovery:
         self,
         blocks: Sequence[ImageBlock],
         kept: Callable[[Tensor], Tensor] | None = None,
-        made: Callable[[list[Tensor]], SynSet] | None = None,
+        make_set: Callable[[list[Tensor]], SynSet] | None = None,
     ) -> list[Tensor]:
         """Recover blocks: what was learned for each, [B, C, H, W], or [1, C, H, W] where it is a compensator; on the CPU.
 
-        `kept` says what is kept of it as soon as it is there, 8-bit pixels say; None: all. `made` gives the set of what is
+        `kept` says what is kept of it as soon as it is there, 8-bit pixels say; None: all. `make_set` gives the set of what is
         kept of all blocks, for snapshots.
 
         Raises:
             JobFailed: something is not finite; the last good checkpoint stays.
         """
         steps = self.fields.iterations
-        keep = kept or (lambda learned: learned.cpu())  # where those of before a stop are, too
+        keep = kept or (lambda learned: learned.cpu())  # where the results of an interrupted run are, too
         state = self.task.resume() or {"step": 0, "found": [], "stacks": list(self._stacks(blocks))}
-        stacks: list[list[int]] = state["stacks"]  # a run goes on with those that it began with, on any machine
-        found: dict[int, Tensor] = {int(i): tensor for i, tensor in state["found"]}
-        marks = self.task.snapshot_steps(steps) if made else ()
+        stacks: list[list[int]] = state["stacks"]  # a resumed run keeps those that it began with, on any machine
+        finished: dict[int, Tensor] = {int(i): tensor for i, tensor in state["found"]}
+        marks = self.task.snapshot_steps(steps) if make_set else ()
         passed = {(int(t), int(i)): tensor for t, i, tensor in state.get("passed", [])}
         current: BlockStack | None = None
         for step in self.task.loop(state["step"], steps * len(stacks), "recovering images"):
@@ -195,41 +195,41 @@ class Recovery:
             if current is None or t == 0:
                 members = stacks[number]
                 current = BlockStack(self, [blocks[i] for i in members], state if t else None)
-            if made and t in marks:
+            if make_set and t in marks:
                 passed.update({(t, i): keep(part) for i, part in zip(stacks[number], current.parts(), strict=True)})
                 if number == len(stacks) - 1:
                     parts = [passed.pop((t, i)) for i in range(len(blocks))]
-                    self.task.snapshot(t, steps, partial(made, parts))
+                    self.task.snapshot(t, steps, partial(make_set, parts))
             loss = current.step(t)
             if t == steps - 1:
-                found.update(zip(stacks[number], map(keep, current.parts()), strict=True))
+                finished.update(zip(stacks[number], map(keep, current.parts()), strict=True))
             if t % WINDOW == 0 or t == steps - 1:
                 _require_finite(step, loss, current.values)
                 self.task.report(step, loss=float(loss) / len(stacks[number]))
-            self.task.checkpoint(partial(self._state, step + 1, stacks, found, passed, current))
+            self.task.checkpoint(partial(self._state, step + 1, stacks, finished, passed, current))
         # a dry run does not come to all: of those that are left, one start of each size stands for the others
-        left = {len(block.labels): block for i, block in enumerate(blocks) if i not in found}
+        left = {len(block.labels): block for i, block in enumerate(blocks) if i not in finished}
         blank = {size: keep(self.first(block.begin(self.task.device))) for size, block in left.items()}
-        return [found[i] if i in found else blank[len(block.labels)] for i, block in enumerate(blocks)]
+        return [finished[i] if i in finished else blank[len(block.labels)] for i, block in enumerate(blocks)]
 
     def first(self, start: Tensor) -> Tensor:
-        """What is learned of a block's start, before the first step."""
+        """Initial value of what is learned of a block that begins as `start`."""
         return torch.zeros_like(start[:1]) if self.compensate else start
 
     def _state(
         self,
         done: int,
         stacks: list[list[int]],
-        found: Mapping[int, Tensor],
+        finished: Mapping[int, Tensor],
         passed: Mapping[tuple[int, int], Tensor],
         stack: "BlockStack",
     ) -> dict[str, Any]:
-        _require_finite(done - 1, stack.values)  # so that what is kept can be gone on from
+        _require_finite(done - 1, stack.values)  # so that a run can resume from every checkpoint
         over = [i for members in stacks[: done // self.fields.iterations] for i in members]
         return {
             "step": done,
             "stacks": stacks,
-            "found": [[i, found[i]] for i in over],
+            "found": [[i, finished[i]] for i in over],
             "passed": [[t, i, tensor] for (t, i), tensor in passed.items()],
             "stack": stack.values.detach(),
             "adam": stack.optimizer.state_dict(),
@@ -246,9 +246,9 @@ class Recovery:
             yield from (members[first : first + size] for first in range(0, len(members), size))
 
     def _wise(self, block: ImageBlock, count: int) -> int:
-        """How many blocks like this one go at once: what keeps the device busy, and fits into a quarter of its memory.
+        """Choose how many blocks like this one go at once: what keeps the device busy, and fits into a quarter of its memory.
 
-        Not of what is free: the same run on the same machine must give the same bits, whoever else is there.
+        Not of the memory that is free: equal runs on one machine must give equal bits, whatever else runs there.
         """
         device, images = self.task.device, len(block.labels)
         pixels = images * self.task.dataset.side**2
@@ -293,7 +293,7 @@ class BlockStack:
         self._window, self._draws = -1, list[Draws]()
 
     def step(self, t: int) -> Tensor:
-        """One step of the optimiser on all of them; gives the sum of the losses before it."""
+        """One step of the optimizer on all of them; gives the sum of the losses before it."""
         fields, bounds, refine = self.recovery.fields, self.recovery.bounds, self.recovery.refine
         constant = refine is not None and refine.schedule == "constant"
         for group in self.optimizer.param_groups:
@@ -312,7 +312,7 @@ class BlockStack:
 
     @torch.no_grad()
     def _refine(self, refine: Refinement, t: int) -> None:
-        """The optimiser's step, of which every pixel has its share."""
+        """Take the optimizer's step, of which every pixel has its share."""
         if t % refine.every == 0:
             self.shares = refine.mask(self.values.detach(), self.labels)
         assert self.shares is not None and self.values.grad is not None
@@ -326,7 +326,7 @@ class BlockStack:
         self.values.copy_(before + shares * (self.values - before))
 
     def loss(self, t: int) -> Tensor:
-        """The sum over blocks of their losses at a step."""
+        """Sum over blocks of their losses at a step."""
         if self._window != t // WINDOW:
             self._window = t // WINDOW
             self._draws = [self.recovery.draws(block, self._window) for block in self.blocks]
@@ -339,13 +339,13 @@ class BlockStack:
         return total
 
     def _seen(self) -> Tensor:
-        """The images [G B, C, H, W] before they are cropped."""
+        """Images [G B, C, H, W] before they are cropped."""
         if self.still is None:
             return self.values
         return self.still + self.values.repeat_interleave(self.images, dim=0)
 
     def parts(self) -> tuple[Tensor, ...]:
-        """What each block has learned."""
+        """Images, or compensator, of each block."""
         return self.values.detach().clone().chunk(self.groups)
 
 

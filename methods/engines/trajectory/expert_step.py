@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ..matching.feature_matching import chunk_images
+from ..condensation import chunk_images
 from .flat import FlatNetwork
 
 Gradients = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -29,7 +29,7 @@ _EPS = 1e-12
 
 
 class ExpertRecipe(BaseModel):
-    """How an expert is trained; the defaults are MTT's. Its fields are part of the stage's key."""
+    """Training of an expert; the defaults are MTT's. Its fields are part of the stage's key."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -62,7 +62,7 @@ class ExpertBatch:
     labels: Tensor
 
     def parts(self) -> Iterator[tuple["ExpertBatch", float]]:
-        """The batch in parts of a size that suits the device, each with its share of the images."""
+        """Split the batch in parts of a size that suits the device, each with its share of the images."""
         size, count = chunk_images(self.images.device, self.images.shape[-1]), self.labels.shape[1]
         for part in zip(*(t.split(size, dim=1) for t in (self.images, self.augmented, self.labels)), strict=True):
             yield ExpertBatch(*part), part[-1].shape[1] / count
