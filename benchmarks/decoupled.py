@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from ddbench.methods.engines.decoupled.codecs import pixel_bounds
 from ddbench.methods.engines.decoupled.measured_norm import Voter, saved_bytes
-from ddbench.methods.engines.decoupled.recover import Problem, RecoverFields, Recovery, _Stack
+from ddbench.methods.engines.decoupled.recover import BlockStack, ImageBlock, RecoverFields, Recovery
 from torch import Tensor, nn
 
 from ddbench.augment.crops import draw_crops
@@ -59,7 +59,7 @@ def teacher(name: str, side: int) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def engine(args: argparse.Namespace, groups: int, **how: object) -> tuple[_Stack, Voter]:
+def engine(args: argparse.Namespace, groups: int, **how: object) -> tuple[BlockStack, Voter]:
     """A stack of `groups` problems on the engine."""
     data = noise_data(args.side)
     task = Task(data, Budget(ipc=1), args.network, 0, torch.device(args.device))
@@ -68,12 +68,12 @@ def engine(args: argparse.Namespace, groups: int, **how: object) -> tuple[_Stack
     bounds = tuple(bound.to(task.device) for bound in pixel_bounds(task.space("normalised"), 3))
     recovery = Recovery(task, fields, {"f": voter}, (bounds[0], bounds[1]))
     problems = [
-        Problem(
+        ImageBlock(
             (j, 0), torch.arange(args.block) % CLASSES, torch.randn(args.block, 3, args.side, args.side), {"f": 1.0}
         )
         for j in range(groups)
     ]
-    return _Stack(recovery, problems, None), voter
+    return BlockStack(recovery, problems, None), voter
 
 
 def reference(args: argparse.Namespace) -> Callable[[int], None]:

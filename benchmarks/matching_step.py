@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from children import child
 from ddbench.methods.engines.matching.attention import AttentionMaps
-from ddbench.methods.engines.matching.matching import Pairs, embeddings, matching_gradient
+from ddbench.methods.engines.matching.feature_matching import Pairs, embeddings, matching_gradient
 from torch import Tensor, nn
 
 from ddbench.augment import DSA

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from ddbench.methods.engines.decoupled.squeeze import SqueezeFields
+from ddbench.methods.engines.selection.coresets import shown_at_once
 from ddbench.methods.engines.selection.dynamics import DynamicsFields, Recorder
-from ddbench.methods.engines.selection.selection import shown_at_once
 from PIL import Image
 
 from ddbench import networks

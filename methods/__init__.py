@@ -1,1 +1,1 @@
-"""The distillation methods, one page each; `engines` holds what several share, `recipes` the published settings."""
+"""Distillation methods, one page each; `engines` holds what several share, `recipes` the published settings."""

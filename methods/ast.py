@@ -2,16 +2,16 @@
 
 1. Experts by SGD with momentum 0.9 and weight decay 1e-3, learning rate 0.003, times 0.6 from epoch 27 on; cross-entropy
    times 0.50, 0.55, ..., 0.95 in the first ten epochs (clipping loss), and a gradient penalty of weight 2
-   (`engines.experts`).
+   (`engines.trajectory.experts`).
 2. X: per class, k-means of the logits that an expert's final snapshot gives to the real images; the images nearest to
-   each centre (init "representative"; "real": random ones). alpha as in MTT.
+   each center (init "representative"; "real": random ones). alpha as in MTT.
 3. For iteration = 0 .. iterations - 1, as in MTT (`methods/mtt.py`) but:
    a. weight_perturb: convolution kernels of theta_t become w + d * w elementwise, d Gaussian of the kernel's shape
       divided by its Frobenius norm; this is the start, and the theta_t of every denominator.
    b. The student's SGD has momentum 0.9.
    c. balance_loss: every inner loss times log_5(t - T // 2 + 8) where t >= T // 2, else divided by
       log_5(T // 2 - t + 8), T = max_start_epoch.
-   d. match_middle: for k = 1 .. M - 1, at step k (N // M), the distance to theta_{t+k}, normalised likewise, is added
+   d. match_middle: for k = 1 .. M - 1, at step k (N // M), the distance to theta_{t+k}, normalized likewise, is added
       to L with weight 1.
 4. X and alpha after the last iteration are the result.
 
@@ -30,8 +30,7 @@ from ddbench.distillation.method import Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.matching.matching import classes_of
-from .engines.selection.selection import equal_shares
+from .engines.shares import classes_of, equal_shares
 from .engines.trajectory.experts import ExpertRecipe, Experts
 from .engines.trajectory.gradient import Segment
 from .engines.trajectory.outer_loop import (
@@ -58,7 +57,7 @@ DIFFERENCES = (
     "a multiple of it, larger clusters give one image more; no image is chosen twice",
     "middle terms have weight 1; no adaptive weights, alignment loss or graph of the last steps only, which the published "
     "commands leave off",
-    "in the shipped student recipe momentum stays 0.9 and the last step is scored; the released code lowers it to 0.8 "
+    "in the set's own student recipe momentum stays 0.9 and the last step is scored; the released code lowers it to 0.8 "
     "half-way and takes the best of many looks at the test set",
 )
 INNER_MOMENTUM = 0.9
@@ -70,8 +69,8 @@ class ASTHyper(TrajectoryHyper):
     weight_perturb: bool = Field(description="perturb the kernels of the start")
     balance_loss: bool = Field(description="scale the inner loss by the start epoch")
     match_middle: bool = Field(description="match the experts' epochs in between, too")
-    init: Literal["representative", "real"] = Field(description="X: near k-means centres, or random real images")
-    student_epochs: int = Field(ge=1, description="epochs of the shipped student recipe")
+    init: Literal["representative", "real"] = Field(description="X: near k-means centers, or random real images")
+    student_epochs: int = Field(ge=1, description="epochs of the set's own student recipe")
     final_epoch: int = Field(50, ge=1, description="epochs of the snapshot that chooses X")
     clusters: int = Field(10, ge=1, description="k-means clusters of a class")
     clipping_epochs: int = Field(10, ge=0, description="epochs with a scaled cross-entropy in the experts' training")
@@ -96,7 +95,7 @@ def distill(task: Task, hyper: ASTHyper) -> SynSet:
         images = representative_images(task, hyper, experts) if representative else real_images(task, space)
         learned = Learned(images, one_hot(task), hyper.lr_teacher)
 
-    def made() -> SynSet:
+    def make_set() -> SynSet:
         student = student_of(
             task,
             learned.syn_lr,
@@ -106,15 +105,15 @@ def distill(task: Task, hyper: ASTHyper) -> SynSet:
         )
         return task.synset(space=space, images=learned.images, classes=classes_of(task), student_recipe=student)
 
-    for iteration in outer_iterations(task, hyper, learned, made):
+    for iteration in outer_iterations(task, hyper, learned, make_set):
         rollout = engine.roll(segment_at(task, hyper, experts, iteration), learned.synthetic())
         learned.descend(rollout.gradient(), hyper)
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-    return made()
+    return make_set()
 
 
 def smooth(hyper: ASTHyper) -> ExpertRecipe:
-    """How AST's experts are trained."""
+    """Training of AST's experts."""
     return ExpertRecipe(
         lr=0.003,
         momentum=0.9,
@@ -127,7 +126,7 @@ def smooth(hyper: ASTHyper) -> ExpertRecipe:
 
 
 def segment_at(task: Task, hyper: ASTHyper, experts: Experts, iteration: int) -> Segment:
-    """The problem of one outer iteration."""
+    """Segment of one outer iteration."""
     expert = draw_expert(task, hyper.experts, iteration)
     t = draw_start(task, 0, hyper.max_start_epoch, iteration)
     start, steps, epochs = experts.at(expert, t), hyper.syn_steps, hyper.expert_epochs
@@ -152,29 +151,29 @@ def perturbed(vector: Tensor, kernels: dict[str, slice], generator: torch.Genera
 
 
 def balance(t: int, max_start_epoch: int) -> float:
-    """The factor of the inner loss at start epoch t."""
+    """Factor of the inner loss at start epoch t."""
     half = max_start_epoch // 2
     return math.log(t - half + 8, 5) if t >= half else 1 / math.log(half - t + 8, 5)
 
 
 def representative_images(task: Task, hyper: ASTHyper, experts: Experts) -> Tensor:
-    """Real images [classes * ipc, C, H, W] near the k-means centres of their class's logits, class by class."""
+    """Real images [classes * ipc, C, H, W] near the k-means centers of their class's logits, class by class."""
     space = task.space(hyper.space)
     vector = experts.at(clustering_expert(task, hyper), hyper.final_epoch)
     chosen = []
     for pool, count in zip(task.class_indices(), equal_shares(task), strict=True):
         logits = logits_of(experts, vector, task.read(space, pool)).cpu()
-        chosen.append(pool[near_centres(logits, count, hyper.clusters)])
+        chosen.append(pool[near_centers(logits, count, hyper.clusters)])
     return task.read(space, torch.cat(chosen)).clone()
 
 
 def clustering_expert(task: Task, hyper: ASTHyper) -> int:
-    """The expert whose final snapshot chooses X: drawn by the synthesis seed."""
+    """Expert whose final snapshot chooses X: drawn by the synthesis seed."""
     return int(torch.randint(hyper.experts, (), generator=task.rng("cluster-expert")))
 
 
-def near_centres(points: Tensor, count: int, clusters: int) -> Tensor:
-    """Positions of `count` distinct points [n, d], an equal share nearest to each centre of min(clusters, count) k-means.
+def near_centers(points: Tensor, count: int, clusters: int) -> Tensor:
+    """Positions of `count` distinct points [n, d], an equal share nearest to each center of min(clusters, count) k-means.
 
     What is left over goes to the larger clusters, one each.
     """
@@ -182,13 +181,13 @@ def near_centres(points: Tensor, count: int, clusters: int) -> Tensor:
 
     groups = min(clusters, count)
     fitted = KMeans(groups, n_init=10, random_state=0).fit(points.double().numpy())
-    centres = torch.from_numpy(fitted.cluster_centers_)
+    centers = torch.from_numpy(fitted.cluster_centers_)
     sizes = torch.from_numpy(fitted.labels_).long().bincount(minlength=groups)
     share, rest = divmod(count, groups)
     larger = set(sizes.argsort(descending=True, stable=True)[:rest].tolist())
     chosen: list[int] = []
-    for group, centre in enumerate(centres):
-        nearest = (points.double() - centre).square().sum(1).argsort(stable=True).tolist()
+    for group, center in enumerate(centers):
+        nearest = (points.double() - center).square().sum(1).argsort(stable=True).tolist()
         chosen += [p for p in nearest if p not in chosen][: share + (group in larger)]
     return torch.tensor(chosen)
 

@@ -6,7 +6,7 @@ S = milestone * T
     t < S:  c(t) = 0.08 + 0.92 (1 + cos(pi t / S)) / 2       (or a line, or a step)
     t >= S: c(t) = 0.08
 
-falls from whole images to small windows: first what is global, then what is local. All else is `sre2l`.
+falls from whole images to small windows: global structure first, then local detail. All else is `sre2l`.
 
 Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/decoupled.md`, and the records of `results/measured`.
 """

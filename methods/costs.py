@@ -15,15 +15,16 @@ from ddbench.networks import canonical
 from ddbench.training.recipe import StudentRecipe
 
 from .cvdd import CVDDHyper
+from .engines.condensation import chunk_images, dsa_student
+from .engines.decoupled.cam import AT_ONCE as CAM_AT_ONCE
 from .engines.decoupled.patches import AT_ONCE as CROPS_AT_ONCE
 from .engines.decoupled.recover import CPU_PIXELS, CUDA_PIXELS
 from .engines.decoupled.squeeze import SqueezeFields
-from .engines.encoders.cam import AT_ONCE as CAM_AT_ONCE
-from .engines.encoders.encoders import OPEN_CLIP, STAND_IN, TEACHER
-from .engines.matching.matching import chunk_images, dsa_student
+from .engines.encoders.image_encoders import OPEN_CLIP, STAND_IN, TEACHER
 from .engines.selection.bins import BinFields
+from .engines.selection.coresets import shown_at_once
 from .engines.selection.dynamics import DynamicsFields
-from .engines.selection.selection import equal_shares, shown_at_once
+from .engines.shares import equal_shares
 from .engines.trajectory.experts import ExpertRecipe
 from .engines.trajectory.outer_loop import TrajectoryHyper, soft_student, student_of
 from .hello import HelloHyper

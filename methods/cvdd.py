@@ -28,9 +28,9 @@ from ddbench.synset.synset import SynSet
 
 from .engines.decoupled.pipeline import recovered, require_members, require_recoverable, space_of
 from .engines.decoupled.priors import held_accuracies
-from .engines.decoupled.relabel import relabelled
+from .engines.decoupled.relabel import relabeled
 from .engines.decoupled.squeeze import squeeze
-from .engines.selection.selection import equal_shares
+from .engines.shares import equal_shares
 from .sre2lpp import DIFFERENCES as SRE2LPP
 from .sre2lpp import METHOD as SRE2LPP_METHOD
 from .sre2lpp import SRe2LPPHyper
@@ -90,10 +90,10 @@ def distill(task: Task, hyper: CVDDHyper) -> SynSet:
     ]
     labellers = list(zip(teachers.values(), weights(priors, hyper.label_temperature), strict=True))
 
-    def made(images: Tensor, classes: Tensor) -> SynSet:
-        return relabelled(task, hyper, space_of(teachers), labellers, classes=classes, images=images)
+    def make_set(images: Tensor, classes: Tensor) -> SynSet:
+        return relabeled(task, hyper, space_of(teachers), labellers, classes=classes, images=images)
 
-    return made(*recovered(task, hyper, teachers, votes, made))
+    return make_set(*recovered(task, hyper, teachers, votes, make_set))
 
 
 def weights(priors: Sequence[float], temperature: float) -> list[float]:
@@ -103,7 +103,7 @@ def weights(priors: Sequence[float], temperature: float) -> list[float]:
 
 
 def voters_of(task: Task, hyper: CVDDHyper, names: Sequence[str], j: int) -> tuple[str, ...]:
-    """Who votes on IPC index j, in the committee's order."""
+    """Members that vote on IPC index j, in the committee's order."""
     if hyper.first_voters is not None:
         wanted = [canonical(name, side=task.dataset.side) for name in hyper.first_voters]
         require_members(wanted, "first_voters")

@@ -4,7 +4,7 @@
 2. For step = 0 .. iterations - 1:
    a. A fresh random network, in train mode, weights frozen; f_l is the output of its l-th ReLU, l = 1 .. L.
    b. For every class c: B_c real images, S_c all its synthetic images, one DSA operation with one set of parameters
-      for both. All classes together: with batch normalisation all real images share one forward.
+      for both. All classes together: with batch normalization all real images share one forward.
    c. Attention of an image at l: a_l = vec(sum over channels of |f_l|^p), divided by its own L2 norm.
    d. L_SAM = sum_{l < L} sum_c || mean_{B_c} a_l - mean_{S_c} a_l ||_2^2; the last layer is left out here, and its
       flattened, pooled output e enters by L_MMD = sum_c || mean_{B_c} e - mean_{S_c} e ||_2^2.
@@ -26,28 +26,19 @@ from pydantic import Field
 from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
-from ddbench.training.recipe import StudentRecipe
 
+from .engines.condensation import descend, dsa_student
 from .engines.matching.attention import AttentionMaps
-from .engines.matching.matching import (
-    Init,
-    classes_of,
-    descend,
-    dsa_student,
-    make_pairs,
-    matching_gradient,
-    require_finite,
-    start,
-    state_at,
-)
+from .engines.matching.feature_matching import Init, make_pairs, matching_gradient, require_finite, start, state_at
+from .engines.shares import classes_of
 
 DIFFERENCES = (
     "the last step's set is the result; the paper reports the best checkpoint by test accuracy",
-    "the initial images are k-centres of the pixels; the paper names k-centre, and the authors ship chosen tensors "
+    "the initial images are k-centres of the pixels; the paper names k-centre, and the authors provide chosen tensors "
     "whose making is not established",
     "draws are keyed by seed, step and class; the released code seeds from the clock",
     "weight 100 on the whole loss comes from the released code; the paper's table does not give it",
-    "1,800 epochs and batches of 64 for the shipped student recipe come from the released code",
+    "1,800 epochs and batches of 64 for the set's own student recipe come from the released code",
     "one-channel images are not padded to 32 px",
 )
 
@@ -64,7 +55,7 @@ class DataDAMHyper(Hyper):
     momentum: float = Field(0.5, ge=0, lt=1, description="of the SGD on the images")
     init: Init = Field("kcenter", description="what S begins as: k-centres, random real images, or N(0, 1)")
     space: Literal["pixel", "normalised", "zca"] = Field("normalised", description="space of the images (--zca: zca)")
-    student: Literal["paper", "code"] = Field("paper", description="schedule of the student recipe that is shipped")
+    student: Literal["paper", "code"] = Field("paper", description="schedule of the set's own student recipe")
 
 
 def distill(task: Task, hyper: DataDAMHyper) -> SynSet:
@@ -75,11 +66,16 @@ def distill(task: Task, hyper: DataDAMHyper) -> SynSet:
     images, velocity = (state[name].to(task.device) for name in ("images", "velocity"))
     attention, embedding = hyper.scale, hyper.scale * hyper.task_balance
 
-    def made() -> SynSet:
-        return task.synset(space=space, images=images, classes=classes_of(task), student_recipe=_student(task, hyper))
+    def make_set() -> SynSet:
+        schedules = {
+            "paper": {"name": "step-every", "epochs": 15, "factor": 0.5},
+            "code": {"name": "step", "at": 0.5, "factor": 0.1},
+        }
+        student = dsa_student(task, epochs=1800, batch=64, schedule=schedules[hyper.student])
+        return task.synset(space=space, images=images, classes=classes_of(task), student_recipe=student)
 
     for step in task.loop(state["step"], hyper.iterations, "matching attention"):
-        task.snapshot(step, hyper.iterations, made)
+        task.snapshot(step, hyper.iterations, make_set)
         network = task.create_network("network", step).requires_grad_(False)
         with task.forked("dropout", step), AttentionMaps(network, hyper.power) as features:
             weights = (attention, embedding)
@@ -88,15 +84,7 @@ def distill(task: Task, hyper: DataDAMHyper) -> SynSet:
         descend(images, velocity, gradient, hyper.lr_img, hyper.momentum)
         task.report(step, loss=loss)
         task.checkpoint(partial(state_at, step + 1, images, velocity))
-    return made()
-
-
-def _student(task: Task, hyper: DataDAMHyper) -> StudentRecipe:
-    by = {
-        "paper": {"name": "step-every", "epochs": 15, "factor": 0.5},
-        "code": {"name": "step", "at": 0.5, "factor": 0.1},
-    }
-    return dsa_student(task, epochs=1800, batch=64, schedule=by[hyper.student])
+    return make_set()
 
 
 METHOD = Method(

@@ -2,7 +2,7 @@
 
 1. Experts as in FTD (GSAM, a = 0.3), trained to `final_epoch`; their final snapshots choose and label X.
 2. X: IPC real images of every class, in random order the first that a reference expert classifies rightly; where it does
-   not find enough, the next expert goes on. Labels: free logits, for each image the mean of the final logits of those
+   not find enough, the next expert continues. Labels: free logits, for each image the mean of the final logits of those
    experts that classify it rightly. (init "real": random images, and the logits of one random expert.)
 3. For iteration = 0 .. iterations - 1:
    a. t uniform on {T-, ..., U - 1}. Sequential growth: U = min(T+, T + floor((T+ - T) iteration / E)); else U = T+.
@@ -26,8 +26,8 @@ from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed
 from ddbench.synset.synset import SynSet
 
-from .engines.matching.matching import classes_of
-from .engines.selection.selection import equal_shares, random_choice
+from .engines.selection.coresets import random_choice
+from .engines.shares import classes_of, equal_shares
 from .engines.trajectory.experts import ExpertRecipe, Experts
 from .engines.trajectory.gradient import Mode
 from .engines.trajectory.outer_loop import (
@@ -84,12 +84,12 @@ class DATMHyper(TrajectoryHyper):
 def distill(task: Task, hyper: DATMHyper) -> SynSet:
     """Learn images, label logits and a step size on segments of a growing difficulty window."""
     recipe = ExpertRecipe(rho=hyper.rho, gsam_alpha=hyper.gsam_alpha)
-    labelling = [labelling_expert(task, hyper)] if hyper.init == "real" else None
-    experts = open_experts(task, hyper, recipe, hyper.final_epoch, labelling)
+    labeling = [labeling_expert(task, hyper)] if hyper.init == "real" else None
+    experts = open_experts(task, hyper, recipe, hyper.final_epoch, labeling)
     engine = engine_of(task, hyper, experts)
     learned = Learned.resume(task) or begin(task, hyper, experts)
 
-    def made() -> SynSet:
+    def make_set() -> SynSet:
         return task.synset(
             space=task.space(hyper.space),
             images=learned.images,
@@ -98,13 +98,13 @@ def distill(task: Task, hyper: DATMHyper) -> SynSet:
             targets=soft_targets(learned.labels),
         )
 
-    for iteration in outer_iterations(task, hyper, learned, made):
+    for iteration in outer_iterations(task, hyper, learned, make_set):
         start = draw_start(task, hyper.min_start_epoch, window_end(hyper, iteration), iteration)
         rollout = engine.roll(segment_of(task, hyper, experts, iteration, start), learned.synthetic())
         if rollout.loss <= hyper.threshold:
             learned.descend(rollout.gradient(), hyper, hyper.lr_y, hyper.momentum_y)
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-    return made()
+    return make_set()
 
 
 def window_end(hyper: DATMHyper, iteration: int) -> int:
@@ -120,7 +120,7 @@ def begin(task: Task, hyper: DATMHyper, experts: Experts) -> Learned:
     space, counts = task.space(hyper.space), equal_shares(task)
     if hyper.init == "real":
         images = task.read(space, torch.cat(random_choice(task, counts)))
-        vector = experts.at(labelling_expert(task, hyper), hyper.final_epoch)
+        vector = experts.at(labeling_expert(task, hyper), hyper.final_epoch)
         return Learned(images.clone(), logits_of(experts, vector, images), hyper.lr_teacher, logits=True)
     finals = [experts.at(expert, hyper.final_epoch) for expert in range(hyper.experts)]
     images = task.read(space, rightly_classified(task, hyper, experts, finals))
@@ -128,8 +128,8 @@ def begin(task: Task, hyper: DATMHyper, experts: Experts) -> Learned:
     return Learned(images.clone(), labels, hyper.lr_teacher, logits=True)
 
 
-def labelling_expert(task: Task, hyper: DATMHyper) -> int:
-    """The expert that labels random real images: drawn by the synthesis seed."""
+def labeling_expert(task: Task, hyper: DATMHyper) -> int:
+    """Expert that labels random real images: drawn by the synthesis seed."""
     return int(torch.randint(hyper.experts, (), generator=task.rng("label-expert")))
 
 
@@ -145,21 +145,21 @@ def rightly_classified(task: Task, hyper: DATMHyper, experts: Experts, finals: l
     chosen = []
     for label, pool in enumerate(task.class_indices()):
         order = pool[torch.randperm(len(pool), generator=task.rng("right", label))]
-        images, found = task.read(space, order), torch.empty(0, dtype=torch.int64)
+        images, picked = task.read(space, order), torch.empty(0, dtype=torch.int64)
         for tried in range(hyper.experts):
             if tried:
                 reference = (reference + 1) % hyper.experts
             right = logits_of(experts, finals[reference], images).argmax(1).cpu() == label
             new = order[right]
-            found = torch.cat([found, new[~torch.isin(new, found)]])[: counts[label]]
-            if len(found) == counts[label]:
+            picked = torch.cat([picked, new[~torch.isin(new, picked)]])[: counts[label]]
+            if len(picked) == counts[label]:
                 break
         else:
             raise JobFailed(
-                f"the experts classify only {len(found)} images of class {label} rightly, {counts[label]} are needed: "
+                f"the experts classify only {len(picked)} images of class {label} rightly, {counts[label]} are needed: "
                 "train them longer (final_epoch), or begin with init=real"
             )
-        chosen.append(found)
+        chosen.append(picked)
     return torch.cat(chosen)
 
 

@@ -6,7 +6,7 @@
    b. For every class c: B_c, 256 real images without replacement; S_c, all its synthetic images; A_c, one DSA
       operation with one set of parameters for both.
    c. L = sum_c || mean_{x in B_c} psi(A_c(x)) - mean_{s in S_c} psi(A_c(s)) ||_2^2, summed over the features.
-      With batch normalisation all real images share one forward, and all synthetic ones another.
+      With batch normalization all real images share one forward, and all synthetic ones another.
    d. v <- 0.5 v + dL/dS; S <- S - lr_img v. Images are never clamped.
 3. S after the last step is the result; it is float32 in the space of the distillation.
 
@@ -22,10 +22,8 @@ from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.matching.matching import (
-    classes_of,
-    descend,
-    dsa_student,
+from .engines.condensation import descend, dsa_student
+from .engines.matching.feature_matching import (
     embeddings,
     make_pairs,
     matching_gradient,
@@ -33,13 +31,14 @@ from .engines.matching.matching import (
     start,
     state_at,
 )
+from .engines.shares import classes_of
 
 DIFFERENCES = (
     "20,000 steps; the released loop runs one more",
     "draws are keyed by seed, step and class; the released code seeds from the clock, and classes that fall into one "
     "millisecond share their augmentation",
     "one-channel images are not padded to 32 px",
-    "in the shipped student recipe the learning rate falls at half of the steps and momentum is kept; the released "
+    "in the set's own student recipe the learning rate falls at half of the steps and momentum is kept; the released "
     "code falls at epoch 501 of 1,001 and loses it",
 )
 
@@ -62,12 +61,12 @@ def distill(task: Task, hyper: DMHyper) -> SynSet:
     state = task.resume() or start(task, space, pairs, hyper.init)
     images, velocity = (state[name].to(task.device) for name in ("images", "velocity"))
 
-    def made() -> SynSet:
+    def make_set() -> SynSet:
         student = dsa_student(task, epochs=1000, batch=256, schedule={"name": "step", "at": 0.5, "factor": 0.1})
         return task.synset(space=space, images=images, classes=classes_of(task), student_recipe=student)
 
     for step in task.loop(state["step"], hyper.iterations, "matching distributions"):
-        task.snapshot(step, hyper.iterations, made)
+        task.snapshot(step, hyper.iterations, make_set)
         network = task.create_network("network", step).requires_grad_(False)
         with task.forked("dropout", step):
             loss, gradient = matching_gradient(network, embeddings(network), (1.0,), images, pairs, step)
@@ -75,7 +74,7 @@ def distill(task: Task, hyper: DMHyper) -> SynSet:
         descend(images, velocity, gradient, hyper.lr_img, hyper.momentum)
         task.report(step, loss=loss)
         task.checkpoint(partial(state_at, step + 1, images, velocity))
-    return made()
+    return make_set()
 
 
 METHOD = Method(

@@ -3,11 +3,11 @@
 1. Encode every image by one network in eval mode: h, the input of its last layer, and delta, the gradient by the logits
    of a loss that takes the softmax twice; g = [delta ; delta outer h], s(i, j) = (1 + cos(g_i, g_j)) / 2.
 2. Bins n = 1 .. N of each class, M / N samples each: of what is left, D_n, choose the sample of the largest
-   lambda sum_(j in D_n) s(j, x) - 2 sum_(j in S) s(j, x), S the bin so far, until the bin is full (`engines.graph_cut`).
+   lambda sum_(j in D_n) s(j, x) - 2 sum_(j in S) s(j, x), S the bin so far, until the bin is full (`engines.selection.graph_cut`).
    The last bin is what is left. Early bins are central, later ones spread out.
 3. Draw each bin's share of the budget uniformly.
 4. Optionally drop the least important patches of the chosen images and fill them in by a masked autoencoder
-   (`engines.patch_drop`). The data keep ratio is then fraction times `patch_keep`.
+   (`engines.selection.patch_drop`). The data keep ratio is then fraction times `patch_keep`.
 
 Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/pruning.md`, and the records of `results/measured`.
 """
@@ -22,8 +22,9 @@ from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
 from .engines.selection.bins import BinFields, bins_of, drawn
+from .engines.selection.coresets import indexed
 from .engines.selection.patch_drop import PatchDropFields, patch_dropper, patched
-from .engines.selection.selection import indexed, shares
+from .engines.shares import shares
 from .engines.students import RealStudentFields
 
 DIFFERENCES = (
@@ -31,7 +32,7 @@ DIFFERENCES = (
     "the cosine with a gradient of zeros is 0; in the released code it is not a number",
     "bins differ by one sample in size at most, and shares of a class's bins sum to what the budget says; the released "
     "code rounds each, and so keeps 6,200 images of CIFAR-10 where 12.5 % are 6,250",
-    "images have the normalisation that the encoder's weights were trained with; the released code takes CIFAR-10's "
+    "images have the normalization that the encoder's weights were trained with; the released code takes CIFAR-10's "
     "for an ImageNet network",
     "a trained encoder starts from new weights; whether the paper's 10 epochs start from ImageNet's is not established",
     "a pretrained encoder's new head is drawn by the stage seed, the samples by the synthesis seed; the released code "

@@ -1,7 +1,7 @@
 """FTD: Du et al., Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation, CVPR 2023, 2211.11004.
 
 1. Experts as in MTT (`methods/mtt.py`), but each step is GSAM with the adaptive perturbation, radius rho and weight a
-   (`engines.experts.gsam`), so that they end in flat regions.
+   (`engines.trajectory.expert_step.gsam`), so that they end in flat regions.
 2. X, alpha and the iterations as in MTT; after each, E <- d E + (1 - d) X, with E = X at the start.
 3. E and alpha after the last iteration are the result: alpha is not averaged.
 
@@ -15,7 +15,7 @@ from ddbench.distillation.method import Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.matching.matching import classes_of
+from .engines.shares import classes_of
 from .engines.trajectory.experts import ExpertRecipe
 from .engines.trajectory.outer_loop import (
     FAMILY_DIFFERENCES,
@@ -55,17 +55,17 @@ def distill(task: Task, hyper: FTDHyper) -> SynSet:
     learned = Learned.resume(task) or Learned(real_images(task, space), one_hot(task), hyper.lr_teacher)
     average = learned.extra.setdefault("average", learned.images.clone())
 
-    def made() -> SynSet:
+    def make_set() -> SynSet:
         student = student_of(task, learned.syn_lr)
         return task.synset(space=space, images=average, classes=classes_of(task), student_recipe=student)
 
-    for iteration in outer_iterations(task, hyper, learned, made):
+    for iteration in outer_iterations(task, hyper, learned, make_set):
         start = draw_start(task, 0, hyper.max_start_epoch, iteration)
         rollout = engine.roll(segment_of(task, hyper, experts, iteration, start), learned.synthetic())
         learned.descend(rollout.gradient(), hyper)
         average.mul_(hyper.ema_decay).add_(learned.images, alpha=1 - hyper.ema_decay)
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-    return made()
+    return make_set()
 
 
 METHOD = Method(

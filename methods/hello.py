@@ -1,14 +1,14 @@
 """HeLlO: Yu et al., Heavy Labels Out! Dataset Distillation with Label Space Lightening, ICCV 2025, arXiv 2408.08201.
 
-1. Projector f(x) = W^T E(x): E a frozen image encoder (CLIP's), column c of W the normalised embedding of a prompt for
-   class c, which is zero-shot CLIP and need not be stored (`engines.encoders`).
+1. Projector f(x) = W^T E(x): E a frozen image encoder (CLIP's), column c of W the normalized embedding of a prompt for
+   class c, which is zero-shot CLIP and need not be stored (`engines.encoders.image_encoders`).
 2. Low-rank transfer: every convolution of E and W become theta + A B; A and B are fitted to the training split and to the
-   logits Y' of weak teachers, snapshots along one training (`engines.weak_teachers`), and are all that is stored:
+   logits Y' of weak teachers, snapshots along one training (`engines.encoders.weak_teachers`), and are all that is stored:
 
-       L = MSE(f(X), Y') + lambda CE(f(X), Y)          (`engines.projector`)
+       L = MSE(f(X), Y') + lambda CE(f(X), Y)          (`engines.encoders.projector`)
 
-3. Images: RDED's patches, tiled factor x factor (`engines.patches`); each tile may be updated so that, enlarged, it has
-   the features E of its patch (`engines.patch_update`).
+3. Images: RDED's patches, tiled factor x factor (`engines.decoupled.patches`); each tile may be updated so that, enlarged, it has
+   the features E of its patch (`engines.encoders.patch_update`).
 4. Students: MSE(student, f(A(X_s))) + beta CE(student, Y_s), f asked online for every batch as augmented.
 
 Differences from the paper: see `DIFFERENCES`. No figure here was measured with CLIP's own weights.
@@ -27,19 +27,18 @@ from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets.projector import projector_of
 from ddbench.synset.teachers import Teacher
-from ddbench.training.recipe import Component
 
 from .engines.decoupled.codecs import Codec, stored
-from .engines.decoupled.patches import patch_images, require_patches, require_shuffle
-from .engines.encoders.encoders import EncoderFields, Start, require_encoder, start_of
+from .engines.decoupled.patches import patch_images, require_patches, require_whole_tiles
+from .engines.encoders.image_encoders import EncoderFields, ProjectorStart, require_encoder, start_of
 from .engines.encoders.patch_update import UpdateFields, Updater
 from .engines.encoders.projector import FitFields, FromSpace, fitted, merged
 from .engines.encoders.weak_teachers import WeakFields, weak_labels, weak_teachers
-from .engines.selection.selection import equal_shares
-from .engines.students import StudentFields
+from .engines.shares import classes_of
+from .engines.students import ShuffleFields
 
 DIFFERENCES = (
-    "no code is public: the optimisers, learning rates and epochs of both fits, lambda, beta, the prompt, and the steps of "
+    "no code is public: the optimizers, learning rates and epochs of both fits, lambda, beta, the prompt, and the steps of "
     "the image update are not established and chosen here, all of them as hyper-parameters",
     "the weak teachers' logits are averaged, and their snapshots evenly spaced; the paper's combination is not established",
     "both squared errors are means over classes; features are not divided by their length and logits not scaled "
@@ -58,22 +57,17 @@ DIFFERENCES = (
 )
 
 
-class HelloHyper(EncoderFields, WeakFields, FitFields, UpdateFields, StudentFields):
+class HelloHyper(EncoderFields, WeakFields, FitFields, UpdateFields, ShuffleFields):
     """Hyper-parameters of `hello`."""
 
-    judge: Literal["weak-teacher", "projector"] = Field("weak-teacher", description="who scores patches")
+    judge: Literal["weak-teacher", "projector"] = Field("weak-teacher", description="network that scores patches")
     codec: Codec = Field("jpeg75", description="how images are stored: float, uint8 or jpeg75")
-    shuffle: int = Field(1, ge=1, description="tiles on a side that are shuffled in every image; 1: none")
     beta: float = Field(0.1, ge=0, description="weight of the student's cross-entropy with the classes")
-
-    def _augmentations(self) -> list[Component]:
-        shuffled: list[Component] = [{"name": "shuffle-patches", "factor": self.shuffle}] if self.shuffle > 1 else []
-        return [*shuffled, *super()._augmentations()]
 
 
 def distill(task: Task, hyper: HelloHyper) -> SynSet:
-    """Fit a projector to weak teachers; tile patches; ship both."""
-    ipc = equal_shares(task)[0]
+    """Fit a projector to weak teachers and tile patches: the set holds both."""
+    classes = classes_of(task)
     require(task, hyper)
     start = start_of(task, hyper)
     hyper.require_parts(start.encoder)
@@ -84,28 +78,27 @@ def distill(task: Task, hyper: HelloHyper) -> SynSet:
     seen = start.encoder.channels * start.encoder.side**2
     updater = Updater(task, hyper, embedding(task, start), space, seen) if hyper.update_steps else None
     images = stored(patch_images(task, space, judge, hyper, updater), space, hyper.codec)
-    classes = torch.arange(len(task.dataset.class_names)).repeat_interleave(ipc)
     student = hyper.student(task, loss={"name": "mse-ce", "beta": hyper.beta}, labels="targets")
-    made: dict[str, Any] = {"images": images, "classes": classes, "codec": hyper.codec}
-    synset = task.synset(space=space, student_recipe=student, targets=targets, **made)
+    fields: dict[str, Any] = {"images": images, "classes": classes, "codec": hyper.codec}
+    synset = task.synset(space=space, student_recipe=student, targets=targets, **fields)
     task.credit("projector", lambda: projector_of(synset, task.recall_teacher), role="projector")
     return synset
 
 
 def require(task: Task, hyper: HelloHyper) -> None:
-    """UsageError for what would fail after hours of training, asked before."""
+    """Raise UsageError for what would only fail after hours of training."""
     require_patches(task, hyper)
     require_encoder(task, hyper)
-    require_shuffle(task, hyper.shuffle)
+    require_whole_tiles(task, "shuffle", hyper.shuffle)
 
 
-def judge_of(task: Task, hyper: HelloHyper, start: Start, targets: Targets, weak: list[Teacher]) -> nn.Module:
-    """Who scores patches, for images in the normalised space."""
+def judge_of(task: Task, hyper: HelloHyper, start: ProjectorStart, targets: Targets, weak: list[Teacher]) -> nn.Module:
+    """Network that scores patches, for images in the normalized space."""
     return merged(task, start, targets) if hyper.judge == "projector" else weak[-1].module(task.device)
 
 
-def embedding(task: Task, start: Start) -> nn.Module:
-    """E without its factors, for images in the normalised space at the split's side."""
+def embedding(task: Task, start: ProjectorStart) -> nn.Module:
+    """E without its factors, for images in the normalized space at the split's side."""
     own, channels = task.space("normalised"), task.dataset.channels
     return FromSpace(Embedding(start), start.encoder.space, own, channels).to(task.device)
 
@@ -113,7 +106,7 @@ def embedding(task: Task, start: Start) -> nn.Module:
 class Embedding(nn.Module):
     """E(x) of images in its own space, at any side."""
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: ProjectorStart) -> None:
         super().__init__()
         self.encoder, self.body = start.encoder, deepcopy(start.encoder.module)  # the copy moves to the device
 

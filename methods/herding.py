@@ -1,7 +1,7 @@
 """Herding: Welling, Herding Dynamical Weights to Learn, ICML 2009.
 
 For every class with mean feature mu, in a feature space f:
-1. For t = 1 .. IPC take the image x_t, not taken before, that minimises || mu - (f(x_1) + ... + f(x_t)) / t ||_2.
+1. For t = 1 .. IPC take the image x_t, not taken before, that minimizes || mu - (f(x_1) + ... + f(x_t)) / t ||_2.
 2. Keep the indices.
 
 Differences from the paper: see `DIFFERENCES`. Measured: not yet.
@@ -16,7 +16,7 @@ from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.selection.selection import FeatureKind, features_by_name, herding, indexed, select
+from .engines.selection.coresets import FeatureKind, features_by_name, herding, indexed, select
 
 DIFFERENCES = (
     "an image is taken at most once, and by the distance of the running mean to mu (as in iCaRL, arXiv 1611.07725, "
@@ -34,7 +34,7 @@ class HerdingHyper(Hyper):
 
 
 def distill(task: Task, hyper: HerdingHyper) -> SynSet:
-    """The first IPC herded images of every class, as indices."""
+    """Keep the first IPC herded images of every class, as indices."""
     space = task.space(hyper.space)
     features_of = features_by_name(hyper.features, task, space)
     return indexed(task, space, torch.cat(select(task, features_of, herding)))

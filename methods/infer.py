@@ -34,10 +34,11 @@ from ddbench.training.loop import predict
 
 from .engines.decoupled.measured_norm import Voter
 from .engines.decoupled.pipeline import require_members, space_of
-from .engines.decoupled.recover import Problem, RecoverFields, Recovery
-from .engines.decoupled.relabel import FAMILY_DIFFERENCES, RelabelFields, relabelled
+from .engines.decoupled.recover import ImageBlock, RecoverFields, Recovery
+from .engines.decoupled.relabel import FAMILY_DIFFERENCES, RelabelFields, relabeled
 from .engines.decoupled.squeeze import SqueezeFields, squeeze
-from .engines.selection.selection import equal_shares, random_choice
+from .engines.selection.coresets import random_choice
+from .engines.shares import equal_shares
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,
@@ -76,7 +77,7 @@ def distill(task: Task, hyper: InferHyper) -> SynSet:
     slots = torch.arange(count).repeat_interleave(places.shape[1])
     labels = [(teacher, 1 / len(teachers)) for teacher in teachers.values()]
 
-    def made(compensators: Tensor) -> SynSet:
+    def make_set(compensators: Tensor) -> SynSet:
         stored = {"compensators": compensators, "slots": slots}
         more: dict[str, Any] = {
             "indices": places.flatten(),
@@ -85,9 +86,9 @@ def distill(task: Task, hyper: InferHyper) -> SynSet:
         }
         if hyper.label_kind == "static":
             more["targets"] = static_labels(task, list(teachers.values()), task.synset(space=space, **more))
-        return relabelled(task, hyper, space, labels, **more)
+        return relabeled(task, hyper, space, labels, **more)
 
-    return made(compensate(task, hyper, teachers, places, made))
+    return make_set(compensate(task, hyper, teachers, places, make_set))
 
 
 def natural_images(ipc: int, members: int, classes: int) -> int:
@@ -103,19 +104,19 @@ def compensate(
     hyper: InferHyper,
     teachers: Mapping[str, Teacher],
     places: Tensor,
-    made: Callable[[Tensor], SynSet] | None = None,
+    make_set: Callable[[Tensor], SynSet] | None = None,
 ) -> Tensor:
-    """The compensators [M, K, C, H, W] of all networks and slots; `places` [K, classes] are the slots' images.
+    """Learn the compensators [M, K, C, H, W] of all networks and slots; `places` [K, classes] are the slots' images.
 
-    `made` gives the set of compensators, for snapshots.
+    `make_set` gives the set of compensators, for snapshots.
     """
     space = space_of(teachers)
     how = hyper.execution()
     voters = {
         name: Voter(teacher.module(task.device), _skipped(name, hyper), how) for name, teacher in teachers.items()
     }
-    problems = [
-        Problem((name, k), task.dataset.labels[slot], partial(task.read, space, slot), {name: 1.0})
+    blocks = [
+        ImageBlock((name, k), task.dataset.labels[slot], partial(task.read, space, slot), {name: 1.0})
         for name in teachers
         for k, slot in enumerate(places)
     ]
@@ -123,8 +124,8 @@ def compensate(
     def laid(learned: list[Tensor]) -> Tensor:
         return torch.cat(learned).unflatten(0, (len(teachers), -1)).cpu()
 
-    shown = None if made is None else lambda learned: made(laid(learned))
-    return laid(Recovery(task, hyper, voters, None, compensate=True).run(problems, made=shown))
+    snapshot = None if make_set is None else lambda learned: make_set(laid(learned))
+    return laid(Recovery(task, hyper, voters, None, compensate=True).run(blocks, make_set=snapshot))
 
 
 def _skipped(name: str, hyper: InferHyper) -> tuple[int, ...]:
@@ -132,7 +133,7 @@ def _skipped(name: str, hyper: InferHyper) -> tuple[int, ...]:
 
 
 def static_labels(task: Task, teachers: Sequence[Teacher], synset: SynSet) -> Targets:
-    """The mean of the teachers' logits of each training image of a set, as it is: `soft` targets, mixed as logits."""
+    """Mean of the teachers' logits of each training image of a set, as it is: `soft` targets, mixed as logits."""
     images, _ = task.training_images(synset)
     total = sum(predict(teacher.module(task.device), images) for teacher in teachers) / len(teachers)
     assert isinstance(total, Tensor)

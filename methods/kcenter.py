@@ -17,11 +17,11 @@ from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.selection.selection import FeatureKind, features_by_name, indexed, k_centre, select
+from .engines.selection.coresets import FeatureKind, features_by_name, indexed, k_center, select
 
 DIFFERENCES = (
     "features are pixels, or the embedding of an untrained network; the paper takes those of a trained one",
-    "centres are chosen within each class, beginning at its mean; the paper covers the whole pool, labels unknown, "
+    "centers are chosen within each class, beginning at its mean; the paper covers the whole pool, labels unknown, "
     "from an initial random set",
     "greedy only: the paper then lowers the radius by mixed-integer programming that leaves outliers uncovered",
 )
@@ -38,7 +38,7 @@ def distill(task: Task, hyper: KCenterHyper) -> SynSet:
     """IPC greedy k-centres of every class, as indices."""
     space = task.space(hyper.space)
     features_of = features_by_name(hyper.features, task, space)
-    return indexed(task, space, torch.cat(select(task, features_of, k_centre)))
+    return indexed(task, space, torch.cat(select(task, features_of, k_center)))
 
 
 METHOD = Method(

@@ -1,13 +1,13 @@
 """NRR-DD: Tran et al., Enhancing Dataset Distillation via Non-Critical Region Refinement, CVPR 2025, arXiv 2503.18267.
 
-1. Squeeze a teacher f. C(x), a class activation map of x for its class, is in [0, 1] (`engines.cam`).
+1. Squeeze a teacher f. C(x), a class activation map of x for its class, is in [0, 1] (`engines.decoupled.cam`).
 2. CIDD: for each class, random crops of random real images; of each image the crop that holds most of C; of those the t
    that hold most; of those the IPC * factor^2 with the LOWEST confidence f_y, tiled factor x factor into IPC images.
-3. NRR: what a class is not recognised by is refined. T times, M = max(0, eps - C(x)),
+3. NRR: refine the pixels by which the class is not recognized. T times, with M = max(0, eps - C(x)),
 
        x <- x - M * eta * grad_x ( CE(f(x), y) + alpha_bn BN(x) ),
 
-   BN as in `engines.recover`, C looked up anew every `cam_every` steps, x clamped to the pixel range after each.
+   BN as in `engines.decoupled.recover`, C looked up anew every `cam_every` steps, x clamped to the pixel range after each.
 4. Labels: the teacher's logits for every view, KL at temperature T, online or replayed; or DBR: for every view only
    d_org = CE(f, own one-hot label) and d_aug = CE(f, that of what CutMix mixed in), and students learn
 
@@ -30,20 +30,20 @@ from ddbench.synset.synset import SynSet
 from ddbench.synset.targets import distances
 from ddbench.training.recipe import StudentRecipe
 
+from .engines.decoupled.cam import AT_ONCE, ActivationMaps, require_maps, window_shares
 from .engines.decoupled.patches import (
     Scored,
     crop_boxes,
     crop_errors,
     require_patches,
-    require_shuffle,
+    require_whole_tiles,
     tiled,
 )
 from .engines.decoupled.pipeline import DecoupledHyper, Start, recovered, starts
 from .engines.decoupled.recover import Refinement
-from .engines.decoupled.relabel import FAMILY_DIFFERENCES, relabelled
+from .engines.decoupled.relabel import FAMILY_DIFFERENCES, relabeled
 from .engines.decoupled.squeeze import squeeze
-from .engines.encoders.cam import AT_ONCE, ActivationMaps, require_maps, window_shares
-from .engines.selection.selection import equal_shares
+from .engines.shares import equal_shares
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,
@@ -112,7 +112,7 @@ def distill(task: Task, hyper: NRRDDHyper) -> SynSet:
         schedule=hyper.step_schedule,
     )
     images, classes = recovered(task, hyper, teachers, [{name: 1.0}] * ipc, start=start, refine=refine)
-    return relabelled(task, hyper, space, [(teachers[name], 1.0)], classes=classes, images=images)
+    return relabeled(task, hyper, space, [(teachers[name], 1.0)], classes=classes, images=images)
 
 
 def critical(task: Task, space: Space, maps: ActivationMaps, hyper: NRRDDHyper) -> Start:
@@ -136,7 +136,7 @@ def critical(task: Task, space: Space, maps: ActivationMaps, hyper: NRRDDHyper) 
 
 
 def _require(task: Task, hyper: NRRDDHyper) -> None:
-    """UsageError for what would fail once a teacher is trained."""
+    """Raise UsageError for what would fail once a teacher is trained."""
     wanted = equal_shares(task)[0] * hyper.factor**2
     require_maps(task, [task.network])
     if hyper.iterations:
@@ -145,7 +145,7 @@ def _require(task: Task, hyper: NRRDDHyper) -> None:
         require_patches(task, hyper)
     if hyper.init == "critical" and hyper.top is not None and hyper.top < wanted:
         raise UsageError(f"top {hyper.top} keeps fewer crops of a class than the {wanted} that its images are tiled of")
-    require_shuffle(task, hyper.shuffle)
+    require_whole_tiles(task, "shuffle", hyper.shuffle)
     hyper.require_room(task, sum(equal_shares(task)))
 
 

@@ -1,7 +1,7 @@
 """PCA (Prune, Combine, Augment): Unifying Dataset Pruning and Distillation for Efficient Large-scale Compression,
 ICML 2026, arXiv 2502.06434 v2.
 
-1. Prune. Rank the training images of each class by EL2N, || p - y ||_2 of a network in training (`engines.pruning`),
+1. Prune. Rank the training images of each class by EL2N, || p - y ||_2 of a network in training (`engines.selection.pruning`),
    and keep the IPC * f^2 with the smallest: easy ones.
 2. Combine. Shrink each whole image to 1 / f of its side, nothing cropped, and tile f x f into IPC canvases a class.
 3. Augment. Each time that a student is shown a canvas, one tile, drawn uniformly, is enlarged to the full side (views of
@@ -24,10 +24,10 @@ from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet, Views
 
 from .engines.decoupled.codecs import Codec, stored
-from .engines.decoupled.patches import join_tiles
+from .engines.decoupled.patches import join_tiles, require_whole_tiles
 from .engines.selection.dynamics import DynamicsFields, dynamics_of
 from .engines.selection.pruning import SCORES
-from .engines.selection.selection import equal_shares
+from .engines.shares import classes_of
 from .engines.students import StudentFields
 
 DIFFERENCES = (
@@ -39,7 +39,7 @@ DIFFERENCES = (
     "the crop inside a tile has torchvision's scale, 0.08 to 1, the tile enlarged before it: not established",
     "canvases are 8-bit pixels in memory, truncated",
     "the learning rate follows its cosine by the step, not by the epoch; an epoch's short last batch opens the next epoch",
-    "the data set's own normalisation constants",
+    "the data set's own normalization constants",
 )
 
 
@@ -60,12 +60,12 @@ class PCAHyper(DynamicsFields, StudentFields):
 
 def distill(task: Task, hyper: PCAHyper) -> SynSet:
     """Tile the shrunk images of each class that a network in training finds easiest."""
-    ipc = equal_shares(task)[0]
+    classes = classes_of(task)
     require_tiles(task, hyper.tiles)
     scores = SCORES["el2n"](dynamics_of(task, hyper), hyper)
     return task.synset(
         space=task.space("normalised"),
-        classes=torch.arange(len(task.dataset.class_names)).repeat_interleave(ipc),
+        classes=classes,
         images=combine(task, hyper, prune(task, hyper, scores)),
         codec=hyper.codec,
         views=Views("tiles", {"factor": hyper.tiles}) if hyper.tiles > 1 else None,
@@ -74,10 +74,9 @@ def distill(task: Task, hyper: PCAHyper) -> SynSet:
 
 
 def require_tiles(task: Task, tiles: int) -> None:
-    """UsageError where images cannot be tiled, or are too few; asked before scores are made."""
-    side, wanted = task.dataset.side, (task.ipc or 0) * tiles**2
-    if side % tiles:
-        raise UsageError(f"tiles {tiles} does not divide images of {side} px into whole tiles")
+    """Raise UsageError where images cannot be tiled, or are too few; called before scores are made."""
+    require_whole_tiles(task, "tiles", tiles)
+    wanted = (task.ipc or 0) * tiles**2
     for name, pool in zip(task.dataset.class_names, task.class_indices(), strict=True):
         if len(pool) < wanted:
             raise UsageError(
@@ -97,7 +96,7 @@ def prune(task: Task, hyper: PCAHyper, scores: Tensor) -> list[Tensor]:
 
 
 def combine(task: Task, hyper: PCAHyper, places: list[Tensor]) -> Tensor:
-    """The canvases [classes * IPC, C, H, W] of the images at each class's places, as the codec stores them."""
+    """Canvases [classes * IPC, C, H, W] of the images at each class's places, as the codec stores them."""
     data, space, ipc = task.dataset, task.space("normalised"), len(places[0]) // hyper.tiles**2
     kind = torch.float32 if hyper.codec == "float" else torch.uint8
     # zeros: a dry run does not come to all classes

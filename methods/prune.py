@@ -1,7 +1,7 @@
-"""Pruning: keep the real images that a score ranks first; the scores are listed in `engines/pruning.py`.
+"""Pruning: keep the real images that a score ranks first; the scores are listed in `engines/selection/pruning.py`.
 
 1. Train a network on the whole split and record, for every sample after every epoch, what scores need
-   (`engines.dynamics`; one training serves all scores).
+   (`engines.selection.dynamics`; one training serves all scores).
 2. Score every sample.
 3. Keep IPC images of each class (or a fraction of the split), by a rule: the hardest first; the easiest first; strata of
    the score without the hardest (CCS, arXiv 2210.15809); or drawn, easier ones the fewer are kept (DUAL, arXiv
@@ -19,7 +19,7 @@ from ddbench.distillation.method import Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.selection.selection import indexed
+from .engines.selection.coresets import indexed
 from .engines.selection.subsets import SubsetFields, subset
 from .engines.students import RealStudentFields
 
@@ -44,7 +44,7 @@ class PruneHyper(SubsetFields, RealStudentFields):
 
 
 def distill(task: Task, hyper: PruneHyper) -> SynSet:
-    """The samples that the score ranks first, as indices."""
+    """Keep the samples that the score ranks first, as indices."""
     places = subset(task, hyper)
     return indexed(task, task.space(hyper.space), places, student_recipe=hyper.student(task))
 

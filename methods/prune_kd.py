@@ -1,7 +1,7 @@
 """Data pruning with distillation: Ben-Baruch et al., Distilling the Knowledge in Data Pruning, arXiv 2403.07854.
 
 1. Train a teacher on the whole split (by default the student's own architecture: self-distillation).
-2. Prune the split to a fraction f by any rule, random included (`engines.subsets`).
+2. Prune the split to a fraction f by any rule, random included (`engines.selection.subsets`).
 3. Train students on what is kept by (1 - alpha) CE(student, y) + alpha T^2 KL(teacher || student) at temperature T, the
    teacher asked online for each batch as augmented; the smaller f, the larger alpha.
 
@@ -20,7 +20,7 @@ from ddbench.synset.synset import SynSet
 from ddbench.synset.targets import committee
 
 from .engines.decoupled.squeeze import SqueezeFields, squeeze
-from .engines.selection.selection import indexed
+from .engines.selection.coresets import indexed
 from .engines.selection.subsets import Ranking, SubsetFields, subset
 from .engines.students import RealStudentFields
 
@@ -43,7 +43,7 @@ class PruneKDHyper(SubsetFields, SqueezeFields, RealStudentFields):
 
 
 def distill(task: Task, hyper: PruneKDHyper) -> SynSet:
-    """The samples that are kept, as indices, and the teacher that students learn from beside their classes."""
+    """Keep samples, as indices, and the teacher that students learn from beside their classes."""
     places = subset(task, hyper)
     name = canonical(hyper.teacher or task.network, side=task.dataset.side)
     teacher = squeeze(task, hyper, [name])[name]

@@ -18,7 +18,8 @@ from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.selection.selection import indexed, random_choice, shares
+from .engines.selection.coresets import indexed, random_choice
+from .engines.shares import shares
 
 
 class RandomHyper(Hyper):

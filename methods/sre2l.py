@@ -1,13 +1,13 @@
 """SRe2L: Yin et al., Squeeze, Recover and Relabel, NeurIPS 2023, arXiv 2306.13092.
 
-1. Squeeze: train a network with batch normalisation on the real images (`engines.squeeze`): the teacher f.
+1. Squeeze: train a network with batch normalization on the real images (`engines.decoupled.squeeze`): the teacher f.
 2. Recover: for each IPC index and each block of classes, B images x ~ N(0, 1), one a class; T steps of Adam on
 
        CE(f(A(x)), y) + r_bn ( 10 r_1 + sum_{l >= 2} r_l ),   r_l = || v_l - var_l(A(x)) ||_2 + || m_l - mean_l(A(x)) ||_2
 
-   with A a crop, a flip and a roll that the block shares, f in eval mode, clamped to the pixel range (`engines.recover`).
+   with A a crop, a flip and a roll that the block shares, f in eval mode, clamped to the pixel range (`engines.decoupled.recover`).
 3. Relabel: the student learns the teacher's logits for every augmented and mixed view, KL at temperature T
-   (`engines.relabel`).
+   (`engines.decoupled.relabel`).
 
 Differences from the paper: see `DIFFERENCES`. Figures: `benchmarks/decoupled.md`, and the records of `results/measured`.
 """
@@ -19,9 +19,9 @@ from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
 from .engines.decoupled.pipeline import DecoupledHyper, recovered, require_recoverable, space_of
-from .engines.decoupled.relabel import FAMILY_DIFFERENCES, relabelled
+from .engines.decoupled.relabel import FAMILY_DIFFERENCES, relabeled
 from .engines.decoupled.squeeze import squeeze
-from .engines.selection.selection import equal_shares
+from .engines.shares import equal_shares
 
 DIFFERENCES = (
     *FAMILY_DIFFERENCES,
@@ -40,10 +40,10 @@ def distill(task: Task, hyper: DecoupledHyper) -> SynSet:
     teachers = squeeze(task, hyper, [task.network])
     own = [(teachers[task.network], 1.0)]
 
-    def made(images: Tensor, classes: Tensor) -> SynSet:
-        return relabelled(task, hyper, space_of(teachers), own, classes=classes, images=images)
+    def make_set(images: Tensor, classes: Tensor) -> SynSet:
+        return relabeled(task, hyper, space_of(teachers), own, classes=classes, images=images)
 
-    return made(*recovered(task, hyper, teachers, [{task.network: 1.0}] * ipc, made))
+    return make_set(*recovered(task, hyper, teachers, [{task.network: 1.0}] * ipc, make_set))
 
 
 TOY = {

@@ -1,4 +1,4 @@
-"""SRe2L++: the baseline of CV-DD (Cui et al. 2025, arXiv 2501.07575): SRe2L with its settings mended.
+"""SRe2L++: the baseline of CV-DD (Cui et al. 2025, arXiv 2501.07575): SRe2L with better settings.
 
 `sre2l` but for three things: images begin as real patches of middling difficulty, crops and flips are drawn at every
 resolution, and labels are batch-specific: the teacher's batch norms use the statistics of the student's own sub-batch
@@ -20,7 +20,7 @@ from .sre2l import TOY, distill
 DIFFERENCES = (
     *SRE2L,
     "the patches' generator is not published: here the crops around the median of the teacher's cross-entropy",
-    "a student's step takes its two sub-batches in one forward, batch norms normalising each by itself",
+    "a student's step takes its two sub-batches in one forward, batch norms normalizing each by itself",
 )
 
 

@@ -23,7 +23,7 @@ from ddbench.distillation.method import Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.matching.matching import classes_of
+from .engines.shares import classes_of
 from .engines.trajectory.experts import ExpertRecipe, Experts
 from .engines.trajectory.gradient import Mode
 from .engines.trajectory.outer_loop import (
@@ -49,7 +49,7 @@ DIFFERENCES = (
     "the image gradient has the factor 2 of the squared distance; the released code loses it, so that its lr_img 1000 "
     "is 500 here, and its 10000 is 5000",
     "soft labels work on every data set; the released code has them for ImageNet-1K only",
-    "the shipped soft labels are those of the last iteration's target for the last images",
+    "the soft labels of the set are those of the last iteration's target for the last images",
 )
 
 
@@ -68,7 +68,7 @@ def distill(task: Task, hyper: TESLAHyper) -> SynSet:
     space = task.space(hyper.space)
     learned = Learned.resume(task) or Learned(real_images(task, space), one_hot(task), hyper.lr_teacher)
 
-    def made() -> SynSet:
+    def make_set() -> SynSet:
         student, targets = student_of(task, learned.syn_lr), None
         if hyper.soft_labels:
             logits = target_logits(task, hyper, experts, max(0, learned.iteration - 1), learned.images)
@@ -76,14 +76,14 @@ def distill(task: Task, hyper: TESLAHyper) -> SynSet:
         classes = classes_of(task)
         return task.synset(space=space, images=learned.images, classes=classes, student_recipe=student, targets=targets)
 
-    for iteration in outer_iterations(task, hyper, learned, made):
+    for iteration in outer_iterations(task, hyper, learned, make_set):
         start = draw_start(task, 0, hyper.max_start_epoch, iteration)
         if hyper.soft_labels:
             learned.labels = target_logits(task, hyper, experts, iteration, learned.images).softmax(1)
         rollout = engine.roll(segment_of(task, hyper, experts, iteration, start), learned.synthetic())
         learned.descend(rollout.gradient(), hyper)
         task.report(iteration, loss=rollout.loss, syn_lr=learned.syn_lr)
-    return made()
+    return make_set()
 
 
 def target_logits(task: Task, hyper: TESLAHyper, experts: Experts, iteration: int, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The whole training split: the reference that a distilled set is measured against.
+"""Whole training split: the reference that a distilled set is measured against.
 
 1. Keep the index of every training image; a student sees them in `space`.
 """
@@ -12,7 +12,7 @@ from ddbench.distillation.method import Hyper, Method
 from ddbench.distillation.task import Task
 from ddbench.synset.synset import SynSet
 
-from .engines.selection.selection import indexed
+from .engines.selection.coresets import indexed
 
 
 class WholeHyper(Hyper):

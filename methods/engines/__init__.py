@@ -1,1 +1,1 @@
-"""The mathematics that several methods share: pure functions of tensors and modules."""
+"""Mathematics that several methods share, a folder a family."""

@@ -1,4 +1,4 @@
-"""The student that a set ships, as hyper-parameters: what the decoupled family and the methods that keep real images share."""
+"""A method's own training recipe for students, as hyper-parameters."""
 
 from typing import Any, Literal, Self
 
@@ -10,11 +10,11 @@ from ddbench.training.recipe import Component, StudentRecipe
 
 
 class StudentFields(Hyper):
-    """How students learn from the set."""
+    """Training of students on the set."""
 
     student_optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd has momentum 0.9")
     student_lr: float = Field(1e-3, gt=0, description="step size")
-    student_weight_decay: float = Field(0.01, ge=0, description="of the optimiser")
+    student_weight_decay: float = Field(0.01, ge=0, description="of the optimizer")
     decay_all: bool = Field(False, description="adamw decays biases and norms too")
     student_epochs: int = Field(300, ge=1, description="passes over the training images")
     student_batch: int = Field(ge=1, description="images in a step; at most all")
@@ -33,7 +33,7 @@ class StudentFields(Hyper):
         return self
 
     def student(self, task: Task, **more: Any) -> StudentRecipe:
-        """The student's training; its network is the task's, `more` are other fields of the recipe."""
+        """Training of the student; its network is the task's, `more` are other fields of the recipe."""
         own: dict[str, Any] = {
             "network": task.network,
             "optimizer": self._optimizer(),
@@ -47,29 +47,33 @@ class StudentFields(Hyper):
         return recipe.flipped(task.dataset.flip)
 
     def _optimizer(self) -> Component:
-        common: Component = {"lr": self.student_lr, "weight_decay": self.student_weight_decay}
-        if self.student_optimizer == "sgd":
-            return {"name": "sgd", "momentum": 0.9, **common}
-        return {"name": "adamw", "decay_all": self.decay_all, **common}
+        made = optimizer(self.student_optimizer, self.student_lr, self.student_weight_decay)
+        return made if self.student_optimizer == "sgd" else {**made, "decay_all": self.decay_all}
 
     def _schedule(self) -> Component:
         return cosine(self.eta, self.student_warmup)
 
     def _augmentations(self) -> list[Component]:
-        crop: dict[str, list[Component]] = {
-            "resized": [{"name": "random-resized-crop", "scale": [self.student_crop_low, 1.0]}],
-            "pad": [{"name": "pad-crop", "fraction": self.student_pad}],
-            "none": [],
-        }
-        return [*crop[self.student_crop], {"name": "flip", "p": 0.5}]
+        crop = random_crop(self.student_crop, self.student_pad, scale=[self.student_crop_low, 1.0])
+        return [*crop, {"name": "flip", "p": 0.5}]
+
+
+class ShuffleFields(StudentFields):
+    """Training of students on images whose tiles are shuffled (RDED)."""
+
+    shuffle: int = Field(1, ge=1, description="tiles on a side that are shuffled in every image; 1: none (RDED)")
+
+    def _augmentations(self) -> list[Component]:
+        shuffled: list[Component] = [{"name": "shuffle-patches", "factor": self.shuffle}] if self.shuffle > 1 else []
+        return [*shuffled, *super()._augmentations()]
 
 
 class RealStudentFields(StudentFields):
-    """How students learn from real images: the pruning papers' training where nothing else is said."""
+    """Training of students on real images; the defaults are the pruning papers'."""
 
     student_optimizer: Literal["adamw", "sgd"] = Field("sgd", description="sgd has momentum 0.9")
     student_lr: float = Field(0.1, gt=0, description="step size")
-    student_weight_decay: float = Field(5e-4, ge=0, description="of the optimiser")
+    student_weight_decay: float = Field(5e-4, ge=0, description="of the optimizer")
     student_epochs: int = Field(200, ge=1, description="passes over the training images")
     student_batch: int = Field(128, ge=1, description="images in a step; at most all")
     student_steps: int | None = Field(None, ge=1, description="steps instead of student_epochs, however small the set")
@@ -100,6 +104,21 @@ class RealStudentFields(StudentFields):
 
 
 MANY_EPOCHS = 1_000_000  # the most that a recipe may say: the number of steps ends the training
+
+
+def optimizer(name: str, lr: float, weight_decay: float) -> Component:
+    """An optimizer; sgd has momentum 0.9."""
+    return {"name": name, "lr": lr, "weight_decay": weight_decay, **({"momentum": 0.9} if name == "sgd" else {})}
+
+
+def random_crop(kind: str, pad: float = 0.125, **resized: Any) -> list[Component]:
+    """Crop that a hyper-parameter names: "resized" (options `resized`), "pad" by a share of the side, or "none"."""
+    crops: dict[str, list[Component]] = {
+        "resized": [{"name": "random-resized-crop", **resized}],
+        "pad": [{"name": "pad-crop", "fraction": pad}],
+        "none": [],
+    }
+    return crops[kind]
 
 
 def cosine(stretch: float, warmup: int) -> Component:

@@ -212,7 +212,7 @@ SQUEEZED = {"teacher_epochs": 1, "teacher_batch": BATCH, "student_epochs": 1, "s
 def test_methods_give_the_set_that_they_give_in_memory(
     streamed, resident, reads, tmp_path, monkeypatch, method, changes, largest
 ):
-    monkeypatch.setattr("ddbench.methods.engines.selection.selection.SHOWN_LARGE", 7)
+    monkeypatch.setattr("ddbench.methods.engines.selection.coresets.SHOWN_LARGE", 7)
     found = distil(method, a_task(streamed), **changes)
     assert max(reads) == largest
     monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "another"))

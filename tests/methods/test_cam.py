@@ -1,19 +1,17 @@
 """Class activation maps against their definitions: by autograd on the maps themselves, and W_c . A."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
 import torch.nn.functional as F
-from ddbench.methods.engines.encoders import cam as module
-from ddbench.methods.engines.encoders.cam import ActivationMaps, enlarged, mapped_part, require_maps, window_shares
+from ddbench.methods.engines.decoupled import cam as module
+from ddbench.methods.engines.decoupled.cam import ActivationMaps, enlarged, mapped_part, require_maps, window_shares
+from small_tasks import a_task, refused, with_statistics
 from torch import nn
 
 from ddbench import networks
-from ddbench.budget import Budget
-from ddbench.data.registry import load_dataset
-from ddbench.distillation.task import Task
-from ddbench.errors import UsageError
 from ddbench.randomness import rng
 
 SIDE, CLASSES = 32, 6
@@ -23,11 +21,7 @@ POOLED = {"resnet18": 32, "torchvision:resnet18": 64, "timm:resnet18": 64}
 
 def a_network(name, side=SIDE, channels=3):
     """With statistics as after a training, in float64."""
-    network = networks.create(name, channels=channels, side=side, classes=CLASSES, seed=1)
-    for number, norm in enumerate(part for part in network.modules() if isinstance(part, nn.BatchNorm2d)):
-        norm.running_mean.copy_(0.1 * torch.randn(norm.num_features, generator=rng(0, "mean", number)))
-        norm.running_var.copy_(0.5 + torch.rand(norm.num_features, generator=rng(0, "var", number)))
-    return network.double().eval()
+    return with_statistics(networks.create(name, channels=channels, side=side, classes=CLASSES, seed=1))
 
 
 def images_of(count=5, side=SIDE, channels=3):
@@ -148,10 +142,9 @@ def test_no_gradient_reaches_the_teacher_or_the_images_and_no_hook_is_left():
 
 
 def test_a_network_without_maps_is_a_line_before_it_is_trained():
-    task = Task(load_dataset("digits"), Budget(1), "mlp", 0, torch.device("cpu"))
-    with pytest.raises(UsageError, match="no feature maps for class activation maps") as error:
+    task = a_task(network="mlp")
+    with refused("no feature maps"):
         require_maps(task, ["mlp"])
-    assert "\n" not in str(error.value)
     require_maps(task, ["convnet-d2-w4-bn", "resnet18"])
 
 
@@ -163,17 +156,8 @@ def test_shares_of_windows_are_sums_over_their_pixels(mean):
     size = torch.randint(1, 5, (2, 4, 6), generator=rng(0, "sizes"))
     boxes = torch.stack([top, left, *size], dim=2)
     found = window_shares(maps, boxes, mean=mean)
-    for i in range(4):
-        for n in range(6):
-            y, x, h, w = boxes[i, n].tolist()
-            inside = math.fsum(maps[i, y : y + h, x : x + w].flatten().tolist())
-            total = h * w if mean else math.fsum(maps[i].flatten().tolist())
-            assert float(found[i, n]) == pytest.approx(inside / total if total else 0.0, abs=1e-12)
-
-
-def test_the_whole_image_holds_all_of_its_map():
-    maps = torch.rand(3, 8, 8, generator=rng(0, "maps"))
-    boxes = torch.tensor([[0, 0, 8, 8], [0, 0, 8, 4], [0, 4, 8, 4]]).expand(3, 3, 4)
-    found = window_shares(maps, boxes)
-    assert found[:, 0].tolist() == [1.0] * 3
-    torch.testing.assert_close(found[:, 1] + found[:, 2], torch.ones(3, dtype=torch.float64))
+    for i, n in product(range(4), range(6)):
+        y, x, h, w = boxes[i, n].tolist()
+        inside = math.fsum(maps[i, y : y + h, x : x + w].flatten().tolist())
+        total = h * w if mean else math.fsum(maps[i].flatten().tolist())
+        assert float(found[i, n]) == pytest.approx(inside / total if total else 0.0, abs=1e-12)

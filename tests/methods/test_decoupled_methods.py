@@ -1,10 +1,11 @@
 """sre2l, cda, sre2l++, cvdd, infer and rded as wholes: who votes, who labels, what is stored, what is kept between runs."""
 
-import json
 import math
 from dataclasses import replace
+from itertools import product
 
 import pytest
+import small_tasks
 import torch
 import torch.nn.functional as F
 from ddbench.methods.cvdd import voters_of, weights
@@ -13,33 +14,29 @@ from ddbench.methods.engines.decoupled.codecs import stored
 from ddbench.methods.engines.decoupled.patches import patch_images
 from ddbench.methods.engines.decoupled.pipeline import recovered, space_of
 from ddbench.methods.engines.decoupled.recover import Recovery
-from ddbench.methods.engines.decoupled.relabel import relabelled
+from ddbench.methods.engines.decoupled.relabel import relabeled
 from ddbench.methods.engines.decoupled.squeeze import squeeze
 from ddbench.methods.engines.decoupled.windows import view
 from ddbench.methods.infer import _skipped, natural_images
 from pydantic import ValidationError
-from torch import nn
+from small_tasks import digits, logits_and_distance, random_places, refused, shipped_record, stopped_elsewhere
 from watching import Stopped, Watch
 
 from ddbench.budget import Budget
-from ddbench.data.dataset import Split, memory_split
+from ddbench.data.dataset import Split
 from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import transform_for
 from ddbench.distillation.method import find_method
-from ddbench.distillation.recipes import resolve
-from ddbench.distillation.task import Task
 from ddbench.errors import NotDefined, UsageError
-from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.evaluation.sizes import bytes_of
-from ddbench.jobs.job import DataName, DistillJob, distill_job
+from ddbench.jobs.job import distill_job
 from ddbench.randomness import rng
 from ddbench.settings import cache_dir
 from ddbench.synset.targets import recording
 from ddbench.synset.teachers import recall
 from ddbench.training.batches import BatchSchedule, views_of
 from ddbench.training.checkpoints import Checkpoint
-from ddbench.training.compute import Compute
 from ddbench.training.loop import predict, train
 from ddbench.training.precision import Execution
 
@@ -67,13 +64,8 @@ NOT_OF_RDED = ("iterations", "recover_lr", "r_bn", "roll")
 every_method = pytest.mark.parametrize("name", OWN)
 
 
-def digits():
-    whole = load_dataset("digits")
-    return replace(whole, train=memory_split(whole.train.read()[:150], whole.train.labels[:150]))
-
-
-def a_task(ipc=2, *, seed=SEED, network=ONE, data=None, reporter=None):
-    return Task(data or digits(), Budget(ipc), network, seed, torch.device("cpu"), reporter=reporter)
+def a_task(ipc=2, *, network=ONE, **more):
+    return small_tasks.a_task(ipc, network=network, **more)
 
 
 def fields_of(name, **changes):
@@ -82,7 +74,7 @@ def fields_of(name, **changes):
 
 
 def hyper_of(name, **changes):
-    return find_method(name).hyper.model_validate_json(json.dumps(fields_of(name, **changes)))
+    return small_tasks.hyper_of(name, **fields_of(name, **changes))
 
 
 def distil(name, task=None, **changes):
@@ -109,9 +101,8 @@ def test_images_come_by_ipc_index_and_class_whatever_the_blocks(block):
     low, high = limits(task.space("normalised"))
     assert low - 1e-6 <= images.min() and images.max() <= high + 1e-6
     for codec in ("uint8", "jpeg75"):
-        pixels, _ = recovered(
-            a_task(ipc=3), hyper.model_copy(update={"codec": codec}), teachers_of(task), [{ONE: 1.0}] * 3
-        )
+        changed = hyper.model_copy(update={"codec": codec})
+        pixels, _ = recovered(a_task(ipc=3), changed, teachers_of(task), [{ONE: 1.0}] * 3)
         assert torch.equal(pixels, stored(images, task.space("normalised"), codec))
 
 
@@ -129,21 +120,16 @@ def test_noise_is_normal_and_clamped(block):
     images, task, _, _ = begun("noise", block=block)
     low, high = limits(task.space("normalised"))
     for j in range(2):
-        parts = [
-            torch.randn(
-                min(block, 10 - first), 1, 8, 8, generator=rng(SEED, "synthesis", "recover-start", "noise", j, k)
-            )
-            for k, first in enumerate(range(0, 10, block))
-        ]
+        draws = [rng(SEED, "synthesis", "recover-start", "noise", j, k) for k in range(-(-10 // block))]
+        sizes = [min(block, 10 - first) for first in range(0, 10, block)]
+        parts = [torch.randn(size, 1, 8, 8, generator=draw) for size, draw in zip(sizes, draws, strict=True)]
         torch.testing.assert_close(images[j], torch.cat(parts).clamp(low, high), rtol=0, atol=1e-6)
 
 
 def test_real_images_are_random_ones_of_their_class():
     images, task, _, _ = begun("real", block=4)
-    for c in range(10):
-        pool = (task.dataset.labels == c).nonzero()[:, 0]
-        order = torch.randperm(len(pool), generator=rng(SEED, "synthesis", "random", c))
-        wanted = task.read(task.space("normalised"), pool[order[:2]])
+    for c, places in enumerate(random_places(task, 2)):
+        wanted = task.read(task.space("normalised"), places)
         torch.testing.assert_close(images[:, c], wanted, rtol=0, atol=1e-5)
 
 
@@ -180,22 +166,6 @@ def test_voters_are_computed_as_the_recipe_asks(name, monkeypatch):
 # recovering, written out
 
 
-def measured(network, images):
-    """Logits and BN(x), by hooks."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    seen = {}
-    hooks = [norm.register_forward_pre_hook(lambda norm, inputs: seen.update({norm: inputs[0]})) for norm in norms]
-    logits = network(images)
-    for hook in hooks:
-        hook.remove()
-    total = 0
-    for place, norm in enumerate(norms):
-        x = seen[norm].transpose(0, 1).flatten(1)
-        r = (norm.running_var - x.var(1, unbiased=False)).norm() + (norm.running_mean - x.mean(1)).norm()
-        total = total + (1 if place else 10) * r
-    return logits, total
-
-
 def by_hand(task, hyper, start, labels, modules, votes, key, *, shared=False):
     """The images of one problem after the steps that hyper says; `shared`: one image that is added to all."""
     low, high = limits(task.space("normalised"))
@@ -207,7 +177,7 @@ def by_hand(task, hyper, start, labels, modules, votes, key, *, shared=False):
         adam.param_groups[0]["lr"] = hyper.recover_lr * (1 + math.cos(math.pi * t / hyper.iterations)) / 2
         seen, loss = view(start + x if shared else x, [draws.at(t)]), 0
         for name, weight in votes.items():
-            logits, distance = measured(modules[name], seen)
+            logits, distance = logits_and_distance(modules[name], seen)
             loss = loss + weight * (F.cross_entropy(logits, labels) + hyper.r_bn * distance)
         adam.zero_grad()
         loss.backward()
@@ -304,16 +274,15 @@ def test_first_voters_vote_on_every_index():
     ("changes", "words"),
     [
         ({"first_voters": [ONE, "resnet18"]}, "resnet18 are not all members"),
-        ({"first_voters": [ONE, ONE]}, "first_voters names a network twice"),
-        ({"committee": [ONE, ONE, TWO]}, "committee names a network twice"),
-        ({"committee": ["convnet-bn", "convnet-d2-bn", TWO]}, "committee names a network twice"),
+        ({"first_voters": [ONE, ONE]}, "first_voters"),
+        ({"committee": [ONE, ONE, TWO]}, "twice"),
+        ({"committee": ["convnet-bn", "convnet-d2-bn", TWO]}, "twice"),
         ({"committee": [ONE, "convnet-d1-w4", TWO]}, "batch norm"),
     ],
 )
 def test_a_committee_that_cannot_vote_is_a_line(changes, words):
-    with pytest.raises(UsageError, match=words) as error:
+    with refused(words):
         distil("cvdd", **changes)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +300,7 @@ def test_a_committee_that_cannot_vote_is_a_line(changes, words):
 )
 def test_what_cannot_end_well_does_not_begin(name, network, changes, words, monkeypatch):
     monkeypatch.setattr(recording, "MAX_BYTES", 100)
-    task = Task(digits(), Budget(2), network, SEED, torch.device("cpu"))
+    task = a_task(network=network)
     monkeypatch.setattr(task, "open_stage", lambda *_: pytest.fail("a teacher was asked for"))
     with pytest.raises(UsageError, match=words):
         find_method(name).distill(task, hyper_of(name, **changes))
@@ -420,7 +389,7 @@ def test_a_prior_is_the_accuracy_of_a_student_of_one_member_alone():
     teachers, priors = squeeze(task, hyper, [ONE, TWO]), []
     for name, teacher in teachers.items():
         images, classes = recovered(task, hyper, {name: teacher}, [{name: 1.0}] * 2)
-        alone = relabelled(task, hyper, teacher.space, [(teacher, 1.0)], classes=classes, images=images)
+        alone = relabeled(task, hyper, teacher.space, [(teacher, 1.0)], classes=classes, images=images)
         student, (shown, labels) = task.create_network("prior", name), task.training_images(alone)
         train(student, shown, labels, hyper.student_of(task), seed=0, labeller=task.labeller(alone))
         found = predict(student, held.images(teacher.space)).argmax(1)
@@ -431,18 +400,11 @@ def test_a_prior_is_the_accuracy_of_a_student_of_one_member_alone():
     assert found == pytest.approx([share / sum(shares) for share in shares], rel=1e-5)
 
 
-def test_a_committee_whose_priors_were_stopped_goes_on(tmp_path, monkeypatch):
-    whole = distil("cvdd", **MEASURED)
-    monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "another"))
-    with pytest.raises(Stopped):
-        distil("cvdd", a_task(reporter=Watch(f"measuring the prior of {TWO}", 3)), **MEASURED)
-    watch = Watch()
-    assert distil("cvdd", a_task(reporter=watch), **MEASURED).hash == whole.hash
-    assert [label for label in watch.steps if "prior" in label] == [f"measuring the prior of {TWO}"]
-
-
-@pytest.mark.parametrize(("label", "step"), [("recovering images", 3), (f"measuring the prior of {ONE}", 12)])
-def test_a_prior_that_was_stopped_goes_on_in_the_middle(tmp_path, monkeypatch, label, step):
+@pytest.mark.parametrize(
+    ("label", "step"),
+    [("recovering images", 3), (f"measuring the prior of {ONE}", 12), (f"measuring the prior of {TWO}", 3)],
+)
+def test_priors_that_were_stopped_go_on_in_the_middle(tmp_path, monkeypatch, label, step):
     whole, full = distil("cvdd", a_task(reporter=(every := Watch())), **MEASURED), every.steps[label]
     monkeypatch.setattr(Checkpoint.__init__, "__defaults__", (0.0,))  # saved after every step
     monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "another"))
@@ -451,6 +413,8 @@ def test_a_prior_that_was_stopped_goes_on_in_the_middle(tmp_path, monkeypatch, l
     watch = Watch()
     assert distil("cvdd", a_task(reporter=watch), **MEASURED).hash == whole.hash
     assert watch.steps[label] <= full - step + 1  # at most the step that was under way is made again
+    if TWO in label:
+        assert [name for name in watch.steps if "prior" in name] == [label]  # the first member's is there
     assert not list((cache_dir() / "stages" / "prior").rglob("*.checkpoint"))
 
 
@@ -461,11 +425,9 @@ def test_the_natural_images_of_a_class_are_the_sheets():
     assert [natural_images(ipc, 4, 100) for ipc in (10, 50, 100)] == [9, 48, 96]
     assert [natural_images(ipc, 4, 10) for ipc in (10, 50)] == [7, 35]
     assert [natural_images(ipc, 3, 1000) for ipc in (10, 50)] == [9, 49]
-    for ipc in range(2, 60):
-        for members in range(1, 6):
-            for classes in (10, 100, 1000):
-                count = natural_images(ipc, members, classes)
-                assert count * (classes + members) <= ipc * classes < (count + 1) * (classes + members)
+    for ipc, members, classes in product(range(2, 60), range(1, 6), (10, 100, 1000)):
+        count = natural_images(ipc, members, classes)
+        assert count * (classes + members) <= ipc * classes < (count + 1) * (classes + members)
 
 
 def test_a_budget_without_room_is_not_defined_and_trains_nothing():
@@ -474,20 +436,10 @@ def test_a_budget_without_room_is_not_defined_and_trains_nothing():
     assert "\n" not in str(error.value) and not (cache_dir() / "stages").exists()
 
 
-def slots_of(count):
-    """The natural images of each slot, by seed."""
-    task = a_task()
-    pools = [(task.dataset.labels == c).nonzero()[:, 0] for c in range(10)]
-    chosen = [
-        p[torch.randperm(len(p), generator=rng(SEED, "synthesis", "random", c))[:count]] for c, p in enumerate(pools)
-    ]
-    return torch.stack(chosen, dim=1)
-
-
 def test_compensators_are_learned_for_each_network_and_slot():
     task, hyper = a_task(ipc=3), hyper_of("infer")
     synset = find_method("infer").distill(task, hyper)
-    teachers, places = teachers_of(a_task(), (ONE, TWO)), slots_of(2)
+    teachers, places = teachers_of(a_task(), (ONE, TWO)), torch.stack(random_places(a_task(), 2), dim=1)
     assert torch.equal(synset.indices, places.flatten()) and synset.per_class() == [2] * 10  # 3 * 10 // 12
     assert synset.images is None and torch.equal(synset.classes, torch.arange(10).repeat(2))
     learned, space = synset.views.tensors["compensators"], space_of(teachers)
@@ -506,7 +458,7 @@ def test_composed_images_are_clamped_and_rounded(codec):
     synset = distil("infer", task, codec=codec)
     images, classes = task.training_images(synset)
     assert len(images) == 3 * 20 and torch.equal(classes, torch.arange(10).repeat(6))
-    space, places = task.space("normalised"), slots_of(2)
+    space, places = task.space("normalised"), torch.stack(random_places(a_task(), 2), dim=1)
     (mean,), (std,) = space.mean, space.std
     natural = task.read(space, places.flatten())
     torch.testing.assert_close(images[:20], natural)
@@ -584,10 +536,8 @@ def test_rded_stores_patches_and_its_teacher_labels(changes):
 # jobs
 
 
-def a_job(name, seed=0, ipc=2, **changes):
-    method, fields = find_method(name), fields_of(name, **changes)
-    recipe = resolve(method, load_dataset("digits"), Budget(ipc), recipe="generic", network=ONE, overrides=fields)
-    return DistillJob.of(DataName("digits"), recipe, seed, Compute())
+def a_job(name, seed=0, **changes):
+    return small_tasks.a_job(name, network=ONE, seed=seed, **fields_of(name, **changes))
 
 
 TRAINED = {"weights": "trained", "teacher_epochs": 1}
@@ -607,27 +557,14 @@ def test_a_job_names_its_teachers_with_accuracy_and_weight(name):
     assert synset.targets.params["teachers"][0]["hash"] == key and synset.per_class() == [2] * 10
 
 
-@every_method
-def test_equal_seeds_give_equal_bits_and_others_do_not(name, tmp_path, monkeypatch):
-    torch.manual_seed(1)
-    first, other = distill_job(a_job(name)), distill_job(a_job(name, seed=1))
-    monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "another"))
-    torch.manual_seed(2)
-    assert distill_job(a_job(name)).hash == first.hash != other.hash
-
-
 @pytest.mark.parametrize("last", [1, 3, 4, 6])
 @pytest.mark.parametrize("name", ["sre2l", "cvdd", "infer"])
 def test_a_stopped_job_goes_on_to_the_same_bits(name, last, tmp_path, monkeypatch):
     """Of cvdd two stacks, of infer two as well, of 4 steps each."""
     whole = distill_job(a_job(name))
-    monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "another"))
     total = {"sre2l": 4, "cvdd": 8, "infer": 8}[name]
-    last, hours = min(last, total), iter(range(0, 10**9, 3600))
-    with monkeypatch.context() as clock:
-        clock.setattr("time.monotonic", lambda: next(hours))  # every state is due
-        with pytest.raises(Stopped):
-            distill_job(a_job(name), Watch("recovering images", last))
+    watch = Watch("recovering images", last := min(last, total))
+    stopped_elsewhere(monkeypatch, tmp_path / "another", lambda: distill_job(a_job(name), watch))
     watch = Watch()
     assert distill_job(a_job(name), watch).hash == whole.hash
     assert watch.steps.get("recovering images", 0) == total - last
@@ -636,5 +573,5 @@ def test_a_stopped_job_goes_on_to_the_same_bits(name, last, tmp_path, monkeypatc
 @every_method
 def test_the_shipped_student_trains(name):
     synset = distil(name)
-    record = evaluate_seeds(synset, digits(), find_protocol("shipped-v1"), seeds=(0,), setting=Compute())
+    record = shipped_record(synset)
     assert record.runs[0].status == "ok" and record.runs[0].top1 > 0

@@ -3,44 +3,29 @@
 from dataclasses import replace
 
 import pytest
+import small_tasks
 import torch
 import torch.nn.functional as F
-from ddbench.methods.engines.selection.dynamics import Dynamics, DynamicsFields, Recorder, described, dynamics_of
+from ddbench.methods.engines.selection.dynamics import DynamicsFields, Recorder, described, dynamics_of
 from pydantic import ValidationError
-from watching import Stopped
+from small_tasks import digits
+from watching import Stopped, Watch
 
 from ddbench import networks
-from ddbench.budget import Budget
-from ddbench.data.dataset import memory_split
-from ddbench.data.registry import load_dataset
-from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
-from ddbench.progress import Reporter
 from ddbench.randomness import seed_of
 from ddbench.training.batches import BatchSchedule, views_of
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import train
 
 NETWORK = "convnet-d1-w4-bn"
+TRAINING = f"training {NETWORK} for scores"
 QUICK = {"score_epochs": 3, "score_batch": 40, "score_lr": 0.05, "score_crop": "none"}
 
 
-class StopAt(Reporter):
-    def __init__(self, step):
-        self.step, self.made = step, 0
-
-    def advance(self, label, done, total):
-        if label.startswith("training"):
-            self.made += 1
-            if self.made == self.step:
-                raise Stopped
-
-
-def a_task(*, seed=1, stage_seed=0, reporter=None, count=150, resident=True):
-    whole = load_dataset("digits")
-    split = replace(memory_split(whole.train.read()[:count], whole.train.labels[:count]), resident=resident)
-    data = replace(whole, train=split)
-    return Task(data, Budget(1), NETWORK, seed, torch.device("cpu"), reporter=reporter, stage_seed=stage_seed)
+def a_task(*, resident=True, **more):
+    data = digits()
+    return small_tasks.a_task(network=NETWORK, data=replace(data, train=replace(data.train, resident=resident)), **more)
 
 
 def fields_of(**changes):
@@ -148,10 +133,10 @@ def test_outputs_of_the_training_are_those_of_its_own_batches():
 
 
 def test_a_training_is_made_once_for_all_scores_and_synthesis_seeds():
-    watch = StopAt(None)
+    watch = Watch()
     one = dynamics_of(a_task(reporter=watch), fields_of())
     two = dynamics_of(a_task(seed=7, reporter=watch), fields_of(score_first=2, window=2))
-    assert watch.made == 11  # 3 * 150 // 40 steps, once
+    assert watch.steps[TRAINING] == 11  # 3 * 150 // 40 steps, once
     assert torch.equal(one.runs[0].error[1:], two.runs[0].error)
     assert not same(one, dynamics_of(a_task(stage_seed=1), fields_of()))
 
@@ -169,20 +154,13 @@ def test_a_training_that_is_stopped_goes_on_with_its_rows(outputs, step, tmp_pat
     monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "whole"))
     whole = dynamics_of(a_task(), fields, movement=True)
     monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "stopped"))
-    monkeypatch.setattr(Checkpoint, "__init__", _eager(Checkpoint.__init__))
+    monkeypatch.setattr(Checkpoint.__init__, "__defaults__", (0.0,))  # saved after every step
     with pytest.raises(Stopped):
-        dynamics_of(a_task(reporter=StopAt(step)), fields, movement=True)
-    watch = StopAt(None)
+        dynamics_of(a_task(reporter=Watch(TRAINING, step)), fields, movement=True)
+    watch = Watch()
     resumed = dynamics_of(a_task(reporter=watch), fields, movement=True)
-    assert watch.made == 11 - step
+    assert watch.steps.get(TRAINING, 0) == 11 - step
     assert same(whole, resumed) and torch.equal(whole.runs[0].movement, resumed.runs[0].movement)
-
-
-def _eager(init):
-    def every_time(self, path, interval=0.0):
-        init(self, path, 0.0)
-
-    return every_time
 
 
 def test_a_split_that_does_not_fit_in_memory_is_read_as_it_is_shown():
@@ -199,6 +177,7 @@ def test_a_split_that_does_not_fit_in_memory_is_read_as_it_is_shown():
 def test_the_network_that_scored_is_credited():
     task = a_task()
     found = dynamics_of(task, fields_of())
+    assert torch.equal(found.labels, task.dataset.labels)
     credit = task.credits["scoring network 0"]
     assert credit.teacher().hash == found.runs[0].network.hash and credit.facts["role"] == "scoring network"
 
@@ -222,8 +201,3 @@ def test_epochs_that_are_not_trained_cannot_be_read(change):
 
 def test_no_flip_where_a_flip_changes_the_class():
     assert all(part["name"] != "flip" for part in fields_of().score_recipe(a_task()).augmentations)
-
-
-def test_dynamics_hold_the_labels():
-    found = dynamics_of(a_task(), fields_of())
-    assert isinstance(found, Dynamics) and torch.equal(found.labels, a_task().dataset.labels)

@@ -2,19 +2,20 @@
 
 import pytest
 import torch
-from ddbench.methods.engines.matching import matching
+from ddbench.methods.engines import condensation
+from ddbench.methods.engines.matching import feature_matching
 from ddbench.methods.engines.matching.attention import AttentionMaps, channel_power_sum
-from ddbench.methods.engines.matching.matching import Pairs, class_groups, matching_gradient
+from ddbench.methods.engines.matching.feature_matching import Pairs, class_groups, matching_gradient
+from small_tasks import a_task, distilled
 from torch import Tensor, nn
-from watching import Stopped
+from watching import StopAt, Stopped
 
-from ddbench.budget import Budget
 from ddbench.data.registry import load_dataset
-from ddbench.distillation.method import find_method
 from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
 from ddbench.networks import create
 from ddbench.randomness import rng
+from ddbench.synset.synset import SynSet
 from ddbench.training.checkpoints import Checkpoint
 
 CLASSES, IPC, SIDE = 4, 3, 8
@@ -67,7 +68,7 @@ def synthetic() -> Tensor:
 
 
 def small_chunks(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
-    monkeypatch.setattr(matching, "_CHUNK_PIXELS", {"cpu": images * SIDE**2})
+    monkeypatch.setattr(condensation, "_CHUNK_PIXELS", {"cpu": images * SIDE**2})
 
 
 def draws(pairs: Pairs, step: int, label: int, synthetic: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,23 +149,7 @@ def test_batch_norm_sees_all_real_images_in_one_forward_and_all_synthetic_in_ano
     assert loss == pytest.approx(total.item(), rel=1e-12)
     torch.testing.assert_close(gradient, leaf.grad, rtol=1e-9, atol=1e-12)
     network.eval()
-    assert not matching.mixes_images(network)  # with its statistics frozen, batch norm couples nothing
-
-
-def test_a_class_with_fewer_images_than_the_batch_gives_each_of_them_once(pairs):
-    smallest = min(range(CLASSES), key=lambda label: len(pairs.pools[label]))
-    assert pairs.count(smallest) == len(pairs.pools[smallest]) < pairs.batch
-    plain = Pairs(pairs.read, pairs.pools, pairs.batch, None, pairs.rng)
-    drawn = plain.real(0, smallest).flatten(1).sum(1).sort().values
-    torch.testing.assert_close(drawn, pairs.read(pairs.pools[smallest]).flatten(1).sum(1).sort().values)
-
-
-def test_real_draws_are_distinct_and_differ_between_steps_and_classes(pairs):
-    plain = Pairs(pairs.read, [torch.arange(40)] * 2, 10, None, pairs.rng)
-    batches = [plain.real(step, label).flatten(1) for step in (0, 1) for label in (0, 1)]
-    assert all(len(batch.unique(dim=0)) == 10 for batch in batches)
-    assert not any(torch.equal(batches[0], other) for other in batches[1:])
-    assert torch.equal(plain.real(0, 0).flatten(1), batches[0])
+    assert not feature_matching.mixes_images(network)  # with its statistics frozen, batch norm couples nothing
 
 
 @pytest.mark.parametrize("power", [1, 2, 3, 4, 5])
@@ -188,27 +173,24 @@ def test_class_groups_cover_all_classes_in_order_within_the_limit():
     assert list(class_groups([3, 3], None)) == [range(0, 2)]
 
 
-def distil(name: str, checkpoint: Checkpoint | None = None, network: str = "convnet-d2-w8", **fields: object):
-    method = find_method(name)
-    task = Task(load_dataset("digits"), Budget(2), network, 5, torch.device("cpu"), checkpoint=checkpoint)
-    return method.distill(task, method.hyper.model_validate({"iterations": 4, "batch_real": 6, **fields}))
+def digits_task(network: str = "convnet-d2-w8", **more: object) -> Task:
+    return a_task(2, data=load_dataset("digits"), network=network, **more)
 
 
-class StopAfter(Checkpoint):
-    """Saves after every step, and stops the run after the second."""
-
-    def save_when_due(self, state):
-        super().save_when_due(state)
-        if self.load()["step"] == 2:
-            raise Stopped
+def distil(name: str, task: Task | None = None, **fields: object) -> SynSet:
+    return distilled(name, task or digits_task(), **{"iterations": 4, "batch_real": 6, **fields})
 
 
 @pytest.mark.parametrize("name", ["dm", "datadam"])
 def test_a_stopped_run_goes_on_to_the_same_bits(name, tmp_path):
-    path = tmp_path / "state.safetensors"
+    checkpoint, loop = (
+        Checkpoint(tmp_path / "state.safetensors", interval=0),
+        {"dm": "distributions"}.get(name, "attention"),
+    )
     with pytest.raises(Stopped):
-        distil(name, StopAfter(path, interval=0))
-    assert distil(name, Checkpoint(path)).hash == distil(name).hash
+        distil(name, digits_task(checkpoint=checkpoint, reporter=StopAt(2, f"matching {loop}")))
+    again = digits_task(checkpoint=checkpoint, reporter=(steps := StopAt(watched=f"matching {loop}")))
+    assert distil(name, again).hash == distil(name).hash and steps.seen == [3, 4]
 
 
 @pytest.mark.parametrize("name", ["dm", "datadam"])
@@ -220,14 +202,13 @@ def test_images_move_from_where_they_begin_and_keep_to_no_range(name):
 
 
 def test_real_init_is_the_random_baseline_at_the_same_seed():
-    method, dataset = find_method("random"), load_dataset("digits")
-    baseline = method.distill(Task(dataset, Budget(2), "convnet", 5, torch.device("cpu")), method.hyper())
+    dataset = load_dataset("digits")
     begun = distil("dm", iterations=1, lr_img=1e-30)
-    torch.testing.assert_close(begun.images, baseline.pixels(dataset))
+    torch.testing.assert_close(begun.images, distilled("random", digits_task()).pixels(dataset))
 
 
 def test_a_batch_norm_network_is_its_own_student():
-    assert distil("datadam", network="convnet-d2-w8-bn", iterations=1).student_recipe.network.endswith("-bn")
+    assert distil("datadam", digits_task("convnet-d2-w8-bn"), iterations=1).student_recipe.network.endswith("-bn")
 
 
 def test_divergence_is_a_failed_job_with_its_step():
@@ -237,7 +218,7 @@ def test_divergence_is_a_failed_job_with_its_step():
 
 def test_a_network_without_maps_or_embedding_is_refused_in_one_line():
     with pytest.raises(UsageError, match="two ReLU"):
-        distil("datadam", network="mlp-w8")
+        distil("datadam", digits_task("mlp-w8"))
     with pytest.raises(UsageError, match="no embedding"):
         AttentionMaps(nn.Identity(), 4)
 

@@ -1,37 +1,37 @@
 """`nrr-dd`: crops by brute force, refinement against a plain loop, labels, and what stops and goes on."""
 
-import json
 import math
-from dataclasses import replace
 
 import pytest
+import small_tasks
 import torch
 import torch.nn.functional as F
+from ddbench.methods.engines.decoupled.cam import ActivationMaps
 from ddbench.methods.engines.decoupled.measured_norm import Voter
-from ddbench.methods.engines.decoupled.recover import Problem, RecoverFields, Recovery, Refinement
+from ddbench.methods.engines.decoupled.recover import ImageBlock, RecoverFields, Recovery, Refinement
 from ddbench.methods.engines.decoupled.squeeze import squeeze
-from ddbench.methods.engines.encoders.cam import ActivationMaps
-from torch import nn
+from small_tasks import (
+    crop_flip_roll,
+    crops_by_hand,
+    digits,
+    logits_and_distance,
+    refused,
+    shipped_record,
+    stopped_elsewhere,
+    toy_task,
+    with_statistics,
+)
 from watching import StopAt, Stopped
 
 from ddbench import networks
-from ddbench.augment.crops import draw_crops
-from ddbench.budget import Budget
-from ddbench.data.dataset import Dataset, memory_split
-from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
-from ddbench.distillation.recipes import published, resolve
-from ddbench.distillation.task import Task
-from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation.evaluate import evaluate_seeds
-from ddbench.evaluation.protocol import find_protocol
-from ddbench.jobs.job import DataName, DistillJob, distill_job
+from ddbench.errors import JobFailed
+from ddbench.jobs.job import distill_job
 from ddbench.randomness import rng
 from ddbench.synset.matched_recipe import borrow
 from ddbench.synset.targets import recording, targets_of
 from ddbench.training.batches import views_of
 from ddbench.training.checkpoints import Checkpoint
-from ddbench.training.compute import Compute
 from ddbench.training.losses import distances
 
 SEED, F64 = 5, torch.float64
@@ -52,17 +52,12 @@ QUICK = {
 }
 
 
-def digits():
-    whole = load_dataset("digits")
-    return replace(whole, train=memory_split(whole.train.read()[:150], whole.train.labels[:150]))
-
-
-def a_task(ipc=2, *, seed=SEED, network=NETWORK, reporter=None):
-    return Task(digits(), Budget(ipc), network, seed, torch.device("cpu"), reporter=reporter)
+def a_task(ipc=2, *, network=NETWORK):
+    return small_tasks.a_task(ipc, network=network)
 
 
 def hyper_of(**changes):
-    return find_method("nrr-dd").hyper.model_validate_json(json.dumps({**QUICK, **changes}))
+    return small_tasks.hyper_of("nrr-dd", **{**QUICK, **changes})
 
 
 def distil(task=None, **changes):
@@ -90,23 +85,13 @@ def class_map(network, images, labels, side):
 
 def chosen_by_hand(label, wanted, *, top=None, mean=False):
     """(confidence, window, crop enlarged) of the crops of a class that are chosen, every crop of every image looked at."""
-    task, hyper = a_task(), hyper_of()
-    network = teacher_of(a_task()).module(torch.device("cpu"))
-    pool = (task.dataset.labels == label).nonzero()[:, 0]
-    order = torch.randperm(len(pool), generator=rng(SEED, "synthesis", "patch-pool", label)).tolist()
-    looked_at = [int(pool[i]) for i in order][: hyper.pool]
-    generator = rng(SEED, "synthesis", "patch-crops", label)
-    boxes = draw_crops(len(looked_at) * 3, 8, generator, scale=(0.3, 1.0), ratio=(1.0, 1.0)).tolist()
-    best = []
-    for number, place in enumerate(looked_at):
-        image = task.read(task.space("normalised"), torch.tensor([place]))
+    network, best = teacher_of(a_task()).module(torch.device("cpu")), []
+    for image, crops in crops_by_hand(a_task(), label, pool=8, crops=3, patch_low=0.3):
         (heat,) = class_map(network, image, torch.tensor([label]), 8).double()
         tried = []
-        for y, x, h, w in boxes[3 * number : 3 * number + 3]:
+        for (y, x, h, w), window, seen in crops:
             inside = float(heat[y : y + h, x : x + w].sum())
             ratio = inside / (h * w) if mean else inside / float(heat.sum()) if heat.sum() > 0 else 0.0
-            window = image[:, :, y : y + h, x : x + w]
-            seen = F.interpolate(window, (8, 8), mode="bilinear", align_corners=False)
             tried.append((ratio, float(network(seen).softmax(1)[0, label]), window, seen))
         best.append(max(tried, key=lambda crop: crop[0]))
     best.sort(key=lambda crop: -crop[0])
@@ -139,8 +124,7 @@ def test_crops_are_tiled_row_by_row():
 
 def test_images_may_begin_as_those_of_the_other_methods():
     shared = {key: value for key, value in QUICK.items() if key in find_method("rded").hyper.model_fields}
-    rded = find_method("rded")
-    theirs = rded.distill(a_task(), rded.hyper.model_validate_json(json.dumps(shared))).images.unflatten(0, (10, 2))
+    theirs = small_tasks.distilled("rded", a_task(), **shared).images.unflatten(0, (10, 2))
     ours = distil(init="patches", iterations=0).images.unflatten(0, (2, 10))
     assert torch.equal(ours.transpose(0, 1), theirs)
     begun = {kind: distil(init=kind, iterations=0).hash for kind in ("critical", "patches", "real", "noise")}
@@ -150,19 +134,9 @@ def test_images_may_begin_as_those_of_the_other_methods():
 # NRR
 
 
-def engine_task(checkpoint=None, reporter=None):
-    pixels = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
-    split = memory_split(pixels, torch.arange(6))
-    data = Dataset("toy", tuple("abcdef"), 3, 8, True, (0.5,) * 3, (0.25,) * 3, split, split)
-    return Task(data, Budget(1), NETWORK, SEED, torch.device("cpu"), checkpoint=checkpoint, reporter=reporter)
-
-
 def engine_network(dtype=F64):
-    network = networks.create("convnet-d2-w4-bn", channels=3, side=8, classes=6, seed=0)
-    for number, norm in enumerate(part for part in network.modules() if isinstance(part, nn.BatchNorm2d)):
-        norm.running_mean.copy_(0.2 * torch.randn(4, generator=rng(0, "mean", number)))
-        norm.running_var.copy_(0.5 + torch.rand(4, generator=rng(0, "var", number)))
-    return network.to(dtype).eval().requires_grad_(False)
+    network = with_statistics(networks.create("convnet-d2-w4-bn", channels=3, side=8, classes=6, seed=0))
+    return network.to(dtype).requires_grad_(False)
 
 
 def engine_fields(**changes):
@@ -172,7 +146,7 @@ def engine_fields(**changes):
 
 def a_problem(k, images=3, dtype=F64):
     start = torch.randn(images, 3, 8, 8, generator=rng(0, "start", k), dtype=F64).to(dtype).clamp(-2, 2)
-    return Problem((0, k), (torch.arange(images) + k) % 6, start, {"one": 1.0})
+    return ImageBlock((0, k), (torch.arange(images) + k) % 6, start, {"one": 1.0})
 
 
 EPSILON = 0.6
@@ -186,27 +160,19 @@ def refinement(dtype=F64, **changes):
 def refined(problems, fields, how, *, task=None, dtype=F64, **options):
     limit = torch.full((3, 1, 1), 2.0, dtype=dtype)
     voters = {"one": Voter(engine_network(dtype))}
-    engine = Recovery(task or engine_task(), fields, voters, (-limit, limit), refine=how, **options)
+    engine = Recovery(task or toy_task(), fields, voters, (-limit, limit), refine=how, **options)
     return engine.run(problems)
 
 
 def objective(network, images, labels, r_bn):
-    """CE + r_bn BN, by hooks."""
-    norms, seen = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)], {}
-    hooks = [norm.register_forward_pre_hook(lambda norm, given: seen.update({norm: given[0]})) for norm in norms]
-    loss = F.cross_entropy(network(images), labels)
-    for hook in hooks:
-        hook.remove()
-    for place, norm in enumerate(norms):
-        x = seen[norm].transpose(0, 1).flatten(1)
-        r = (norm.running_var - x.var(1, unbiased=False)).norm() + (norm.running_mean - x.mean(1)).norm()
-        loss = loss + r_bn * (1 if place else 10) * r
-    return loss
+    """CE + r_bn BN."""
+    logits, distance = logits_and_distance(network, images)
+    return F.cross_entropy(logits, labels) + r_bn * distance
 
 
 def by_hand(problem, fields, *, every=1, step="plain", schedule="constant"):
     """x <- x - M eta grad, M = max(0, eps - C), one problem alone; and the maps that were looked up."""
-    network, draws_of = engine_network(), Recovery(engine_task(), fields, {}, None)
+    network, draws_of = engine_network(), Recovery(toy_task(), fields, {}, None)
     x, looked_up = problem.start.clone(), []
     first, second = torch.zeros_like(x), torch.zeros_like(x)
     for t in range(fields.iterations):
@@ -214,14 +180,7 @@ def by_hand(problem, fields, *, every=1, step="plain", schedule="constant"):
             looked_up.append(class_map(network, x, problem.labels, 8))
             mask = (EPSILON - looked_up[-1]).clamp(min=0)[:, None]
         leaf = x.clone().requires_grad_()
-        draws, at = draws_of.draws(problem, 0), t
-        seen = leaf
-        if draws.boxes is not None:
-            top, left, height, width = draws.boxes[at].tolist()
-            window = seen[:, :, top : top + height, left : left + width]
-            seen = F.interpolate(window, (8, 8), mode="bilinear", align_corners=False)
-            seen = seen.flip(3) if draws.flips[at] else seen
-        seen = torch.roll(seen, draws.rolls[at].tolist(), (2, 3))
+        seen = crop_flip_roll(leaf, draws_of.draws(problem, 0).at(t))
         (gradient,) = torch.autograd.grad(objective(network, seen, problem.labels, fields.r_bn), leaf)
         eta = fields.recover_lr
         if schedule == "cosine":
@@ -272,14 +231,6 @@ def test_a_whole_share_of_adams_cosine_is_the_engine_itself():
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
 
 
-def test_problems_in_a_stack_are_as_if_alone():
-    problems, fields = [a_problem(k) for k in range(5)], engine_fields()
-    together = refined(problems, fields, refinement(every=2), at_once=3)
-    for problem, images in zip(problems, together, strict=True):
-        (alone,) = refined([problem], fields, refinement(every=2))
-        torch.testing.assert_close(images, alone, rtol=1e-9, atol=1e-12)
-
-
 @pytest.mark.parametrize("step", ["plain", "adam"])
 @pytest.mark.parametrize("last", [2, 3, 6, 9, 17])
 def test_a_stopped_refinement_goes_on_to_the_same_bits(step, last, tmp_path):
@@ -290,16 +241,11 @@ def test_a_stopped_refinement_goes_on_to_the_same_bits(step, last, tmp_path):
     how = refinement(torch.float32, every=3, step=step)
     whole = refined(problems, fields, how, **options)
     path = tmp_path / "state.safetensors"
+    stopped = toy_task(checkpoint=Checkpoint(path, interval=0), reporter=StopAt(last))
     with pytest.raises(Stopped):
-        refined(
-            problems,
-            fields,
-            how,
-            task=engine_task(Checkpoint(path, interval=0), StopAt(last, "recovering images")),
-            **options,
-        )
-    steps = StopAt(watched="recovering images")
-    again = refined(problems, fields, how, task=engine_task(Checkpoint(path), steps), **options)
+        refined(problems, fields, how, task=stopped, **options)
+    steps = StopAt()
+    again = refined(problems, fields, how, task=toy_task(checkpoint=Checkpoint(path), reporter=steps), **options)
     assert all(torch.equal(one, two) for one, two in zip(whole, again, strict=True))
     assert steps.seen == [*range(last + 1, 19)]
 
@@ -368,13 +314,13 @@ def test_distances_are_of_the_teachers_logits_for_the_seeds_stream():
 
 @pytest.mark.parametrize("labels", ["online", "replay", "distances"])
 def test_the_shipped_student_trains_and_random_borrows_its_labels(labels):
-    synset, protocol = distil(labels=labels), find_protocol("shipped-v1")
-    random = find_method("random").distill(a_task(), find_method("random").hyper())
+    synset = distil(labels=labels)
+    random = small_tasks.distilled("random", a_task())
     lent = borrow(random, synset, digits())
     assert lent.student_recipe == synset.student_recipe and lent.targets.kind == synset.targets.kind
     assert (lent.targets.params == synset.targets.params) and torch.equal(lent.indices, random.indices)
     for made in (synset, lent):
-        run = evaluate_seeds(made, digits(), protocol, seeds=(0,), setting=Compute()).runs[0]
+        run = shipped_record(made).runs[0]
         assert run.status == "ok" and run.top1 > 0
 
 
@@ -385,8 +331,8 @@ def test_the_shipped_student_trains_and_random_borrows_its_labels(labels):
     ("network", "changes", "words"),
     [
         ("convnet-d1-w4", {}, "batch norm"),
-        ("mlp", {}, "no feature maps for class activation maps"),
-        (NETWORK, {"top": 1}, "top 1 keeps fewer crops of a class than the 2"),
+        ("mlp", {}, "no feature maps"),
+        (NETWORK, {"top": 1}, "top 1"),
         (NETWORK, {"pool": 1}, "2 patches of class"),
         (NETWORK, {"factor": 3}, "factor 3 does not divide"),
         (NETWORK, {"shuffle": 3}, "shuffle 3 does not divide"),
@@ -398,9 +344,8 @@ def test_what_cannot_end_well_does_not_begin(network, changes, words, monkeypatc
     monkeypatch.setattr(recording, "MAX_BYTES", 100)
     task = a_task(network=network)
     monkeypatch.setattr(task, "open_stage", lambda *_: pytest.fail("a teacher was asked for"))
-    with pytest.raises(UsageError, match=words) as error:
+    with refused(words):
         distil(task, **changes)
-    assert "\n" not in str(error.value)
 
 
 def test_without_refinement_no_norms_are_needed():
@@ -408,52 +353,14 @@ def test_without_refinement_no_norms_are_needed():
 
 
 def a_job(seed=0, **changes):
-    recipe = resolve(
-        find_method("nrr-dd"),
-        load_dataset("digits"),
-        Budget(2),
-        recipe="generic",
-        network=NETWORK,
-        overrides={**QUICK, "labels": "distances", **changes},
-    )
-    return DistillJob.of(DataName("digits"), recipe, seed, Compute())
+    return small_tasks.a_job("nrr-dd", network=NETWORK, seed=seed, **{**QUICK, "labels": "distances", **changes})
 
 
 @pytest.mark.parametrize("last", [1, 4, 5, 6])
 def test_a_stopped_job_goes_on_to_the_same_bits(last, tmp_path, monkeypatch):
     whole = distill_job(a_job())
-    monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "another"))
-    hours = iter(range(0, 10**9, 3600))
-    with monkeypatch.context() as clock:
-        clock.setattr("time.monotonic", lambda: next(hours))  # every state is due
-        with pytest.raises(Stopped):
-            distill_job(a_job(), StopAt(last, "recovering images"))
+    stop = StopAt(last, "recovering images")
+    stopped_elsewhere(monkeypatch, tmp_path / "another", lambda: distill_job(a_job(), stop))
     watch = StopAt(watched="recovering images")
     assert distill_job(a_job(), watch).hash == whole.hash
     assert watch.seen == [*range(last + 1, 7)]
-
-
-def test_equal_seeds_give_equal_bits_and_others_do_not(tmp_path, monkeypatch):
-    torch.manual_seed(1)
-    first, other = distill_job(a_job()), distill_job(a_job(seed=1))
-    monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "another"))
-    torch.manual_seed(2)
-    assert distill_job(a_job()).hash == first.hash != other.hash
-
-
-# recipes
-
-
-def test_the_papers_cells_have_recipes():
-    recipes = published(find_method("nrr-dd")).recipe
-    cells = {(e.dataset, b.ipc) for e in recipes if e.default for b in e.budgets()}
-    papers = {("cifar10", 10), ("cifar100", 10)} | {
-        (d, i) for d in ("tiny-imagenet", "imagenet-1k") for i in (1, 10, 50)
-    }
-    assert papers | {("digits", ipc) for ipc in (1, 3, 10)} | {("cifar10-jpeg", 10)} <= cells
-    for entry in recipes:
-        stores = entry.hyper.get("labels") == "distances"
-        assert stores == ("dbr" in entry.name), entry
-        if entry.source.startswith("arXiv"):
-            assert "not established" in entry.source
-        find_method("nrr-dd").hyper.model_validate_json(json.dumps(entry.hyper))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import small_tasks
 import torch
 import torch.nn.functional as F
 from ddbench.methods import pca
@@ -10,29 +11,23 @@ from ddbench.methods.engines.selection.dynamics import dynamics_of
 from ddbench.methods.engines.selection.pruning import SCORES
 from ddbench.methods.pca import PCAHyper, canvases, combine, prune
 from pydantic import ValidationError
+from small_tasks import a_job, refused, shipped_record
 
 from ddbench.budget import Budget
-from ddbench.data.dataset import memory_split
 from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
-from ddbench.distillation.recipes import published, resolve
-from ddbench.distillation.task import Task
-from ddbench.errors import UsageError
-from ddbench.evaluation.evaluate import evaluate_seeds
-from ddbench.evaluation.protocol import find_protocol
-from ddbench.jobs.job import DataName, DistillJob, distill_job
+from ddbench.jobs.job import distill_job
 from ddbench.settings import cache_dir
 from ddbench.synset.matched_recipe import borrow
 from ddbench.synset.views import drawn, expand
 from ddbench.training.batches import BatchSchedule, views_of
-from ddbench.training.compute import Compute
 
 SEED = 5
 QUICK = {"score_epochs": 2, "student_epochs": 2}
 
 
-def a_task(ipc=2, *, network="convnet-d1-w4", data=None):
-    return Task(data or load_dataset("digits"), Budget(ipc), network, SEED, torch.device("cpu"))
+def a_task(ipc=2, *, data=None, **more):
+    return small_tasks.a_task(ipc, data=data or load_dataset("digits"), **more)
 
 
 def scores_of(task):
@@ -118,9 +113,7 @@ def test_one_tile_stores_the_images_as_they_are():
 
 
 def distilled(ipc=2, **fields):
-    method = find_method("pca")
-    made = resolve(method, load_dataset("digits"), Budget(ipc), recipe="generic", overrides={**QUICK, **fields})
-    return distill_job(DistillJob.of(DataName("digits"), made, SEED, Compute()))
+    return distill_job(a_job("pca", ipc, seed=SEED, **{**QUICK, **fields}))
 
 
 def test_a_set_is_made_of_what_el2n_finds_easiest():
@@ -170,11 +163,10 @@ def test_scores_are_made_once_for_all_settings():
 
 def test_random_borrows_the_recipe_and_is_shown_whole():
     digits, synset = load_dataset("digits"), distilled()
-    job = DistillJob.of(DataName("digits"), resolve(find_method("random"), digits, Budget(2)), SEED, Compute())
-    found = borrow(distill_job(job), synset, digits)
+    found = borrow(distill_job(a_job("random", seed=SEED)), synset, digits)
     assert found.student_recipe == synset.student_recipe and found.views is None and found.targets is None
     for each in (found, synset):
-        run = evaluate_seeds(each, digits, find_protocol("shipped-v1"), seeds=(0,), setting=Compute()).runs[0]
+        run = shipped_record(each, digits).runs[0]
         assert run.status == "ok" and run.steps == 2
 
 
@@ -183,34 +175,15 @@ def test_bad_input_is_one_line_before_scores_are_made(monkeypatch):
         raise AssertionError("scores were made")
 
     monkeypatch.setattr(pca, "dynamics_of", never)
-    data = load_dataset("digits")
-    few = replace(data, train=memory_split(data.train.read()[:150], data.train.labels[:150]))
     cases = [
         (a_task(1), 3, "tiles 3 does not divide images of 8 px"),
-        (a_task(50), 2, "IPC 50 of 2 x 2 tiles needs 200 images of class '0', but there are"),
-        (a_task(5, data=few), 2, "needs 20 images of class .*: lower ipc or tiles"),
-        (Task(data, Budget(fraction=0.1), "mlp", 0, torch.device("cpu")), 1, "ipc"),
+        (a_task(50), 2, "needs 200 images of class '0'"),
+        (a_task(5, data=small_tasks.digits()), 2, "needs 20 images"),
+        (a_task(Budget(fraction=0.1)), 1, "ipc"),
     ]
     for task, tiles, message in cases:
-        with pytest.raises(UsageError, match=message) as error:
+        with refused(message):
             find_method("pca").distill(task, PCAHyper(tiles=tiles))
-        assert "\n" not in str(error.value)
     for tiles in (0, 4):
         with pytest.raises(ValidationError):
             PCAHyper(tiles=tiles)
-
-
-def test_the_papers_cells_have_recipes():
-    entries = {
-        (entry.dataset, budget.ipc): entry
-        for entry in published(find_method("pca")).recipe
-        for budget in entry.budgets()
-    }
-    for ipc in (10, 50, 100):
-        entry = entries["imagenet-1k", ipc]
-        assert (entry.name, entry.default, entry.network) == ("paper", True, "torchvision:resnet18")
-        hyper = PCAHyper(**entry.hyper)
-        names = [name for name in PCAHyper.model_fields if name.startswith(("student", "mix", "decay_all", "eta"))]
-        assert {name: getattr(hyper, name) for name in names} == {name: getattr(PCAHyper(), name) for name in names}
-    assert entries["tiny-imagenet-20", 10].hyper["tiles"] == 2
-    assert {ipc for name, ipc in entries if name == "digits"} == {1, 3, 10}

@@ -1,12 +1,13 @@
-"""Pruning scores against straightforward definitions, on 500 samples in float64; the rules that keep samples by them."""
+"""Pruning scores against straightforward definitions, the rules that keep samples by them, and `prune` and `prune-kd`."""
 
 import math
-import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import small_tasks
 import torch
-from ddbench.methods.engines.selection.dynamics import ROWS, Dynamics, DynamicsFields, Recorded, described
+from ddbench.methods.engines.selection.dynamics import ROWS, Dynamics, DynamicsFields, Recorded, described, dynamics_of
 from ddbench.methods.engines.selection.pruning import (
     SCORES,
     KeepFields,
@@ -16,9 +17,18 @@ from ddbench.methods.engines.selection.pruning import (
     require_enough,
     stratified_choice,
 )
+from ddbench.methods.engines.selection.subsets import GEOMETRY, SubsetFields, subset
+from ddbench.methods.engines.students import RealStudentFields
+from pydantic import ValidationError
 
+from ddbench.budget import Budget
+from ddbench.data.registry import load_dataset
 from ddbench.errors import UsageError
 from ddbench.randomness import rng
+from ddbench.synset.targets import targets_of
+from ddbench.training.loop import train
+from ddbench.training.losses import LOSSES, Labels
+from ddbench.training.optimizers import SCHEDULES
 
 N, T, K, J = 500, 14, 10, 4
 
@@ -113,12 +123,6 @@ def test_a_score_is_its_definition(name, told, dynamics):
     assert torch.equal(found.argsort(stable=True), wanted.argsort(stable=True))
 
 
-def test_samples_that_were_never_right_rank_hardest_by_forgetting(told, dynamics):
-    found = SCORES["forgetting"](dynamics, DynamicsFields(score_epochs=T, window=J))
-    never = ~(told[0].argmax(2) == told[2]).any(0)
-    assert never.any() and found[never].min() > found[~never].max()
-
-
 def test_scores_of_several_trainings_are_averaged(dynamics):
     run = dynamics.runs[0]
     both = Dynamics((run, Recorded(**{**vars(run), "error": run.error * 3})), dynamics.labels)
@@ -205,19 +209,6 @@ def test_beta_sampling_draws_without_replacement_and_easier_samples_the_fewer_ar
     assert truth[few].mean() > truth[many].mean()
 
 
-def test_what_is_drawn_follows_from_the_seed():
-    scores, truth = (
-        torch.rand(500, generator=rng(0, "s"), dtype=torch.float64),
-        torch.rand(500, generator=rng(0, "t"), dtype=torch.float64),
-    )
-    for keep in ("ccs", "beta"):
-        one, two, other = (
-            kept(SimpleNamespace(rng=lambda *key, seed=seed: rng(seed, *key)), KeepFields(keep=keep), scores, truth, POOLS, [20, 20])
-            for seed in (1, 1, 2)
-        )  # fmt: skip
-        assert torch.equal(one, two) and not torch.equal(one, other)
-
-
 def test_more_samples_than_there_are_is_one_line():
     require_enough(KeepFields(), ["class 'a'", "class 'b'"], POOLS, [300, 200])
     with pytest.raises(UsageError, match="201 samples of class 'b' were asked for, but there are 200"):
@@ -227,12 +218,150 @@ def test_more_samples_than_there_are_is_one_line():
     assert dropped(10, 0.3) == 3
 
 
-def test_random_order_of_samples_changes_no_score(dynamics):
-    """Scores are of samples, not of places."""
-    fields, places = DynamicsFields(score_epochs=T, window=J), list(range(N))
-    random.Random(0).shuffle(places)
-    run = dynamics.runs[0]
-    mixed = {name: getattr(run, name)[:, places] for name in ROWS}
-    moved = Dynamics((Recorded(**mixed, labels=run.labels[places], network=None),), run.labels[places])
-    for score in SCORES.values():
-        assert torch.allclose(score(moved, fields), score(dynamics, fields)[places])
+# the methods
+
+QUICK = {"score_network": "convnet-d1-w4-bn", "score_epochs": 4, "score_batch": 64, "window": 2}
+NEVER = {"score_epochs": 1_000_000}  # a training that no test would live to see the end of
+
+
+def a_task(budget=3, *, seed=1):
+    return small_tasks.a_task(budget, network="convnet-d1-w4-bn", seed=seed, data=load_dataset("digits"))
+
+
+def fields_of(**changes):
+    return SubsetFields.model_validate({**QUICK, **changes})
+
+
+def distilled(method, budget=3, *, seed=1, **changes):
+    task = a_task(budget, seed=seed)
+    fields = {**QUICK, "student_epochs": 2, "student_batch": 10, **changes}
+    return task, small_tasks.distilled(method, task, **fields)
+
+
+@pytest.mark.parametrize("score", [*SCORES, *GEOMETRY, "random"])
+@pytest.mark.parametrize(("budget", "total"), [(Budget(3), 30), (Budget(fraction=0.05), 72)])
+def test_any_score_keeps_what_either_budget_asks_for(score, budget, total):
+    task = a_task(budget)
+    for balance in (True, False):
+        places = subset(task, fields_of(score=score, balance=balance))
+        assert len(places) == total and len(set(places.tolist())) == total
+        counts = torch.bincount(task.dataset.labels[places], minlength=10)
+        if balance:
+            assert counts.max() - counts.min() <= (budget.ipc is None)
+
+
+def test_the_easiest_of_each_class_are_kept_in_order():
+    task, fields = a_task(), fields_of(score="el2n", keep="easy")
+    places, values = subset(task, fields), SCORES["el2n"](dynamics_of(task, fields), fields)
+    for label, pool in enumerate(task.class_indices()):
+        wanted = sorted(pool.tolist(), key=lambda i: float(values[i]))[:3]
+        assert places[3 * label : 3 * label + 3].tolist() == wanted
+
+
+def test_without_balance_the_whole_split_is_ranked():
+    task, fields = a_task(), fields_of(score="aum", keep="hard", balance=False)
+    values = SCORES["aum"](dynamics_of(task, fields), fields)
+    assert subset(task, fields).tolist() == sorted(range(len(values)), key=lambda i: -float(values[i]))[:30]
+
+
+def test_random_is_the_baseline_of_that_name():
+    wanted = small_tasks.distilled("random", a_task(seed=4))
+    assert torch.equal(distilled("prune", seed=4, score="random")[1].indices, wanted.indices)
+
+
+def test_rules_that_draw_follow_the_synthesis_seed_and_rules_that_rank_do_not():
+    for keep, moves in (("hard", False), ("easy", False), ("ccs", True), ("beta", True)):
+        one, two = (subset(a_task(seed=seed), fields_of(score="dual", keep=keep)) for seed in (1, 2))
+        assert torch.equal(one, two) != moves
+
+
+@pytest.mark.parametrize(
+    ("budget", "changes", "line"),
+    [
+        (Budget(150), {"score": "el2n"}, "150 samples of class '0' were asked for, but there are"),
+        (Budget(110), {"keep": "ccs"}, "once the hardest 0.3 are dropped"),
+        (Budget(fraction=0.8), {"keep": "ccs", "balance": False}, "of the training split were asked for"),
+        (Budget(1), {"score": "dual", "window": 10, "score_epochs": 9}, "a window of 10 epochs needs at least 10"),
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_one_line_before_anything_is_trained(budget, changes, line):
+    never = {} if "score_epochs" in changes else NEVER
+    with pytest.raises(UsageError, match=line):
+        subset(a_task(budget), fields_of(**{**never, **changes}))
+
+
+def test_a_rule_for_scores_needs_a_score():
+    with pytest.raises(ValidationError, match="keep = easy ranks by a score: herding is none"):
+        fields_of(score="herding", keep="easy")
+
+
+def test_prune_ships_the_papers_student():
+    task, synset = distilled("prune", student_steps=7, student_end=0.001, nesterov=True)
+    recipe = synset.student_recipe
+    assert recipe.optimizer == {"name": "sgd", "momentum": 0.9, "lr": 0.1, "weight_decay": 5e-4, "nesterov": True}
+    assert recipe.steps(len(synset)) == 7 and recipe.labels == "classes" and recipe.mix is None
+    factor = SCHEDULES.build(recipe.schedule)
+    assert factor(0, 100, 10) == 1 and factor(100, 100, 10) == pytest.approx(0.001)
+    assert factor(50, 100, 10) == pytest.approx((1 + 0.001) / 2)
+    images, classes = task.training_images(synset)
+    assert train(task.create_network(), images, classes, recipe, seed=0).steps == 7
+
+
+def test_an_end_of_the_cosine_goes_with_a_plain_cosine():
+    with pytest.raises(ValidationError, match="student_end"):
+        RealStudentFields(student_end=0.1, eta=2.0)
+
+
+def test_the_loss_is_the_papers_at_any_alpha():
+    """(1 - a) CE + a T^2 KL(teacher || student), written out."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(6, 10, generator=generator, dtype=torch.float64) for _ in range(2))
+    y = torch.arange(6)
+    for alpha in (0.0, 0.3, 1.0):
+        loss = LOSSES.build({"name": "ce-kd", "alpha": alpha, "temperature": 4.0, "squared": True})
+        p, q = (teacher / 4).softmax(1), (student / 4).softmax(1)
+        kl = (p * (p / q).log()).sum(1).mean() * 16
+        ce = -student.softmax(1)[torch.arange(6), y].log().mean()
+        assert loss(student, Labels(y, teacher)).item() == pytest.approx(
+            ((1 - alpha) * ce + alpha * kl).item(), rel=1e-12
+        )
+
+
+def test_with_a_teacher_the_weight_falls_as_more_is_kept():
+    for budget, alpha in ((Budget(fraction=0.1), 1 - 144 / 1437), (Budget(fraction=0.5), 1 - 718 / 1437)):
+        _, synset = distilled("prune-kd", budget, teacher_epochs=1)
+        assert synset.student_recipe.loss["alpha"] == pytest.approx(alpha, abs=2e-3)
+    _, synset = distilled("prune-kd", Budget(1), teacher_epochs=1, alpha=0.25)
+    assert synset.student_recipe.loss["alpha"] == 0.25
+
+
+def test_students_learn_classes_and_the_teachers_outputs_for_what_they_see():
+    task, synset = distilled("prune-kd", teacher_epochs=1, score="el2n", keep="easy")
+    assert synset.indices is not None and synset.student_recipe.labels == "targets"
+    kind, _ = targets_of(synset)
+    (teacher,) = kind.teachers(synset)
+    assert teacher.network == task.network  # self-distillation
+    assert torch.equal(synset.indices, distilled("prune", score="el2n", keep="easy")[1].indices)
+    images, classes = task.training_images(synset)
+    seen = []
+
+    def labeller(batch):
+        given = task.labeller(synset)(batch)
+        assert torch.allclose(given, teacher.module(task.device)(batch.images))
+        seen.append(len(batch.images))
+        return given
+
+    train(task.create_network(), images, classes, synset.student_recipe, seed=0, labeller=labeller)
+    assert sum(seen) == 60
+
+
+def test_a_smaller_teacher_can_be_named():
+    _, synset = distilled("prune-kd", teacher_epochs=1, teacher="convnet-d1-w2-bn")
+    kind, _ = targets_of(synset)
+    assert kind.teachers(synset)[0].network == "convnet-d1-w2-bn"
+
+
+def test_a_set_that_is_kept_has_its_space():
+    for space in ("pixel", "normalised", "zca"):
+        _, synset = distilled("prune", Budget(1), space=space)
+        assert synset.space.kind == space and replace(synset).hash == synset.hash

@@ -1,24 +1,26 @@
-"""The recover engine against a plain loop, one problem at a time; stacked, stopped, gone on with, and diverged."""
+"""The recover engine against a plain loop, one block at a time; stacked, stopped, gone on with; and what a step sees."""
 
 import math
+from dataclasses import replace
 
 import pytest
+import small_tasks
 import torch
 import torch.nn.functional as F
 from ddbench.methods.engines.decoupled.measured_norm import Voter
-from ddbench.methods.engines.decoupled.recover import Problem, RecoverFields, Recovery, lower_bound
+from ddbench.methods.engines.decoupled.recover import ImageBlock, RecoverFields, Recovery, lower_bound
+from ddbench.methods.engines.decoupled.windows import Draws, draw_windows, view
 from pydantic import ValidationError
-from torch import nn
-from torchvision.models.resnet import BasicBlock
+from small_tasks import crop_flip_roll, logits_and_distance, normal, small_resnet, with_statistics
+from torchvision.transforms import RandomResizedCrop
 from watching import StopAt, Stopped
 
 from ddbench import networks
-from ddbench.budget import Budget
-from ddbench.data.dataset import Dataset, memory_split
+from ddbench.augment.crops import draw_crops
 from ddbench.distillation.snapshots import Snapshots
-from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
 from ddbench.progress import Reporter
+from ddbench.randomness import rng
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.precision import Execution
 
@@ -26,22 +28,13 @@ SEED, F64 = 5, torch.float64
 BOUNDS = (torch.tensor([-2.0, -1.0, -1.5])[:, None, None], torch.tensor([1.0, 2.0, 1.5])[:, None, None])
 
 
-def a_task(checkpoint=None, reporter=None, flip=True, side=8, snapshots=None):
-    pixels = torch.zeros(6, 3, side, side, dtype=torch.uint8)
-    split = memory_split(pixels, torch.arange(6))
-    data = Dataset("toy", tuple("abcdef"), 3, side, flip, (0.5,) * 3, (0.25,) * 3, split, split)
-    device = torch.device("cpu")
-    about = {"checkpoint": checkpoint, "reporter": reporter, "snapshots": snapshots}
-    return Task(data, Budget(ipc=1), "convnet-d1-w4-bn", SEED, device, **about)
+def a_task(checkpoint=None, reporter=None, **more):
+    return small_tasks.toy_task(checkpoint=checkpoint, reporter=reporter, **more)
 
 
 def fields_of(**changes):
     given = {"iterations": 20, "recover_lr": 0.25, "r_bn": 0.1, "roll": (0, 2), **changes}
     return RecoverFields.model_validate(given)
-
-
-def random(*shape, seed=0, dtype=F64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def a_network(kind="convnet", seed=0, dtype=F64):
@@ -51,14 +44,8 @@ def a_network(kind="convnet", seed=0, dtype=F64):
     else:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            branch = nn.Sequential(nn.Conv2d(4, 6, 1, stride=2, bias=False), nn.BatchNorm2d(6))
-            stem = [nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True)]
-            blocks = [BasicBlock(4, 6, stride=2, downsample=branch), BasicBlock(6, 6)]
-            network = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 6))
-    for number, norm in enumerate(module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
-        norm.running_mean.copy_(0.2 * random(norm.num_features, seed=seed + number))
-        norm.running_var.copy_(0.5 + random(norm.num_features, seed=seed + 50 + number).square())
-    return network.to(dtype).eval()
+            network = small_resnet(6)
+    return with_statistics(network, seed).to(dtype)
 
 
 def bounds_of(dtype=F64):
@@ -66,8 +53,8 @@ def bounds_of(dtype=F64):
 
 
 def a_problem(*key, images=3, seed=0, votes=None, dtype=F64):
-    start = random(images, 3, 8, 8, seed=seed + 10, dtype=dtype)
-    return Problem(key, (torch.arange(images) + seed) % 6, start, votes or {"one": 1.0})
+    start = normal(images, 3, 8, 8, seed=seed + 10, dtype=dtype)
+    return ImageBlock(key, (torch.arange(images) + seed) % 6, start, votes or {"one": 1.0})
 
 
 def recover(problems, fields, *, voters=None, task=None, dtype=F64, bounded=True, **options):
@@ -77,45 +64,23 @@ def recover(problems, fields, *, voters=None, task=None, dtype=F64, bounded=True
     return engine.run(problems)
 
 
-def statistics_distance(network, run):
-    """BN(x) of a forward, by hooks on all batch norms in the order of the modules."""
-    seen, hooks = [], []
-    for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
-        hooks.append(norm.register_forward_pre_hook(lambda norm, inputs: seen.append((norm, inputs[0]))))
-    logits = run()
-    for hook in hooks:
-        hook.remove()
-    order = {norm: place for place, norm in enumerate(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))}
-    total = 0
-    for norm, x in seen:
-        mean, var = x.mean((0, 2, 3)), x.transpose(0, 1).flatten(1).var(dim=1, unbiased=False)
-        r = (norm.running_var - var).norm() + (norm.running_mean - mean).norm()
-        total = total + (10 * r if order[norm] == 0 else r)
-    return logits, total
-
-
 def by_hand(problem, fields, teachers, *, bounded=True, compensate=False, flip=True, steps=None):
     """One problem alone: torch's Adam, cosine by step t / T, clamp, un-squared norms, last iterate, or that of a step."""
     draws_of = Recovery(a_task(flip=flip), fields, {}, None)
     x = (torch.zeros_like(problem.start[:1]) if compensate else problem.start.clone()).requires_grad_()
-    optimiser = torch.optim.Adam([x], lr=1.0, betas=(0.5, 0.9), eps=1e-8)
+    optimizer = torch.optim.Adam([x], lr=1.0, betas=(0.5, 0.9), eps=1e-8)
     for t in range(fields.iterations if steps is None else steps):
-        optimiser.param_groups[0]["lr"] = fields.recover_lr * 0.5 * (1 + math.cos(math.pi * t / fields.iterations))
+        optimizer.param_groups[0]["lr"] = fields.recover_lr * 0.5 * (1 + math.cos(math.pi * t / fields.iterations))
         draws, at = draws_of.draws(problem, t // 100), t % 100
         seen = problem.start + x if compensate else x
-        if draws.boxes is not None:
-            top, left, height, width = draws.boxes[at].tolist()
-            window = seen[:, :, top : top + height, left : left + width]
-            seen = F.interpolate(window, (8, 8), mode="bilinear", align_corners=False)
-            seen = seen.flip(3) if draws.flips[at] else seen
-        seen = torch.roll(seen, draws.rolls[at].tolist(), (2, 3))
+        seen = crop_flip_roll(seen, draws.at(at))
         loss = 0
         for name, weight in problem.votes.items():
-            logits, distance = statistics_distance(teachers[name], lambda name=name, s=seen: teachers[name](s))
+            logits, distance = logits_and_distance(teachers[name], seen)
             loss = loss + weight * (F.cross_entropy(logits, problem.labels) + fields.r_bn * distance)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         if bounded:
             for channel in range(3):
                 x.data[:, channel].clamp_(float(BOUNDS[0][channel]), float(BOUNDS[1][channel]))
@@ -129,7 +94,7 @@ def off(found, wanted, start):
     return float((found - wanted).norm() / way)
 
 
-# the objective and the optimiser
+# the objective and the optimizer
 
 
 @pytest.mark.parametrize("kind", ["convnet", "resnet"])
@@ -216,7 +181,7 @@ def test_a_stack_is_no_larger_than_what_keeps_a_cpu_busy(images, side, stacks):
     voters = {"one": Voter(a_network("resnet", dtype=torch.float32))}
     engine = Recovery(a_task(side=side), fields_of(), voters, None)
     start, labels = torch.zeros(images, 3, side, side), torch.zeros(images, dtype=torch.int64)
-    found = [*engine._stacks([Problem((k,), labels, start, {"one": 1.0}) for k in range(24)])]
+    found = [*engine._stacks([ImageBlock((k,), labels, start, {"one": 1.0}) for k in range(24)])]
     assert [len(members) for members in found] == stacks and [i for members in found for i in members] == [*range(24)]
 
 
@@ -231,18 +196,13 @@ def test_images_may_begin_when_they_are_needed_and_be_kept_in_another_form(compe
             begun.append(problem.key)
             return problem.start
 
-        return Problem(problem.key, problem.labels, start, problem.votes)
+        return ImageBlock(problem.key, problem.labels, start, problem.votes)
 
     options = {"at_once": 2, "compensate": compensate, "bounded": not compensate}
     wanted = recover(ready, fields_of(iterations=5), **options)
-    engine = Recovery(
-        a_task(reporter=(steps := StopAt(7))),
-        fields_of(iterations=5),
-        {"one": Voter(a_network())},
-        None if compensate else bounds_of(),
-        compensate=compensate,
-        at_once=2,
-    )
+    task, bounds = a_task(reporter=(steps := StopAt(7))), None if compensate else bounds_of()
+    voters = {"one": Voter(a_network())}
+    engine = Recovery(task, fields_of(iterations=5), voters, bounds, compensate=compensate, at_once=2)
     with pytest.raises(Stopped):
         engine.run([later(problem) for problem in ready])
     assert set(begun) == {(0,), (1,), (2,), (3,)} and steps.seen == [*range(1, 8)]
@@ -299,7 +259,7 @@ class Noted(Snapshots):
 def watched(problems, fields, snapshots, checkpoint=None, reporter=None, **options):
     task = a_task(checkpoint, reporter, snapshots=snapshots)
     engine = Recovery(task, fields, {"one": Voter(a_network())}, bounds_of(), **options)
-    return engine.run(problems, made=lambda parts: [part.clone() for part in parts])
+    return engine.run(problems, make_set=lambda parts: [part.clone() for part in parts])
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5])
@@ -384,22 +344,6 @@ def test_a_run_that_diverges_says_so_in_a_line_and_its_checkpoint_is_gone_on_fro
     assert torch.equal(again[0], recover(problems, fields)[0])
 
 
-def test_a_run_that_diverges_without_a_checkpoint_fails_too():
-    with pytest.raises(JobFailed, match="diverged"):
-        problems = [a_problem(0, dtype=torch.float32)]
-        recover(problems, fields_of(recover_lr=1e38), compensate=True, bounded=False, dtype=torch.float32)
-
-
-def test_equal_seeds_give_equal_bits_whatever_the_global_generator_holds():
-    problems, fields = [a_problem(0, dtype=torch.float32)], fields_of()
-    torch.manual_seed(1)
-    one = recover(problems, fields, dtype=torch.float32)
-    torch.manual_seed(2)
-    before = torch.get_rng_state()
-    assert torch.equal(one[0], recover(problems, fields, dtype=torch.float32)[0])
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_how_voters_are_computed_changes_a_recipe_only_where_it_is_not_the_reference():
     plain, fast = fields_of(), fields_of(recover_precision="bf16", recover_compiled=True)
     assert not [key for key in plain.model_dump() if key.startswith(("recover_p", "recover_c"))]
@@ -414,3 +358,134 @@ def test_compiling_where_nothing_compiles_is_a_line_before_a_teacher_is_trained(
     task = a_task()
     with pytest.raises(UsageError, match="compile on: there is no"):
         fields_of(recover_compiled=True).require_voters(task, [task.network])
+
+
+# what a step sees
+
+SIDE = 12
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def pictures(count, seed=0):
+    return normal(count, 3, SIDE, SIDE, seed=seed)
+
+
+@pytest.mark.parametrize("lows", [[0.08] * 40, [1.0] * 40, None])
+@pytest.mark.parametrize("roll", [(0, 4), (-4, 4), (-30, -20), (0, 0)])
+def test_a_view_is_crop_flip_and_roll_for_each_problem(lows, roll):
+    """Three problems of two images: each has its own draw, which its images share."""
+    drawn = [draw_windows(40, SIDE, generator(seed), lows=lows, flip=True, roll=roll) for seed in range(3)]
+    for step in range(40):
+        own = [draws.at(step) for draws in drawn]
+        mine, theirs = (pictures(6, step).requires_grad_() for _ in range(2))
+        seen, weights = view(mine, own), pictures(6, 1000 + step)
+        wanted = torch.cat([crop_flip_roll(part, draws) for part, draws in zip(theirs.chunk(3), own, strict=True)])
+        torch.testing.assert_close(seen, wanted, rtol=1e-12, atol=1e-12)
+        (seen * weights).sum().backward()
+        (wanted * weights).sum().backward()
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_the_order_is_crop_flip_roll():
+    """A window of the upper left quarter, mirrored, then moved one down and two to the right, around the border."""
+    picture = torch.arange(16.0).view(1, 1, 4, 4)
+    draws = Draws(torch.tensor([[0, 0, 4, 4]]), torch.tensor([True]), torch.tensor([[1, 2]]))
+    wanted = [[13, 12, 15, 14], [1, 0, 3, 2], [5, 4, 7, 6], [9, 8, 11, 10]]
+    torch.testing.assert_close(view(picture, [draws])[0, 0], torch.tensor(wanted).float(), rtol=0, atol=1e-5)
+    corner = replace(draws, boxes=torch.tensor([[0, 0, 1, 2]]), rolls=torch.tensor([[0, 0]]))
+    row = torch.tensor([1.0, 0.75, 0.25, 0.0])  # 0 and 1, enlarged, mirrored; nothing of what lies beside
+    torch.testing.assert_close(view(picture, [corner])[0, 0], row.expand(4, 4), rtol=0, atol=1e-6)
+
+
+# draws
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 4), (-4, 4), (2, 2), (-7, -5)])
+def test_rolls_are_uniform_and_both_ends_are_in(low, high):
+    rolls = draw_windows(3000, SIDE, generator(), lows=None, flip=True, roll=(low, high)).rolls
+    assert rolls.shape == (3000, 2) and rolls.dtype == torch.int64
+    for direction in rolls.T:
+        counts = torch.bincount(direction - low, minlength=high - low + 1)
+        assert len(counts) == high - low + 1 and counts.min() > 0.8 * 3000 / len(counts)
+    assert low == high or (rolls[:, 0] != rolls[:, 1]).any()
+
+
+def test_without_a_crop_there_is_no_flip_either():
+    drawn = draw_windows(100, SIDE, generator(), lows=None, flip=True, roll=(0, 4))
+    assert drawn.boxes is None and not drawn.flips.any() and drawn.at(3).boxes is None
+
+
+def test_flips_are_half_and_none_where_a_flip_changes_the_class():
+    kept, refused = (
+        draw_windows(2000, SIDE, generator(), lows=[0.08] * 2000, flip=flip, roll=(0, 4)) for flip in (True, False)
+    )
+    assert 900 < kept.flips.sum() < 1100 and not refused.flips.any()
+    assert torch.equal(kept.boxes, refused.boxes) and torch.equal(kept.rolls, refused.rolls)
+
+
+@pytest.mark.parametrize("low", [0.08, 0.6, 1.0])
+def test_crops_are_distributed_as_torchvisions(low):
+    count, side = 3000, 224
+    ours = draw_windows(count, side, generator(), lows=[low] * count, flip=True, roll=(0, 32)).boxes.double()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        blank = torch.zeros(1, side, side)
+        theirs = [RandomResizedCrop.get_params(blank, [low, 1.0], [3 / 4, 4 / 3]) for _ in range(count)]
+    for of in (
+        lambda top, left, height, width: height * width / side**2,
+        lambda top, left, height, width: (width / height).log() / math.log(4 / 3),
+        lambda top, left, height, width: top / side,
+        lambda top, left, height, width: left / side,
+    ):
+        one, two = (
+            of(*boxes.T).quantile(torch.linspace(0, 1, 11, dtype=torch.float64))
+            for boxes in (ours, torch.tensor(theirs).double())
+        )
+        torch.testing.assert_close(one, two, rtol=0, atol=0.05)
+
+
+def test_the_lower_bound_of_the_area_is_that_of_the_step():
+    count, side = 2000, 224
+    lows = torch.linspace(0.04, 0.8, count, dtype=torch.float64)
+    boxes = draw_windows(count, side, generator(3), lows=lows.tolist(), flip=True, roll=(0, 32)).boxes
+    assert torch.equal(boxes, draw_crops(count, side, generator(3), scale=(lows[:, None], 1.0)))
+    above = boxes[:, 2] * boxes[:, 3] / side**2 - lows
+    assert above.min() > -0.01 and all(part.min() < 0.05 for part in above.split(500))
+
+
+# the engine's draws
+
+
+def a_recovery(at_once=None, seed=5, **fields):
+    task = small_tasks.a_task(seed=seed)
+    given = {"iterations": 250, "recover_lr": 0.1, "r_bn": 0.01, **fields}
+    return Recovery(task, RecoverFields.model_validate(given), {}, None, at_once=at_once)
+
+
+def keyed(*key):
+    return ImageBlock(key, torch.arange(3), torch.zeros(3, 1, 8, 8), {"one": 1.0})
+
+
+def same(one, other):
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("boxes", "flips", "rolls"))
+
+
+@pytest.mark.parametrize("curriculum", ["none", "cosine"])
+def test_draws_follow_from_seed_problem_and_step_alone(curriculum):
+    recovery = a_recovery(curriculum=curriculum)
+    for window, count in ((0, 100), (1, 100), (2, 50)):
+        found = recovery.draws(keyed(0, 1), window)
+        steps = range(100 * window, 100 * window + count)
+        lows = [0.08 + (0.92 * (1 + math.cos(math.pi * t / 250)) / 2 if curriculum == "cosine" else 0) for t in steps]
+        own = rng(5, "synthesis", "recover", 0, 1, window)
+        assert len(found.rolls) == count
+        assert same(found, draw_windows(count, 8, own, lows=lows, flip=False, roll=(0, 4)))
+        assert same(found, a_recovery(at_once=2, curriculum=curriculum).draws(keyed(0, 1), window))
+        for other in (recovery.draws(keyed(1, 0), window), recovery.draws(keyed(0, 2), window)):
+            assert not same(found, other)
+        assert not same(found, a_recovery(seed=6, curriculum=curriculum).draws(keyed(0, 1), window))
+    assert recovery.draws(keyed(0), 0).flips.sum() == 0  # digits
+    assert a_recovery(crop=False).draws(keyed(0), 0).boxes is None

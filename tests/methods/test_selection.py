@@ -1,11 +1,11 @@
 import pytest
 import torch
-from ddbench.methods.engines.selection.selection import herding, k_centre, proportional_shares
+from ddbench.methods.engines.selection.coresets import herding, k_center
+from ddbench.methods.engines.shares import proportional_shares
+from small_tasks import a_task, distilled
 
 from ddbench.budget import Budget
 from ddbench.data.registry import load_dataset
-from ddbench.distillation.method import find_method
-from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet
 
@@ -14,29 +14,18 @@ def _features(count: int, dim: int = 5) -> torch.Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(count))
 
 
-def test_k_centre_is_the_greedy_rule_point_by_point():
+def test_k_center_is_the_greedy_rule_point_by_point():
     features = _features(40)
     mean = features.double().mean(0)
     expected = [min(range(40), key=lambda i: float((features[i] - mean).norm()))]
     while len(expected) < 7:
         radius = [min(float((features[i] - features[j]).double().norm()) for j in expected) for i in range(40)]
         expected.append(max(range(40), key=lambda i: radius[i]))
-    assert k_centre(features, 7).tolist() == expected
+    assert k_center(features, 7).tolist() == expected
 
 
-def test_k_centre_radius_is_within_twice_the_best():
-    features = _features(9, 2)
-
-    def radius(chosen: list[int]) -> float:
-        return float(torch.cdist(features, features[chosen]).min(1).values.max())
-
-    # From a given first point the guarantee holds against every set of as many centres.
-    pairs = [[i, j, k] for i in range(9) for j in range(i) for k in range(j)]
-    assert radius(k_centre(features, 3).tolist()) <= 2 * min(radius(pair) for pair in pairs)
-
-
-def test_k_centre_never_takes_a_point_twice_even_among_copies():
-    assert sorted(k_centre(torch.ones(5, 3), 5).tolist()) == [0, 1, 2, 3, 4]
+def test_k_center_never_takes_a_point_twice_even_among_copies():
+    assert sorted(k_center(torch.ones(5, 3), 5).tolist()) == [0, 1, 2, 3, 4]
 
 
 def test_herding_brings_the_running_mean_nearest_to_the_class_mean():
@@ -62,16 +51,14 @@ def test_herding_equals_welling_where_all_features_have_one_length():
 
 def test_all_of_a_class_can_be_chosen_and_no_more():
     features = _features(6)
-    for choose in (k_centre, herding):
+    for choose in (k_center, herding):
         assert sorted(choose(features, 6).tolist()) == list(range(6))
         with pytest.raises(UsageError, match="7 of 6"):
             choose(features, 7)
 
 
 def distil(name: str, budget: Budget, seed: int = 0, **fields: object) -> SynSet:
-    method = find_method(name)
-    task = Task(load_dataset("digits"), budget, "convnet-d2-w8", seed, torch.device("cpu"))
-    return method.distill(task, method.hyper.model_validate(fields))
+    return distilled(name, a_task(budget, data=load_dataset("digits"), seed=seed), **fields)
 
 
 def test_proportional_shares_sum_to_the_fraction_and_stay_within_one_of_their_quota():

@@ -12,7 +12,7 @@ import pytest
 import small_sets
 import torch
 from command import ddbench, done
-from ddbench.methods.engines.decoupled.relabel import RelabelFields, relabelled
+from ddbench.methods.engines.decoupled.relabel import RelabelFields, relabeled
 from pydantic import ValidationError
 from small_sets import a_teacher, refused_when_spoilt, with_param, with_tensor
 
@@ -521,7 +521,7 @@ def by_method(**changes):
     space, images = task.space("pixel"), torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     fields.require_room(task, 10)
     labellers = [(a_teacher(), 0.25), (a_teacher(seed=1), 0.75)]
-    return relabelled(task, fields, space, labellers, classes=torch.arange(10), images=images)
+    return relabeled(task, fields, space, labellers, classes=torch.arange(10), images=images)
 
 
 @pytest.mark.parametrize("encoding", FORMS)

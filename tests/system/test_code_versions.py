@@ -53,7 +53,7 @@ KERNEL = {
 ENGINES = {
     "selection.bins": {1: "afaa71a94af6ce32c1d0b586d6bf08112494f031154939d8a1de90315e7f1533"},
     "selection.dynamics": {1: "1ca69df2089e60c8cc6cdc3151206566488c600ce0086c3c97b985af75470bf1"},
-    "encoders.encoders": {1: "5a34e56254d696634f09a8a18234752ef32bb6f9284dce8938d5b79c42d4ceb5"},
+    "encoders.image_encoders": {1: "5a34e56254d696634f09a8a18234752ef32bb6f9284dce8938d5b79c42d4ceb5"},
     "trajectory.experts": {1: "dbefc5b7d82c1a1599b86c9c9e5819aaad713c58936b9fd802d835a82bd3ef9a"},
     "decoupled.priors": {1: "8afdba514934f0c7f61857966e970fa10f12bf5bb681e94a373b3d3de8249060"},
     "encoders.projector": {1: "a5378231a1962bfa6bdf8bb62a9fe7d51d0c150b72ceee3ec46b50c41280cf95"},

@@ -1,4 +1,4 @@
-"""How recovered images are stored: as they are, as 8-bit pixels, or as the JPEG files that the papers' codes write."""
+"""Codecs of synthetic images: as they are, as 8-bit pixels, or as the JPEG files that the papers' codes write."""
 
 import io
 from typing import Literal
@@ -15,7 +15,7 @@ AT_ONCE = 256  # images that are float copies at a time
 
 
 def pixel_bounds(space: Space, channels: int) -> tuple[Tensor, Tensor]:
-    """The values of black and of white in a pixel or normalised space, [C, 1, 1] each: (0 - m) / s and (1 - m) / s."""
+    """Values of black and of white in a pixel or normalized space, [C, 1, 1] each: (0 - m) / s and (1 - m) / s."""
     mean = torch.tensor(space.mean or [0.0] * channels)[:, None, None]
     std = torch.tensor(space.std or [1.0] * channels)[:, None, None]
     return -mean / std, (1 - mean) / std

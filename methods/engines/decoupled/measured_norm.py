@@ -13,11 +13,11 @@ from ddbench.training.saved_bytes import kept_bytes
 
 FIRST_BN = 10.0
 AS_IT_IS = Execution()
-NO_NORMS = "recovering images needs a teacher with batch normalisation: choose resnet18, convnet-bn, ..."
+NO_NORMS = "recovering images needs a teacher with batch normalization: choose resnet18, convnet-bn, ..."
 
 
 def require_norms(task: Task, names: Sequence[str]) -> None:
-    """UsageError where a network has no batch norm that could be measured; asked before it is trained."""
+    """Raise UsageError where a network has no batch norm that could be measured; called before it is trained."""
     for name in names:
         modules = task.create_network("norms", name=name).modules()
         if not any(isinstance(module, nn.BatchNorm2d) for module in modules):
@@ -53,7 +53,7 @@ class Voter:
         return self._measured(self._forward, images, groups)
 
     def as_it_is(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for one group, in the weights' precision and not compiled."""
+        """Do the same for one group, in the weights' precision and not compiled."""
         return self._measured(self.network, images, 1)
 
     def _measured(self, forward: Forward, images: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ class MeasuredNorm(nn.Module):
         self.apart: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise [G B, K, H, W]."""
+        """Normalize [G B, K, H, W]."""
         if not self.weight_of_norm:
             value = torch.addcmul(_wide(self.shift), images, _wide(self.scale))
         else:
@@ -110,14 +110,15 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 class _Measure(torch.autograd.Function):
-    """Normalisation and r_l in one: two passes over x forward, two backward, and nothing kept but x."""
+    """Normalization and r_l in one: two passes over x forward, two backward, and nothing kept but x."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor, groups: int
     ) -> tuple[Tensor, Tensor]:
         batch, channels = len(x) // groups, x.shape[1]
-        per_image_var, per_image_mean = torch.var_mean(_exact(x).flatten(2), dim=2, correction=0)
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 statistics would lose what they measure
+        per_image_var, per_image_mean = torch.var_mean(exact.flatten(2), dim=2, correction=0)
         means = per_image_mean.view(groups, batch, channels)
         mu = means.mean(1)
         own_var = per_image_var.view(groups, batch, channels).mean(1) + (means - mu[:, None]).square().mean(1)
@@ -138,11 +139,6 @@ class _Measure(torch.autograd.Function):
         slope = (by_apart[:, None] * slope).repeat_interleave(batch, dim=0)[:, :, None, None]
         gradient = torch.addcmul(constant, by_value, _wide(scale))
         return gradient.addcmul_(x, slope), None, None, None, None, None
-
-
-def _exact(images: Tensor) -> Tensor:
-    """At least float32: statistics of bfloat16 maps would lose what they are compared for."""
-    return images.to(torch.promote_types(images.dtype, torch.float32))
 
 
 def _unit(vector: Tensor, length: Tensor) -> Tensor:

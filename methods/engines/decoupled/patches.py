@@ -24,7 +24,7 @@ AT_ONCE = 256  # crops in a forward
 
 
 class PatchFields(Hyper):
-    """How patches are chosen."""
+    """Choice of patches."""
 
     pool: int = Field(300, ge=1, description="real images of a class that are looked at; at most all there are")
     crops: int = Field(5, ge=1, description="random crops of each")
@@ -35,14 +35,14 @@ class PatchFields(Hyper):
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The best crop of each image that was looked at: places [p], boxes [p, 4], cross-entropies [p]."""
+    """Best crop of each image that was looked at: places [p], boxes [p, 4], cross-entropies [p]."""
 
     places: Tensor
     boxes: Tensor
     errors: Tensor
 
     def at(self, chosen: Tensor) -> "Scored":
-        """Those at some positions, int64 on the CPU."""
+        """Crops at some positions, int64 on the CPU."""
         return Scored(self.places[chosen], self.boxes[chosen], self.errors[chosen.to(self.errors.device)])
 
 
@@ -89,16 +89,15 @@ def tiled(
     for label in task.loop(0, len(pools), "scoring patches"):
         picked = pick(pools[label], label)
         whole = task.read(space, picked.places)
-        made = tile(whole, picked.boxes, fields.factor)
-        images[label] = made if refine is None else refine(label, resized_crop(whole, picked.boxes), made)
+        tiles = tile(whole, picked.boxes, fields.factor)
+        images[label] = tiles if refine is None else refine(label, resized_crop(whole, picked.boxes), tiles)
     return images.flatten(0, 1)
 
 
 def require_patches(task: Task, fields: PatchFields) -> None:
-    """UsageError where patches cannot be chosen; asked before a teacher is trained, see `patch_images`."""
-    side, wanted = task.dataset.side, (task.ipc or 0) * fields.factor**2
-    if side % fields.factor:
-        raise UsageError(f"factor {fields.factor} does not divide images of {side} px into whole tiles")
+    """Raise UsageError where patches cannot be chosen; called before a teacher is trained, see `patch_images`."""
+    require_whole_tiles(task, "factor", fields.factor)
+    wanted = (task.ipc or 0) * fields.factor**2
     for name, places in zip(task.dataset.class_names, task.class_indices(), strict=True):
         if (looked_at := min(len(places), fields.pool)) < wanted:
             raise UsageError(
@@ -106,20 +105,20 @@ def require_patches(task: Task, fields: PatchFields) -> None:
             )
 
 
-def require_shuffle(task: Task, shuffle: int) -> None:
-    """UsageError where images do not fall into shuffle x shuffle tiles, which students see in any order."""
-    if task.dataset.side % shuffle:
-        raise UsageError(f"shuffle {shuffle} does not divide images of {task.dataset.side} px into whole tiles")
+def require_whole_tiles(task: Task, name: str, count: int) -> None:
+    """Raise UsageError where a hyper-parameter's `count` tiles on a side do not divide the images."""
+    if task.dataset.side % count:
+        raise UsageError(f"{name} {count} does not divide images of {task.dataset.side} px into whole tiles")
 
 
 def shuffled_pools(task: Task, fields: PatchFields) -> Iterator[Tensor]:
-    """The places of each class's images that are looked at, in random order."""
+    """Places of each class's images that are looked at, in random order."""
     for label, pool in enumerate(task.class_indices()):
         yield pool[torch.randperm(len(pool), generator=task.rng("patch-pool", label))][: fields.pool]
 
 
 def score(task: Task, space: Space, teacher: nn.Module, pool: Tensor, label: int, fields: PatchFields) -> Scored:
-    """The crop of each image at `pool` [p] on which the teacher's cross-entropy with class `label` is lowest."""
+    """Crop of each image at `pool` [p] on which the teacher's cross-entropy with class `label` is lowest."""
     drawn = crop_boxes(task, pool, label, fields)
     errors = crop_errors(task, space, teacher, pool, drawn, label)
     best = errors.min(dim=1)
@@ -127,7 +126,7 @@ def score(task: Task, space: Space, teacher: nn.Module, pool: Tensor, label: int
 
 
 def crop_boxes(task: Task, pool: Tensor, label: int, fields: PatchFields) -> Tensor:
-    """The random square crops of each image at `pool` [p] of class `label`: int64 [p, crops, 4]."""
+    """Random square crops of each image at `pool` [p] of class `label`: int64 [p, crops, 4]."""
     drawn = draw_crops(
         len(pool) * fields.crops,
         task.dataset.side,
@@ -140,7 +139,7 @@ def crop_boxes(task: Task, pool: Tensor, label: int, fields: PatchFields) -> Ten
 
 @torch.no_grad()
 def crop_errors(task: Task, space: Space, teacher: nn.Module, pool: Tensor, boxes: Tensor, label: int) -> Tensor:
-    """The teacher's cross-entropy [p, n] with class `label` of n crops `boxes` [p, n, 4] of each image at `pool` [p]."""
+    """Cross-entropy [p, n] of a teacher with class `label`, of n crops `boxes` [p, n, 4] of each image at `pool` [p]."""
     crops, errors = boxes.shape[1], []
     for rows in torch.arange(len(pool)).split(max(1, AT_ONCE // crops)):
         cut = resized_crop(task.read(space, pool[rows]).repeat_interleave(crops, dim=0), boxes[rows].flatten(0, 1))

@@ -1,4 +1,4 @@
-"""What the squeeze, recover, relabel methods share between their stages: problems, where images begin, what is shipped."""
+"""From teachers to recovered images: hyper-parameters of the family, initial images, and the blocks that are recovered."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,11 +14,12 @@ from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet
 from ddbench.synset.teachers import Teacher
 
-from ..selection.selection import equal_shares, random_choice
+from ..selection.coresets import random_choice
+from ..shares import equal_shares
 from .codecs import pixel_bounds, stored
 from .measured_norm import Voter
 from .patches import PatchFields, patch_images, require_patches
-from .recover import Problem, RecoverFields, Recovery, Refinement
+from .recover import ImageBlock, RecoverFields, Recovery, Refinement
 from .relabel import RelabelFields
 from .squeeze import SqueezeFields
 
@@ -38,7 +39,7 @@ def recovered(
     hyper: DecoupledHyper,
     teachers: Mapping[str, Teacher],
     votes: Sequence[Votes],
-    made: Callable[[Tensor, Tensor], SynSet] | None = None,
+    make_set: Callable[[Tensor, Tensor], SynSet] | None = None,
     *,
     start: "Start | None" = None,
     refine: Refinement | None = None,
@@ -50,31 +51,31 @@ def recovered(
         hyper: how.
         teachers: by name.
         votes: for each IPC index, the voters with their weights.
-        made: gives the set of such images and classes, for snapshots.
+        make_set: gives the set of such images and classes, for snapshots.
         start: where images begin; None: as `hyper.init` says.
         refine: see `Recovery`.
     """
     space, ipc = space_of(teachers), equal_shares(task)[0]
-    begin, blocks = start or starts(task, hyper, teachers), class_blocks(task, hyper.block)
-    problems = [
-        Problem((j, k), classes, partial(begin, j, k, classes), votes[j])
+    begin = start or starts(task, hyper, teachers)
+    blocks = [
+        ImageBlock((j, k), classes, partial(begin, j, k, classes), votes[j])
         for j in range(ipc)
-        for k, classes in enumerate(blocks)
+        for k, classes in enumerate(torch.arange(len(task.dataset.class_names)).split(hyper.block))
     ]
-    labels, keep = torch.cat([p.labels for p in problems]), partial(stored, space=space, codec=hyper.codec)
+    labels, keep = torch.cat([block.labels for block in blocks]), partial(stored, space=space, codec=hyper.codec)
     if not hyper.iterations:  # images stay as they begin
-        return torch.cat([keep(problem.begin(task.device)) for problem in problems]), labels
+        return torch.cat([keep(block.begin(task.device)) for block in blocks]), labels
     used = {name for ballot in votes for name in ballot}
     how = hyper.execution()
     voters = {name: Voter(teachers[name].module(task.device), execution=how) for name in sorted(used)}
     black, white = (bound.to(task.device) for bound in pixel_bounds(space, task.dataset.channels))
     recovery = Recovery(task, hyper, voters, (black, white), refine=refine)
-    shown = None if made is None else lambda parts: made(torch.cat(parts), labels)
-    return torch.cat(recovery.run(problems, keep, shown)), labels
+    snapshot = None if make_set is None else lambda parts: make_set(torch.cat(parts), labels)
+    return torch.cat(recovery.run(blocks, keep, snapshot)), labels
 
 
 def require_recoverable(task: Task, hyper: DecoupledHyper, names: Sequence[str]) -> None:
-    """UsageError for what would fail after hours of squeezing or recovering, asked before: norms, patches, labels."""
+    """Raise UsageError for what would fail after hours of squeezing or recovering, called before: norms, patches, labels."""
     hyper.require_voters(task, names)
     if hyper.init == "patches":
         require_patches(task, hyper)
@@ -82,13 +83,8 @@ def require_recoverable(task: Task, hyper: DecoupledHyper, names: Sequence[str])
 
 
 def space_of(teachers: Mapping[str, Teacher]) -> Space:
-    """The one space that all the teachers read; `squeeze` sees to that."""
+    """Space that all the teachers read; `squeeze` sees to it that there is one."""
     return next(iter(teachers.values())).space
-
-
-def class_blocks(task: Task, size: int) -> list[Tensor]:
-    """The classes in order, in blocks of `size`, the last one smaller."""
-    return list(torch.arange(len(task.dataset.class_names)).split(size))
 
 
 Start = Callable[[int, int, Tensor], Tensor]
@@ -96,7 +92,7 @@ Start = Callable[[int, int, Tensor], Tensor]
 
 
 def starts(task: Task, hyper: DecoupledHyper, teachers: Mapping[str, Teacher]) -> Start:
-    """Where images begin, as `hyper.init` says."""
+    """Initial images of each block, as `hyper.init` says."""
     data, space = task.dataset, space_of(teachers)
     if hyper.init == "noise":
         return lambda j, k, classes: torch.randn(
@@ -110,7 +106,7 @@ def starts(task: Task, hyper: DecoupledHyper, teachers: Mapping[str, Teacher]) -
     return lambda j, k, classes: patches[classes, j]
 
 
-def require_members(names: Sequence[str], given: str) -> None:
-    """UsageError where a committee names a network twice."""
+def require_members(names: Sequence[str], field: str) -> None:
+    """Raise UsageError where a committee names a network twice."""
     if len(set(names)) < len(names):
-        raise UsageError(f"{given} names a network twice: {', '.join(names)}")
+        raise UsageError(f"{field} names a network twice: {', '.join(names)}")

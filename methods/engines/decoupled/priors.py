@@ -12,9 +12,9 @@ from ddbench.training.cache import Stage
 from ddbench.training.loop import predict, train
 
 from .pipeline import DecoupledHyper, recovered, space_of
-from .relabel import relabelled
+from .relabel import relabeled
 
-CODE_VERSION = 1  # raise when a change of the engines that distil changes priors; a test pins their source
+CODE_VERSION = 1  # raise when a change of the engines that distill changes priors; a test pins their source
 
 
 def held_accuracies(
@@ -46,13 +46,13 @@ def _accuracy(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, i
 
 
 def _measure(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, ipc: int, stage: Stage) -> float:
-    """Distil, train a student, and test it; what is stopped goes on at the stage's checkpoints, recovering or training."""
+    """Distill, train a student, and test it; an interrupted run resumes at the stage's checkpoints."""
     only, training = {teacher.network: teacher}, stage.checkpoint("student")
     with task.apart(ipc, stage.checkpoint("product")):
         images, classes = recovered(task, hyper, only, [{teacher.network: 1.0}] * ipc)
-        synset = relabelled(task, hyper, space_of(only), [(teacher, 1.0)], classes=classes, images=images)
+        synset = relabeled(task, hyper, space_of(only), [(teacher, 1.0)], classes=classes, images=images)
         student = task.create_network("prior", teacher.network)
-        shown, labels = task.training_images(synset)
+        views, labels = task.training_images(synset)
         recipe, labeller = hyper.student_of(task), task.labeller(synset)
         stream = targets_of(synset)[0].stream(synset)
 
@@ -61,7 +61,7 @@ def _measure(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, ip
 
         train(
             student,
-            shown,
+            views,
             labels,
             recipe,
             seed=task.stage_seed,

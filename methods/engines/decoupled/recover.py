@@ -1,22 +1,22 @@
-"""The recover stage of the decoupled family: images that a frozen teacher classifies right and whose statistics it knows.
+"""Recover stage of the decoupled family: images that a frozen teacher classifies right and whose statistics it knows.
 
-A problem is a block of B images, one of each of B classes (SRe2L, arXiv 2306.13092). With f a teacher in eval mode, x_l
+A block is B images, one of each of B classes, recovered together (SRe2L, arXiv 2306.13092). With f a teacher in eval mode, x_l
 the input of its l-th batch norm (in the order of its modules), mu_l and var_l the mean and the BIASED variance of x_l
 over images and positions, m_l and v_l the running ones:
 
     r_l = || v_l - var_l ||_2 + || m_l - mu_l ||_2            (norms over channels, not squared)
     L   = sum_i w_i ( CE(f_i(A(x)), y) + r_bn (10 r_1 + sum_{l >= 2} r_l) )       i over the voters, CE the batch mean
 
-A(x): RandomResizedCrop with area in (c(t), 1), horizontal flip, then roll; each drawn once a step for the whole problem.
+A(x): RandomResizedCrop with area in (c(t), 1), horizontal flip, then roll; each drawn once a step for the whole block.
 x <- Adam(betas 0.5 and 0.9), step size lr (1 + cos(pi t / T)) / 2, t = 0 .. T - 1, then clamped to the pixel range. The
-last iterate counts. A snapshot at step t is of every problem after its own t steps, whenever those were. With
+last iterate counts. A snapshot at step t is of every block after its own t steps, whenever those were. With
 `compensate`, what is learned is one image u, 0 at first, that is added to all B images, which stay (INFER); nothing
 clamps u. With a `Refinement` every pixel has a share M of its step (NRR-DD): x <- x - M eta grad L, or x + M (Adam's x -
 x), eta falling like lr or staying; M is looked up anew every so many steps, and 0 is no step at all.
 
-Problems do not know of each other, so several are stacked: each has batch statistics, crop, flip and roll of its own,
+Blocks do not know of each other, so several are stacked: each has batch statistics, crop, flip and roll of its own,
 and the sum of their losses is descended (Adam works element by element, so that is the same as one after another).
-Crop, flip and roll are one gather; the statistics and the normalisation of a layer are one function with a gradient in
+Crop, flip and roll are one gather; the statistics and the normalization of a layer are one function with a gradient in
 closed form, d r / d x = (mu - m) / (|mu - m| n) + 2 (x - mu) (var - v) / (|var - v| n), n values a channel.
 """
 
@@ -49,12 +49,12 @@ CUDA_PIXELS = 4000 * 32 * 32
 
 
 class RecoverFields(Hyper):
-    """How images are recovered."""
+    """Recovery of images."""
 
     iterations: int = Field(ge=1, description="steps on every image, T")
     recover_lr: float = Field(gt=0, description="step size of Adam on the pixels, before its cosine")
     r_bn: float = Field(ge=0, description="weight of the batch-norm statistics, r_bn")
-    block: int = Field(100, ge=1, description="classes in a problem, one image each; at most all there are")
+    block: int = Field(100, ge=1, description="classes in a block, one image each; at most all there are")
     crop: bool = Field(True, description="random resized crop and flip before the roll")
     crop_low: float = Field(0.08, gt=0, le=1, description="smallest share of the area in a crop")
     curriculum: Literal["none", "step", "linear", "cosine"] = Field(
@@ -79,24 +79,24 @@ class RecoverFields(Hyper):
         return roll
 
     def execution(self) -> Execution:
-        """How the voters are computed."""
+        """Precision of the voters, and whether they are compiled."""
         return Execution(self.recover_precision, self.recover_compiled)
 
     def require_voters(self, task: Task, names: Sequence[str]) -> None:
-        """UsageError where a network has nothing to measure, or the device does not compute it as asked for."""
+        """Raise UsageError where a network has nothing to measure, or the device does not compute it as asked for."""
         require_norms(task, names)
         self.execution().require(task.device.type)
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
-    """A block of images that are recovered together.
+class ImageBlock:
+    """Images that are recovered together, one of each of some classes.
 
     Attributes:
         key: what its draws are keyed by: (IPC index, number of the block), say.
         labels: int64 [B].
         start: [B, C, H, W] in the teachers' space: where the images begin, or (compensate) the images that stay; or what
-            gives them, each time the same, so that not all problems' images are in memory.
+            gives them, each time the same, so that not all blocks' images are in memory.
         votes: voter's name -> weight.
     """
 
@@ -106,7 +106,7 @@ class Problem:
     votes: Mapping[str, float]
 
     def begin(self, device: torch.device) -> Tensor:
-        """The images at the start, on a device."""
+        """Initial images, on a device."""
         return (self.start if isinstance(self.start, Tensor) else self.start()).to(device)
 
 
@@ -140,7 +140,7 @@ class Refinement:
 
 
 class Recovery:
-    """Solves problems, several at once, for one task; goes on where a checkpoint was left."""
+    """Recovers blocks, several at once, for one task; resumes at a checkpoint."""
 
     def __init__(
         self,
@@ -160,8 +160,8 @@ class Recovery:
             fields: how images are recovered.
             voters: teachers by name, frozen.
             bounds: lowest and highest value of a channel, [C, 1, 1] each; None: nothing is clamped.
-            compensate: learn one image that is added to all of a problem's, see above.
-            at_once: problems in a stack; None: what suits the device and fits its memory.
+            compensate: learn one image that is added to all of a block's, see above.
+            at_once: blocks in a stack; None: what suits the device and fits its memory.
             refine: a share of each step for every pixel; None: all of it. It is for images, not for compensators.
         """
         assert refine is None or not compensate
@@ -170,114 +170,114 @@ class Recovery:
 
     def run(
         self,
-        problems: Sequence[Problem],
+        blocks: Sequence[ImageBlock],
         kept: Callable[[Tensor], Tensor] | None = None,
-        made: Callable[[list[Tensor]], SynSet] | None = None,
+        make_set: Callable[[list[Tensor]], SynSet] | None = None,
     ) -> list[Tensor]:
-        """What was learned for each problem: [B, C, H, W], or [1, C, H, W] where it is a compensator; on the CPU.
+        """Recover blocks: what was learned for each, [B, C, H, W], or [1, C, H, W] where it is a compensator; on the CPU.
 
-        `kept` says what is kept of it as soon as it is there, 8-bit pixels say; None: all. `made` gives the set of what is
-        kept of all problems, for snapshots.
+        `kept` says what is kept of it as soon as it is there, 8-bit pixels say; None: all. `make_set` gives the set of what is
+        kept of all blocks, for snapshots.
 
         Raises:
             JobFailed: something is not finite; the last good checkpoint stays.
         """
         steps = self.fields.iterations
-        keep = kept or (lambda learned: learned.cpu())  # where those of before a stop are, too
-        state = self.task.resume() or {"step": 0, "found": [], "stacks": list(self._stacks(problems))}
-        stacks: list[list[int]] = state["stacks"]  # a run goes on with those that it began with, on any machine
-        found: dict[int, Tensor] = {int(i): tensor for i, tensor in state["found"]}
-        marks = self.task.snapshot_steps(steps) if made else ()
+        keep = kept or (lambda learned: learned.cpu())  # where the results of an interrupted run are, too
+        state = self.task.resume() or {"step": 0, "found": [], "stacks": list(self._stacks(blocks))}
+        stacks: list[list[int]] = state["stacks"]  # a resumed run keeps those that it began with, on any machine
+        finished: dict[int, Tensor] = {int(i): tensor for i, tensor in state["found"]}
+        marks = self.task.snapshot_steps(steps) if make_set else ()
         passed = {(int(t), int(i)): tensor for t, i, tensor in state.get("passed", [])}
-        current: _Stack | None = None
+        current: BlockStack | None = None
         for step in self.task.loop(state["step"], steps * len(stacks), "recovering images"):
             number, t = divmod(step, steps)
             if current is None or t == 0:
                 members = stacks[number]
-                current = _Stack(self, [problems[i] for i in members], state if t else None)
-            if made and t in marks:
+                current = BlockStack(self, [blocks[i] for i in members], state if t else None)
+            if make_set and t in marks:
                 passed.update({(t, i): keep(part) for i, part in zip(stacks[number], current.parts(), strict=True)})
                 if number == len(stacks) - 1:
-                    parts = [passed.pop((t, i)) for i in range(len(problems))]
-                    self.task.snapshot(t, steps, partial(made, parts))
+                    parts = [passed.pop((t, i)) for i in range(len(blocks))]
+                    self.task.snapshot(t, steps, partial(make_set, parts))
             loss = current.step(t)
             if t == steps - 1:
-                found.update(zip(stacks[number], map(keep, current.parts()), strict=True))
+                finished.update(zip(stacks[number], map(keep, current.parts()), strict=True))
             if t % WINDOW == 0 or t == steps - 1:
                 _require_finite(step, loss, current.values)
                 self.task.report(step, loss=float(loss) / len(stacks[number]))
-            self.task.checkpoint(partial(self._state, step + 1, stacks, found, passed, current))
+            self.task.checkpoint(partial(self._state, step + 1, stacks, finished, passed, current))
         # a dry run does not come to all: of those that are left, one start of each size stands for the others
-        left = {len(problem.labels): problem for i, problem in enumerate(problems) if i not in found}
-        blank = {size: keep(self.first(problem.begin(self.task.device))) for size, problem in left.items()}
-        return [found[i] if i in found else blank[len(problem.labels)] for i, problem in enumerate(problems)]
+        left = {len(block.labels): block for i, block in enumerate(blocks) if i not in finished}
+        blank = {size: keep(self.first(block.begin(self.task.device))) for size, block in left.items()}
+        return [finished[i] if i in finished else blank[len(block.labels)] for i, block in enumerate(blocks)]
 
     def first(self, start: Tensor) -> Tensor:
-        """What is learned of a problem's start, before the first step."""
+        """Initial value of what is learned of a block that begins as `start`."""
         return torch.zeros_like(start[:1]) if self.compensate else start
 
     def _state(
         self,
         done: int,
         stacks: list[list[int]],
-        found: Mapping[int, Tensor],
+        finished: Mapping[int, Tensor],
         passed: Mapping[tuple[int, int], Tensor],
-        stack: "_Stack",
+        stack: "BlockStack",
     ) -> dict[str, Any]:
-        _require_finite(done - 1, stack.values)  # so that what is kept can be gone on from
+        _require_finite(done - 1, stack.values)  # so that a run can resume from every checkpoint
         over = [i for members in stacks[: done // self.fields.iterations] for i in members]
         return {
             "step": done,
             "stacks": stacks,
-            "found": [[i, found[i]] for i in over],
+            "found": [[i, finished[i]] for i in over],
             "passed": [[t, i, tensor] for (t, i), tensor in passed.items()],
             "stack": stack.values.detach(),
             "adam": stack.optimizer.state_dict(),
             **({} if stack.shares is None else {"shares": stack.shares}),
         }
 
-    def _stacks(self, problems: Sequence[Problem]) -> Iterator[list[int]]:
-        """Problems of equal size and equal votes, as many at once as is wise; in the order of their first."""
+    def _stacks(self, blocks: Sequence[ImageBlock]) -> Iterator[list[int]]:
+        """Blocks of equal size and equal votes, as many at once as is wise; in the order of their first."""
         alike: dict[tuple[Any, ...], list[int]] = {}
-        for i, problem in enumerate(problems):
-            alike.setdefault((len(problem.labels), tuple(sorted(problem.votes.items()))), []).append(i)
+        for i, block in enumerate(blocks):
+            alike.setdefault((len(block.labels), tuple(sorted(block.votes.items()))), []).append(i)
         for members in alike.values():
-            size = self.at_once or self._wise(problems[members[0]], len(members))
+            size = self.at_once or self._wise(blocks[members[0]], len(members))
             yield from (members[first : first + size] for first in range(0, len(members), size))
 
-    def _wise(self, problem: Problem, count: int) -> int:
-        """How many problems like this one go at once: what keeps the device busy, and fits into a quarter of its memory.
+    def _wise(self, block: ImageBlock, count: int) -> int:
+        """Choose how many blocks like this one go at once: what keeps the device busy, and fits into a quarter of its memory.
 
-        Not of what is free: the same run on the same machine must give the same bits, whoever else is there.
+        Not of the memory that is free: equal runs on one machine must give equal bits, whatever else runs there.
         """
-        device, images = self.task.device, len(problem.labels)
+        device, images = self.task.device, len(block.labels)
         pixels = images * self.task.dataset.side**2
         size = max(1, min(count, (CPU_PIXELS if device.type == "cpu" else CUDA_PIXELS) // pixels))
         if size == 1:
             return 1
-        sample = problem.begin(device)[:2]
-        needed = images * sum(saved_bytes(self.voters[name], sample) for name in problem.votes) / len(sample)
+        sample = block.begin(device)[:2]
+        needed = images * sum(saved_bytes(self.voters[name], sample) for name in block.votes) / len(sample)
         return max(1, min(size, int(memory_bytes(device) / 4 / max(needed, 1))))
 
-    def draws(self, problem: Problem, window: int) -> Draws:
-        """Crop, flip and roll of a problem in the steps window * WINDOW and following."""
+    def draws(self, block: ImageBlock, window: int) -> Draws:
+        """Crop, flip and roll of a block in the steps window * WINDOW and following."""
         fields, side = self.fields, self.task.dataset.side
         first = window * WINDOW
         steps = range(first, min(first + WINDOW, fields.iterations))
-        generator = self.task.rng("recover", *problem.key, window)
+        generator = self.task.rng("recover", *block.key, window)
         lows = [lower_bound(fields, t) for t in steps] if fields.crop else None
         return draw_windows(len(steps), side, generator, lows=lows, flip=self.task.dataset.flip, roll=fields.roll)
 
 
-class _Stack:
-    """Problems in the course of being solved."""
+class BlockStack:
+    """Blocks that are recovered at the same time."""
 
-    def __init__(self, recovery: Recovery, problems: Sequence[Problem], state: Mapping[str, Any] | None) -> None:
-        self.recovery, self.problems = recovery, problems
+    def __init__(self, recovery: Recovery, blocks: Sequence[ImageBlock], state: Mapping[str, Any] | None) -> None:
+        self.recovery, self.blocks = recovery, blocks
         device = recovery.task.device
-        self.groups, self.images = len(problems), len(problems[0].labels)
-        self.labels = torch.cat([p.labels for p in problems]).to(device)
-        starts = [p.begin(device) for p in problems] if state is None or recovery.compensate else []
+        self.groups, self.images = len(blocks), len(blocks[0].labels)
+        self.labels = torch.cat([block.labels for block in blocks]).to(device)
+        starts = [block.begin(device) for block in blocks] if state is None or recovery.compensate else []
         self.still = torch.cat(starts) if recovery.compensate else None
         values = torch.cat([recovery.first(start) for start in starts]) if state is None else state["stack"].to(device)
         self.values = values.clone().requires_grad_()
@@ -293,7 +293,7 @@ class _Stack:
         self._window, self._draws = -1, list[Draws]()
 
     def step(self, t: int) -> Tensor:
-        """One step of the optimiser on all of them; gives the sum of the losses before it."""
+        """One step of the optimizer on all of them; gives the sum of the losses before it."""
         fields, bounds, refine = self.recovery.fields, self.recovery.bounds, self.recovery.refine
         constant = refine is not None and refine.schedule == "constant"
         for group in self.optimizer.param_groups:
@@ -312,7 +312,7 @@ class _Stack:
 
     @torch.no_grad()
     def _refine(self, refine: Refinement, t: int) -> None:
-        """The optimiser's step, of which every pixel has its share."""
+        """Take the optimizer's step, of which every pixel has its share."""
         if t % refine.every == 0:
             self.shares = refine.mask(self.values.detach(), self.labels)
         assert self.shares is not None and self.values.grad is not None
@@ -326,26 +326,26 @@ class _Stack:
         self.values.copy_(before + shares * (self.values - before))
 
     def loss(self, t: int) -> Tensor:
-        """The sum over problems of their losses at a step."""
+        """Sum over blocks of their losses at a step."""
         if self._window != t // WINDOW:
             self._window = t // WINDOW
-            self._draws = [self.recovery.draws(problem, self._window) for problem in self.problems]
+            self._draws = [self.recovery.draws(block, self._window) for block in self.blocks]
         seen = view(self._seen(), [draws.at(t % WINDOW) for draws in self._draws])
         total = seen.new_zeros(())
-        for name, weight in self.problems[0].votes.items():
+        for name, weight in self.blocks[0].votes.items():
             logits, apart = self.recovery.voters[name](seen, self.groups)
             errors = F.cross_entropy(logits, self.labels, reduction="none").view(self.groups, -1).mean(1)
             total = total + weight * (errors + self.recovery.fields.r_bn * apart).sum()
         return total
 
     def _seen(self) -> Tensor:
-        """The images [G B, C, H, W] before they are cropped."""
+        """Images [G B, C, H, W] before they are cropped."""
         if self.still is None:
             return self.values
         return self.still + self.values.repeat_interleave(self.images, dim=0)
 
     def parts(self) -> tuple[Tensor, ...]:
-        """What each problem has learned."""
+        """Images, or compensator, of each block."""
         return self.values.detach().clone().chunk(self.groups)
 
 

@@ -1,4 +1,4 @@
-"""The relabel stage of the decoupled family, and the student that a set ships: the paper's post-evaluation as data."""
+"""Relabel stage of the decoupled family: the teachers that label, stored or online, and the paper's own student."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, Self
@@ -15,12 +15,12 @@ from ddbench.synset.targets import committee
 from ddbench.synset.teachers import Teacher
 from ddbench.training.recipe import Component, StudentRecipe
 
-from ..students import StudentFields
+from ..students import ShuffleFields
 from .codecs import Codec
 
 FAMILY_DIFFERENCES = (
     "the student's last step is scored; the papers' codes test every few epochs and report or keep the best",
-    "teachers, images and students all use the data set's own normalisation constants (pretrained teachers: theirs)",
+    "teachers, images and students all use the data set's own normalization constants (pretrained teachers: theirs)",
     "learning rates follow their schedule by the step, not by the epoch; an epoch's short last batch opens the next epoch",
     "labels are made online by the teachers; labels = replay stores them as the papers' FKD files do, label_ratio and "
     "label_bytes keep some of them as LPLD does (ddbench.synset.label_compression)",
@@ -32,8 +32,8 @@ LATER = ("label_ratio", "label_bytes", "label_keep", "label_draw")
 """Fields that came later: not written where they have their default, so that older recipes keep their hash."""
 
 
-class RelabelFields(StudentFields):
-    """How students learn from the set, and who labels for them."""
+class RelabelFields(ShuffleFields):
+    """Training of students on the set, and the labels that they learn."""
 
     codec: Codec = Field(
         "jpeg75", description="how images are stored: float, uint8 or jpeg75 (as the papers' codes do)"
@@ -56,7 +56,6 @@ class RelabelFields(StudentFields):
     )
     temperature: float = Field(20.0, gt=0, description="of the KL divergence, T")
     squared: bool = Field(False, description="times T^2")
-    shuffle: int = Field(1, ge=1, description="tiles on a side that are shuffled in every image; 1: none (RDED)")
 
     @model_validator(mode="after")
     def _can_be_packed(self) -> Self:
@@ -74,7 +73,7 @@ class RelabelFields(StudentFields):
         return {name: value for name, value in handler(self).items() if name not in LATER or value != defaults[name]}
 
     def packing(self) -> Packing:
-        """How stored labels are packed."""
+        """Encoding and selection of stored labels."""
         return Packing(
             encoding=self.replay_encoding,
             topk=self.replay_topk,
@@ -85,7 +84,7 @@ class RelabelFields(StudentFields):
         )
 
     def require_room(self, task: Task, images: int) -> None:
-        """UsageError where the labels of so many training images could not be stored; asked before they are made."""
+        """Raise UsageError where the labels of so many training images could not be stored; called before they are made."""
         if self.labels == "replay":
             self.packing().require_room(self.student_of(task), images, len(task.dataset.class_names))
 
@@ -94,16 +93,12 @@ class RelabelFields(StudentFields):
         return task.replayed(synset, self.packing())
 
     def student_of(self, task: Task) -> StudentRecipe:
-        """The student's training; its network is the task's."""
+        """Training of the student; its network is the task's."""
         loss: Component = {"name": "kl", "temperature": self.temperature, "squared": self.squared}
         return self.student(task, loss=loss, labels="targets", bn_batch=self.bn_batch)
 
-    def _augmentations(self) -> list[Component]:
-        shuffled: list[Component] = [{"name": "shuffle-patches", "factor": self.shuffle}] if self.shuffle > 1 else []
-        return [*shuffled, *super()._augmentations()]
 
-
-def relabelled(
+def relabeled(
     task: Task,
     fields: RelabelFields,
     space: Space,
@@ -113,7 +108,7 @@ def relabelled(
     images: Tensor | None = None,
     **more: Any,
 ) -> SynSet:
-    """The set with the student that the paper trains on it, and the teachers (with weights) that label for it.
+    """Make the set with the student that the paper trains on it, and the teachers (with weights) that label for it.
 
     Args:
         task: that the set is made for.

@@ -1,7 +1,7 @@
-"""The squeeze stage of the decoupled family: teachers, trained on the whole training split or taken with their weights.
+"""Squeeze stage of the decoupled family: teachers, trained on the whole training split or taken with their weights.
 
-Each teacher is an entry of the stage "squeeze", so that a committee goes on member by member, and one that is stopped
-in the middle goes on at its last checkpoint. The space that it reads travels with it. Everything is keyed by the stage
+Each teacher is an entry of the stage "squeeze": an interrupted committee is resumed member by member, and an interrupted
+teacher at its last checkpoint. The space that it reads is stored with it. Everything is keyed by the stage
 seed: all synthesis seeds share their teachers.
 """
 
@@ -13,7 +13,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from ddbench import networks
 from ddbench.data.spaces import Space
 from ddbench.distillation.method import Hyper
 from ddbench.distillation.task import Task
@@ -22,18 +21,18 @@ from ddbench.hashing import digest
 from ddbench.randomness import forked, rng
 from ddbench.synset.teachers import Teacher
 from ddbench.system.code import SYNTHESIS
-from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import train
-from ddbench.training.recipe import Component, StudentRecipe
+from ddbench.training.recipe import StudentRecipe
 
-from ..students import cosine
+from ..pretrained import pretrained
+from ..students import cosine, optimizer, random_crop
 
 ENTRY = "teacher"
 Weights = Literal["trained", "pretrained", "random"]
 
 
 class SqueezeFields(Hyper):
-    """How teachers come to be."""
+    """Training of teachers."""
 
     weights: Weights = Field(
         "trained", description="trained here, pretrained (the library's, by torchvision: or timm: name), or random"
@@ -55,28 +54,19 @@ class SqueezeFields(Hyper):
         return self
 
     def teacher_recipe(self, network: str) -> StudentRecipe:
-        """The training of one teacher."""
-        optimizer: Component = {
-            "name": self.teacher_optimizer, "lr": self.teacher_lr, "weight_decay": self.teacher_weight_decay,
-        }  # fmt: skip
-        if self.teacher_optimizer == "sgd":
-            optimizer["momentum"] = 0.9
-        crop: dict[str, Component] = {
-            "pad": {"name": "pad-crop", "fraction": self.teacher_pad},
-            "resized": {"name": "random-resized-crop"},
-        }
+        """Training of one teacher."""
         return StudentRecipe(
             network=network,
-            optimizer=optimizer,
+            optimizer=optimizer(self.teacher_optimizer, self.teacher_lr, self.teacher_weight_decay),
             schedule=cosine(self.teacher_stretch, self.teacher_warmup),
-            augmentations=[crop[self.teacher_crop], {"name": "flip", "p": 0.5}],
+            augmentations=[*random_crop(self.teacher_crop, self.teacher_pad), {"name": "flip", "p": 0.5}],
             epochs=self.teacher_epochs,
             batch=self.teacher_batch,
         )
 
 
 def squeeze(task: Task, fields: SqueezeFields, names: Sequence[str]) -> dict[str, Teacher]:
-    """The teachers with these canonical network names, made where they are missing; a holdout comes before.
+    """Train or find the teachers with these canonical network names; a holdout comes before.
 
     Their accuracies on the test split are measured by the runner when the method is done, and shown.
 
@@ -84,12 +74,14 @@ def squeeze(task: Task, fields: SqueezeFields, names: Sequence[str]) -> dict[str
         UsageError: weights that cannot be had.
         JobFailed: a teacher diverged.
     """
-    made = {name: _teacher(task, fields, name) for name in dict.fromkeys(names)}
-    if len({teacher.space for teacher in made.values()}) > 1:
-        raise UsageError(f"the teachers {', '.join(made)} read different spaces: choose weights of one normalisation")
-    for name in made:
-        task.credit(f"teacher {name}", partial(made.__getitem__, name), role="teacher", weights=fields.weights)
-    return made
+    teachers = {name: _teacher(task, fields, name) for name in dict.fromkeys(names)}
+    if len({teacher.space for teacher in teachers.values()}) > 1:
+        raise UsageError(
+            f"the teachers {', '.join(teachers)} read different spaces: choose weights of one normalization"
+        )
+    for name in teachers:
+        task.credit(f"teacher {name}", partial(teachers.__getitem__, name), role="teacher", weights=fields.weights)
+    return teachers
 
 
 def _teacher(task: Task, fields: SqueezeFields, name: str) -> Teacher:
@@ -102,34 +94,26 @@ def _teacher(task: Task, fields: SqueezeFields, name: str) -> Teacher:
         key["recipe"] = recipe.model_dump(mode="json")
     stage = task.open_stage("squeeze", key)
 
+    def loop(start: int, total: int) -> Iterator[int]:
+        return task.loop(start, total, f"squeezing {name}")
+
     def make() -> Teacher:
         if fields.weights == "pretrained":
-            network, space = _pretrained(task, name)
+            data = task.dataset
+            shape = {"channels": data.channels, "side": data.side, "classes": len(data.class_names)}
+            network, space = pretrained(name, **shape)
         else:
             network, space = task.create_stage_network("squeeze", name, name=name), task.space("normalised")
             network.to(task.device)
             if fields.weights == "trained":
-                _train(task, network, space, recipe, stage.checkpoint(ENTRY))
+                images, labels = task.images(space), task.dataset.labels.to(task.device)
+                checkpoint = stage.checkpoint(ENTRY)
+                train(network, images, labels, recipe, seed=task.stage_seed, loop=loop, checkpoint=checkpoint)
             else:
                 _measure_statistics(task, network, space)
         return task.teacher(name, space, digest(stage.key), network.state_dict())
 
     return task.stage_teacher(stage, ENTRY, make)
-
-
-def _train(task: Task, network: nn.Module, space: Space, recipe: StudentRecipe, checkpoint: Checkpoint) -> None:
-    def loop(start: int, total: int) -> Iterator[int]:
-        return task.loop(start, total, f"squeezing {recipe.network}")
-
-    images, labels = task.images(space), task.dataset.labels.to(task.device)
-    train(network, images, labels, recipe, seed=task.stage_seed, loop=loop, checkpoint=checkpoint)
-
-
-def _pretrained(task: Task, name: str) -> tuple[nn.Module, Space]:
-    data = task.dataset
-    shape = {"channels": data.channels, "side": data.side, "classes": len(data.class_names)}
-    network, mean, std = networks.pretrained(name, **shape)
-    return network, Space("normalised", mean=mean, std=std)
 
 
 def _measure_statistics(task: Task, network: nn.Module, space: Space) -> None:

@@ -1,4 +1,4 @@
-"""What a recover step sees of the images: a crop, a flip and a roll for a whole problem, as one gather.
+"""Views of a recover step: a crop, a flip and a roll for a whole block, as one gather.
 
 torchvision's RandomResizedCrop and flip, applied to a batched tensor, draw one window and one decision for all of its
 images; SRe2L's roll then shifts by (dy, dx), around the border.
@@ -16,7 +16,7 @@ from ddbench.augment.crops import crop_grid, draw_crops
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Draws of one problem for several steps.
+    """Draws of one block for several steps.
 
     Attributes:
         boxes: int64 [T, 4]: top, left, height, width; or None: no crop and no flip.
@@ -29,7 +29,7 @@ class Draws:
     rolls: Tensor
 
     def at(self, step: int) -> "Draws":
-        """Those of one step."""
+        """Draws of one step."""
         one = slice(step, step + 1)
         return Draws(None if self.boxes is None else self.boxes[one], self.flips[one], self.rolls[one])
 
@@ -63,11 +63,11 @@ def draw_windows(
 
 
 def view(images: Tensor, draws: Sequence[Draws]) -> Tensor:
-    """The images [G B, C, H, W] of G problems, each problem's by its own draw; differentiable.
+    """Crop, flip and roll images [G B, C, H, W] of G blocks, each by its own draw; differentiable.
 
     out[y, x] = cropped[(y - down) mod H, x'], x' = (x - right) mod W, counted from the other side if flipped.
     """
-    stacked = images.unflatten(0, (len(draws), -1)).flatten(1, 2)  # the grid is one for all images of a problem
+    stacked = images.unflatten(0, (len(draws), -1)).flatten(1, 2)  # the grid is one for all images of a block
     if draws[0].boxes is None:
         rolled = [part.roll(tuple(own.rolls[0].tolist()), (-2, -1)) for part, own in zip(stacked, draws, strict=True)]
         return torch.stack(rolled).view_as(images)

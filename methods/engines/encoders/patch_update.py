@@ -17,14 +17,14 @@ from ddbench.distillation.task import Task
 
 from ..decoupled.codecs import pixel_bounds
 from ..decoupled.patches import PatchFields, join_tiles
-from .encoders import AT_ONCE
+from .image_encoders import AT_ONCE
 
 
 class UpdateFields(PatchFields):
     """Patches, and their update."""
 
     update_steps: int = Field(0, ge=0, description="steps on every tile; 0: tiles stay as they were shrunk")
-    update_lr: float = Field(0.01, gt=0, description="step size of Adam, in units of the normalised space")
+    update_lr: float = Field(0.01, gt=0, description="step size of Adam, in units of the normalized space")
 
     @model_validator(mode="after")
     def _shrunk_tiles(self) -> Self:
@@ -73,7 +73,7 @@ def updated(
 
 
 class Updater:
-    """Updates the tiles of one class after another for a task; goes on where a checkpoint was left."""
+    """Updates the tiles of one class after another for a task; resumes at a checkpoint."""
 
     def __init__(self, task: Task, fields: UpdateFields, embed: nn.Module, space: Space, values: int) -> None:
         """`embed` maps images of `space` to features, on the task's device; it sees each as so many `values`."""
@@ -91,11 +91,11 @@ class Updater:
         tiles, at_once = cut_tiles(images, factor), max(1, AT_ONCE // max(self.values, patches[0].numel()))
         parts, wholes = tiles.split(at_once), patches.split(at_once)
         steps, lr = self.fields.update_steps, self.fields.update_lr
-        found = [
+        new = [
             updated(parts[number], wholes[number], self.embed, self.bounds, steps=steps, lr=lr)
             for number in self.task.loop(0, len(parts), "updating tiles")
         ]
-        found += parts[len(found) :]  # a dry run does not come to all
-        self.done.append(join_tiles(torch.cat(found), factor).cpu())
+        new += parts[len(new) :]  # a dry run does not come to all
+        self.done.append(join_tiles(torch.cat(new), factor).cpu())
         self.task.checkpoint(lambda: {"updated": self.done})
         return self.done[-1]

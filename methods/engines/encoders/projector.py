@@ -1,4 +1,4 @@
-"""The low-rank transfer of HeLlO: factors of a projector, fitted to the training split and its weak teachers.
+"""Low-rank transfer of HeLlO: factors of a projector, fitted to the training split and its weak teachers.
 
     L = MSE(f(X), Y') + lambda CE(f(X), Y),   f(x) = s (W + A_0 B_0)^T E'(x),   E' with theta_l + A_l B_l for each convolution
 
@@ -40,18 +40,18 @@ from ddbench.synset.targets.projector import form_of
 from ddbench.system.code import SYNTHESIS
 from ddbench.training.batches import Labeller
 from ddbench.training.loop import train
-from ddbench.training.recipe import Component, StudentRecipe
+from ddbench.training.recipe import StudentRecipe
 
 from ..decoupled.codecs import pixel_bounds
-from ..students import cosine
-from .encoders import CODE_VERSION as ENCODERS_CODE
-from .encoders import Start
+from ..students import cosine, optimizer, random_crop
+from .image_encoders import CODE_VERSION as ENCODERS_CODE
+from .image_encoders import ProjectorStart
 
 CODE_VERSION = 1  # raise when a change here or in ddbench/synset/projection.py changes factors; a test pins the source
 
 
 class FitFields(Hyper):
-    """The low-rank transfer."""
+    """Low-rank transfer of the encoder and its columns."""
 
     rank_conv: int = Field(8, ge=0, description="r of every convolution; 0: E stays as it is")
     rank_columns: int = Field(64, ge=0, description="r of W; 0: W stays as it is")
@@ -61,7 +61,7 @@ class FitFields(Hyper):
     fit_ce: float = Field(1.0, ge=0, description="weight of the cross-entropy with the classes, lambda")
     fit_optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd has momentum 0.9")
     fit_lr: float = Field(1e-3, gt=0, description="step size, cosine to 0")
-    fit_weight_decay: float = Field(0.0, ge=0, description="of the optimiser, on A and B")
+    fit_weight_decay: float = Field(0.0, ge=0, description="of the optimizer, on A and B")
     fit_epochs: int = Field(10, ge=1, description="passes over the training split")
     fit_batch: int = Field(128, ge=1, description="images in a step")
     fit_crop: Literal["resized", "pad", "none"] = Field("resized", description="random resized crop, or of padding")
@@ -74,29 +74,23 @@ class FitFields(Hyper):
         return self
 
     def require_parts(self, encoder: Encoder) -> None:
-        """UsageError where an encoder has none of the parts that are to be adapted; asked before teachers are trained."""
+        """Raise UsageError where an encoder has none of the parts that are to be adapted; called before teachers are trained."""
         if self.rank_conv and not convolutions(encoder.module):
             raise UsageError(f"encoder {encoder.name} has no convolutions to adapt: set rank_conv to 0")
 
     def form(self) -> Form:
-        """How factors and features become logits."""
+        """Form in which factors and features become logits."""
         return Form(self.conv_form, self.scale, self.normalised)
 
     def fit_recipe(self, task: Task, name: str) -> StudentRecipe:
-        """The training of the factors."""
-        optimizer: Component = {"name": self.fit_optimizer, "lr": self.fit_lr, "weight_decay": self.fit_weight_decay}
-        crop: dict[str, list[Component]] = {
-            "resized": [{"name": "random-resized-crop"}],
-            "pad": [{"name": "pad-crop", "fraction": 0.125}],
-            "none": [],
-        }
+        """Training of the factors."""
         recipe = StudentRecipe(
             network=name,
-            optimizer=optimizer | ({"momentum": 0.9} if self.fit_optimizer == "sgd" else {}),
+            optimizer=optimizer(self.fit_optimizer, self.fit_lr, self.fit_weight_decay),
             schedule=cosine(1.0, 0),
             loss={"name": "mse-ce", "beta": self.fit_ce},
             labels="targets",
-            augmentations=[*crop[self.fit_crop], {"name": "flip", "p": 0.5}],
+            augmentations=[*random_crop(self.fit_crop), {"name": "flip", "p": 0.5}],
             mix=None if self.fit_mix == "none" else {"name": self.fit_mix, "alpha": 1.0},
             epochs=self.fit_epochs,
             batch=self.fit_batch,
@@ -105,7 +99,7 @@ class FitFields(Hyper):
 
 
 class FromSpace(nn.Module):
-    """What reads one space, shown images of another, pixel or normalised; equal spaces are left alone."""
+    """Adapter of a network to images of another space, pixel or normalized; equal spaces are left alone."""
 
     gain: Tensor
     offset: Tensor
@@ -120,7 +114,7 @@ class FromSpace(nn.Module):
         self.register_buffer("offset", low - black * gain, persistent=False)
 
     def forward(self, images: Tensor) -> Any:
-        """What `inner` gives for images [b, C, H, W] in the space that they come in."""
+        """Output of `inner` for images [b, C, H, W] in the space that they come in."""
         return self.inner(images if self.same else images * self.gain + self.offset)
 
 
@@ -129,7 +123,7 @@ class Adapted(nn.Module):
 
     columns: Tensor
 
-    def __init__(self, start: Start, factors: Mapping[str, Tensor], form: Form) -> None:
+    def __init__(self, start: ProjectorStart, factors: Mapping[str, Tensor], form: Form) -> None:
         """Take factors by name, to be learned; the encoder's own weights are not."""
         super().__init__()
         self.form, self.side = form, start.encoder.side
@@ -157,23 +151,23 @@ class Adapted(nn.Module):
 
 def first_factors(encoder: Encoder, classes: int, fields: FitFields, seed: int) -> dict[str, Tensor]:
     """A ~ N(0, 1 / rows) and B = 0 of every adapted part; a rank is at most its matrix's sides."""
-    found = {}
+    factors = {}
     for part, (rows, columns) in matrix_shapes(encoder, classes, fields.form()).items():
         rank = min(fields.rank_columns if part == COLUMNS else fields.rank_conv, rows, columns)
         if rank:
-            found[f"{part}.a"] = torch.randn(rows, rank, generator=rng(seed, "factors", part)) / rows**0.5
-            found[f"{part}.b"] = torch.zeros(rank, columns)
-    return found
+            factors[f"{part}.a"] = torch.randn(rows, rank, generator=rng(seed, "factors", part)) / rows**0.5
+            factors[f"{part}.b"] = torch.zeros(rank, columns)
+    return factors
 
 
-def fitted(task: Task, fields: FitFields, start: Start, labels: Labeller, labelled_by: Any) -> Targets:
+def fitted(task: Task, fields: FitFields, start: ProjectorStart, labels: Labeller, labelled_by: Any) -> Targets:
     """Targets of the kind `projector`, their factors fitted to the training split: the stage "projector".
 
     Args:
         task: whose split, device and stage seed are used.
         fields: how.
         start: the encoder and W.
-        labels: Y' of a batch in the data set's normalised space; no gradient reaches what gives it.
+        labels: Y' of a batch in the data set's normalized space; no gradient reaches what gives it.
         labelled_by: plain data that says what `labels` are, for the key.
 
     Raises:
@@ -185,7 +179,7 @@ def fitted(task: Task, fields: FitFields, start: Start, labels: Labeller, labell
     key = {
         "recipe": recipe.model_dump(mode="json"),
         "encoder": encoder.params,
-        "columns": start.said,
+        "columns": start.columns_from,
         "form": [form.conv, form.scale, form.normalised],
         "ranks": [fields.rank_conv, fields.rank_columns],
         "labels": labelled_by,
@@ -210,11 +204,11 @@ def fitted(task: Task, fields: FitFields, start: Start, labels: Labeller, labell
         return {name: factor.detach() for name, factor in adapted.named_factors().items()}, {}
 
     tensors = dict(stage.product(make).tensors)
-    if start.said is None:
+    if start.columns_from is None:
         tensors[COLUMNS] = start.columns
     params = {
         "encoder": encoder.params,
-        "columns": start.said,
+        "columns": start.columns_from,
         "conv": form.conv,
         "scale": form.scale,
         "normalised": form.normalised,
@@ -222,8 +216,8 @@ def fitted(task: Task, fields: FitFields, start: Start, labels: Labeller, labell
     return Targets("projector", params, tensors)
 
 
-def merged(task: Task, start: Start, targets: Targets) -> nn.Module:
-    """The projector of targets made here, for images in the data set's normalised space; on the device, in eval mode."""
+def merged(task: Task, start: ProjectorStart, targets: Targets) -> nn.Module:
+    """Projector of targets made here, for images in the data set's normalized space; on the device, in eval mode."""
     projector = Projector(start.encoder, start.columns, targets.tensors, form_of(targets))
     own = task.space("normalised")
     return FromSpace(projector, start.encoder.space, own, start.encoder.channels).to(task.device).eval()

@@ -31,7 +31,7 @@ Combination = Literal["mean", "random"]
 
 
 class WeakFields(SqueezeFields):
-    """The trajectory and its snapshots; the training is that of `teacher_...`."""
+    """Trajectory and its snapshots; the training is that of `teacher_...`."""
 
     weights: Literal["trained"] = Field("trained", description="of networks that are trained here")
     weak_network: str | None = Field(None, description="network of the trajectory; none: the distillation network")
@@ -50,7 +50,7 @@ class WeakFields(SqueezeFields):
         return self
 
     def snapshot_epochs(self) -> list[int]:
-        """The epochs after which snapshots are taken, rising; one alone is the last."""
+        """Epochs after which snapshots are taken, rising; one alone is the last."""
         first, last = self.snapshot_first, self.snapshot_last or self.teacher_epochs
         if self.snapshots == 1:
             return [last]
@@ -58,7 +58,7 @@ class WeakFields(SqueezeFields):
 
 
 def weak_teachers(task: Task, fields: WeakFields) -> list[Teacher]:
-    """The snapshots, oldest first, made where they are missing; a training that was stopped goes on.
+    """Make or find the snapshots, oldest first; an interrupted training is resumed.
 
     Raises:
         UsageError: an unknown network.
@@ -80,13 +80,13 @@ def weak_teachers(task: Task, fields: WeakFields) -> list[Teacher]:
             if missing:
                 _Trajectory(task, stage, recipe.network, missing).train(recipe, space)
         have |= {epoch: _snapshot(task, stage, epoch) for epoch in lacking}
-    found = []
+    snapshots = []
     for epoch, teacher in have.items():
         assert teacher is not None
-        found.append(teacher)
+        snapshots.append(teacher)
         credited: Callable[[], Teacher] = partial(_known, task, teacher.hash)
         task.credit(f"weak teacher {epoch}", credited, role="weak teacher", epoch=epoch)
-    return found
+    return snapshots
 
 
 def _entry(epoch: int) -> str:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ddbench.errors import UsageError
 
-from ..selection.selection import embedder
+from ..selection.coresets import embedder
 
 
 class AttentionMaps:

@@ -1,8 +1,8 @@
 """Bins of Dataset Quantization: every class's samples by graph cut on one network's last-layer gradients.
 
 One pass over the split gives h, the input of the network's last layer, and with its head's logits the gradients that
-samples are compared by (`engines.graph_cut`). Every class's bins are an entry of the stage "dq-bins", keyed by the
-stage seed: all synthesis seeds and budgets share them, and a pass that is stopped goes on at the class where it was.
+samples are compared by (`engines.selection.graph_cut`). Every class's bins are an entry of the stage "dq-bins", keyed by the
+stage seed: all synthesis seeds and budgets share them, and an interrupted pass resumes at its class.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,16 +22,16 @@ from ddbench.hashing import tensors_digest
 from ddbench.randomness import forked
 
 from ..decoupled.squeeze import SqueezeFields, Weights, squeeze
+from ..pretrained import LIBRARY_CLASSES, pretrained
+from .coresets import embedder
 from .graph_cut import LastLayer, graph_cut_bins, loss_gradient
-from .selection import embedder
 
 CODE_VERSION = 1  # raise when a change here or in graph_cut.py changes bins; a test pins the source
-LIBRARY_CLASSES = 1000  # ImageNet's, which the libraries' weights are for
 _VALUES = 64 * 3 * 224 * 224  # of images in one forward
 
 
 class BinFields(SqueezeFields):
-    """How samples are put into bins."""
+    """Encoder and bins of samples."""
 
     weights: Weights = Field(
         "trained",
@@ -56,7 +56,7 @@ class BinFields(SqueezeFields):
         return self
 
     def require_bins(self, names: Sequence[str], pools: Sequence[Tensor], counts: Sequence[int]) -> None:
-        """UsageError where a class has fewer samples than are asked for, or than bins; asked before a training."""
+        """Raise UsageError where a class has fewer samples than are asked for, or than bins; called before a training."""
         for name, pool, count in zip(names, pools, counts, strict=True):
             if count > len(pool):
                 raise UsageError(f"{count} samples of class {name!r} were asked for, but there are {len(pool)}")
@@ -65,7 +65,7 @@ class BinFields(SqueezeFields):
 
 
 @dataclass(frozen=True, eq=False)
-class Encoder:
+class SampleEncoder:
     """A network in eval mode that samples are compared by.
 
     Attributes:
@@ -109,7 +109,7 @@ def bins_of(task: Task, fields: BinFields, counts: Sequence[int]) -> list[list[T
         "code": CODE_VERSION,
     }
     stage = task.open_stage("dq-bins", key)
-    found: list[list[Tensor]] = []
+    by_class: list[list[Tensor]] = []
     for label in task.loop(0, len(pools), "binning"):
         pool, entry = pools[label], f"class-{label:05d}"
 
@@ -121,17 +121,17 @@ def bins_of(task: Task, fields: BinFields, counts: Sequence[int]) -> list[list[T
             return {"order": torch.cat(bins)}, {"sizes": [len(part) for part in bins]}
 
         if not counts[label]:
-            found.append([])
+            by_class.append([])
             continue
         product = stage.load(entry)
         if product is None:
             with stage.locked():
                 product = stage.load(entry) or stage.save(entry, *make())
-        found.append([pool[part] for part in product.tensors["order"].split(product.info["sizes"])])
-    return found
+        by_class.append([pool[part] for part in product.tensors["order"].split(product.info["sizes"])])
+    return by_class
 
 
-def _encoder(task: Task, fields: BinFields) -> Encoder:
+def _encoder(task: Task, fields: BinFields) -> SampleEncoder:
     data = task.dataset
     name = networks.canonical(fields.encoder or task.network, side=fields.input_side or data.side)
     if fields.weights == "pretrained":
@@ -139,19 +139,18 @@ def _encoder(task: Task, fields: BinFields) -> Encoder:
     embedder(task.create_stage_network("dq-encoder", name=name))  # before a training: one that has no embedding
     teacher = squeeze(task, fields, [name])[name]
     module = teacher.module(task.device)
-    return Encoder(embedder(module), cast(nn.Module, module.head), teacher.space, data.side, teacher.hash)
+    return SampleEncoder(embedder(module), cast(nn.Module, module.head), teacher.space, data.side, teacher.hash)
 
 
-def _pretrained(task: Task, name: str, side: int) -> Encoder:
+def _pretrained(task: Task, name: str, side: int) -> SampleEncoder:
     data = task.dataset
-    network, mean, std = networks.pretrained(name, channels=data.channels, side=side, classes=LIBRARY_CLASSES)
+    network, space = pretrained(name, channels=data.channels, side=side)
     embed = embedder(network)
     if len(data.class_names) != LIBRARY_CLASSES:
         with forked(task.stage_seed, "dq-head"):
             network.head = nn.Linear(cast(nn.Linear, network.head).in_features, len(data.class_names))
     network = network.to(task.device).eval().requires_grad_(False)
-    space = Space("normalised", mean=mean, std=std)
-    return Encoder(embed, cast(nn.Module, network.head), space, side, tensors_digest(network.state_dict(), {}))
+    return SampleEncoder(embed, cast(nn.Module, network.head), space, side, tensors_digest(network.state_dict(), {}))
 
 
 def drawn(task: Task, label: int, bins: Sequence[Tensor], count: int) -> Tensor:
@@ -165,7 +164,7 @@ def drawn(task: Task, label: int, bins: Sequence[Tensor], count: int) -> Tensor:
 
 
 def bin_shares(sizes: Sequence[int], count: int, tie_break: Sequence[int]) -> list[int]:
-    """How many of `count` samples come from each bin, by largest remainder of the quotas count * size / M.
+    """Split `count` samples over bins, by largest remainder of the quotas count * size / M.
 
     Bins of one size have equal remainders: `tie_break`, a permutation, says which of them come first. Drawn at random
     it leaves bins as likely as each other also where fewer samples than bins are wanted.

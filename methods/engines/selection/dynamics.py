@@ -1,6 +1,6 @@
 """Training dynamics: one training on the whole split, and what every sample looked like to the network after each epoch.
 
-Scores of samples (`engines.pruning`) are functions of what is recorded here, so that one training serves them all. A row
+Scores of samples (`engines.selection.pruning`) are functions of what is recorded here, so that one training serves them all. A row
 is kept for each epoch: the error || p - y ||_2, p of the true class, the best other p, z of the true class minus the best
 other z, the entropy of p, the prediction, || h ||^2, and the movement of p since the epoch before (p = softmax(z),
 h = input of the last layer). The error is summed without cancellation, so that the easiest samples keep their order; the
@@ -27,15 +27,15 @@ from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import train
 from ddbench.training.recipe import Component, StudentRecipe
 
-from ..students import cosine
-from .selection import SHOWN, embedder, shown_at_once
+from ..students import cosine, optimizer, random_crop
+from .coresets import SHOWN, embedder, shown_at_once
 
 CODE_VERSION = 1  # raise when a change here changes what is recorded; a test pins the source
 ROWS = ("error", "true", "other", "margin", "entropy", "prediction", "feature", "movement")
 
 
 class DynamicsFields(Hyper):
-    """The training that scores come from, and how scores read it."""
+    """Training that scores come from, and how scores read it."""
 
     score_network: str | None = Field(None, description="network that scores samples; none: the distillation network")
     score_epochs: int = Field(10, ge=1, description="passes over the training split, T of the schedule")
@@ -64,21 +64,14 @@ class DynamicsFields(Hyper):
         return self
 
     def score_recipe(self, task: Task) -> StudentRecipe:
-        """The training whose dynamics are recorded."""
-        optimizer: Component = {
-            "name": "sgd", "lr": self.score_lr, "momentum": 0.9, "weight_decay": self.score_weight_decay,
-        }  # fmt: skip
-        crop: dict[str, list[Component]] = {
-            "pad": [{"name": "pad-crop", "fraction": 0.125}],
-            "resized": [{"name": "random-resized-crop"}],
-            "none": [],
-        }
+        """Training whose dynamics are recorded."""
+        sgd = optimizer("sgd", self.score_lr, self.score_weight_decay)
         flips: list[Component] = [{"name": "flip", "p": 0.5}] if self.score_flip else []
         recipe = StudentRecipe(
             network=self.score_network or task.network,
-            optimizer=optimizer | ({"nesterov": True} if self.score_nesterov else {}),
+            optimizer=sgd | ({"nesterov": True} if self.score_nesterov else {}),
             schedule=cosine(1.0, 0),
-            augmentations=[*crop[self.score_crop], *flips],
+            augmentations=[*random_crop(self.score_crop), *flips],
             epochs=self.score_epochs,
             batch=self.score_batch,
         )
@@ -87,7 +80,7 @@ class DynamicsFields(Hyper):
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """The dynamics of one training: a row for each epoch that is read, a column for each training sample.
+    """Dynamics of one training: a row for each epoch that is read, a column for each training sample.
 
     Attributes:
         error, true, other, margin, entropy, feature: float32 [T, n], see the module; `feature` is || h ||^2.
@@ -111,14 +104,14 @@ class Recorded:
 
 @dataclass(frozen=True, eq=False)
 class Dynamics:
-    """The trainings that scores are averaged over, on the CPU; labels int64 [n] are those of the training split."""
+    """Trainings that scores are averaged over, on the CPU; labels int64 [n] are those of the training split."""
 
     runs: tuple[Recorded, ...]
     labels: Tensor
 
 
 def dynamics_of(task: Task, fields: DynamicsFields, *, movement: bool = False) -> Dynamics:
-    """The dynamics of a task's training split, each training made once and cached as the stage "dynamics".
+    """Record or find the dynamics of a task's training split; each training is cached in the stage "dynamics".
 
     Keyed by the stage seed: all synthesis seeds share them. The split is read in parts where it does not fit in memory;
     what is recorded is held, 28 bytes for each image and epoch.
@@ -205,7 +198,7 @@ class Recorder:
         self._features = torch.empty(0)
 
     def train(self, seed: int, checkpoint: Checkpoint, loop: Callable[[int, int, str], Iterator[int]]) -> None:
-        """Train and record; what was stopped goes on at the checkpoint, rows and all."""
+        """Train and record; an interrupted training resumes at the checkpoint, with its rows."""
 
         def steps(start: int, total: int) -> Iterator[int]:
             for step in loop(start, total, f"training {self.recipe.network} for scores"):
@@ -213,7 +206,10 @@ class Recorder:
                 yield step
             self._look(total, loop, over=True)
 
-        with self._watched():
+        def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._features = inputs[0].detach()
+
+        with self.network.head.register_forward_pre_hook(keep):
             train(
                 self.network,
                 self.images,
@@ -224,14 +220,6 @@ class Recorder:
                 checkpoint=_WithRows(checkpoint, self),
                 observe=self._observe if self._as_trained else None,
             )
-
-    def _watched(self) -> Any:
-        """The last layer's input in `_features` within a block."""
-
-        def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._features = inputs[0].detach()
-
-        return self.network.head.register_forward_pre_hook(keep)
 
     def _observe(self, batch: Batch, logits: Tensor) -> None:
         """Keep a training batch: each sample in the epoch in which the step shows it."""
@@ -257,11 +245,11 @@ class Recorder:
             self._done += 1
 
     def state(self) -> dict[str, Any]:
-        """What was recorded so far, for a checkpoint."""
+        """Recorded rows so far, for a checkpoint."""
         return {"rows": self.rows, "before": self._before, "done": self._done, "seen": self._seen}
 
     def take(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Resume from a `state`."""
         self.rows, self._before, self._done, self._seen = (state[key] for key in ("rows", "before", "done", "seen"))
 
     @torch.inference_mode()
@@ -276,15 +264,15 @@ class Recorder:
 
     def _keep(self, epoch: int, index: Tensor, logits: Tensor, features: Tensor) -> None:
         index = index.cpu()
-        found = described(logits, self.labels[index].to(logits.device))
-        found["feature"] = features.double().square().sum(1)
+        row = described(logits, self.labels[index].to(logits.device))
+        row["feature"] = features.double().square().sum(1)
         if self._before is not None:
             log_p = logits.double().log_softmax(1)
             if epoch > 0:
                 before = self._before[index].to(logits.device)
-                found["movement"] = (log_p.exp() * (log_p - before)).abs().sum(1)
+                row["movement"] = (log_p.exp() * (log_p - before)).abs().sum(1)
             self._before[index] = log_p.float().cpu()
-        for name, values in found.items():
+        for name, values in row.items():
             self.rows[name][epoch, index] = values.to(self.rows[name].dtype).cpu()
 
 
@@ -296,7 +284,7 @@ class _WithRows(Checkpoint):
         self._recorder = recorder
 
     def load(self) -> Any:
-        """The training's state; the recorder takes its own."""
+        """Load the training's state; the recorder takes its own."""
         state = super().load()
         if isinstance(state, dict) and "recorded" in state:
             self._recorder.take(state["recorded"])
@@ -308,7 +296,7 @@ class _WithRows(Checkpoint):
 
 
 def described(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """What a row holds of samples with logits [b, K] and labels int64 [b]: float64 [b] each, by name; see the module."""
+    """Values of a row for samples with logits [b, K] and labels int64 [b]: float64 [b] each, by name; see the module."""
     z = logits.double()
     log_p = z.log_softmax(1)
     p = log_p.exp()

@@ -22,7 +22,7 @@ class Similarity(Protocol):
     """Similarities s(i, j) of n samples, in [0, 1]."""
 
     def __len__(self) -> int:
-        """How many samples."""
+        """Number of samples."""
         ...
 
     def row(self, place: int) -> Tensor:
@@ -34,7 +34,7 @@ class Similarity(Protocol):
         ...
 
     def take(self, places: Tensor) -> "Similarity":
-        """Those of some samples among each other."""
+        """Similarities of some samples among each other."""
         ...
 
 
@@ -46,7 +46,7 @@ class Cosine:
 
     @classmethod
     def of(cls, features: Tensor) -> "Cosine":
-        """That of features [n, d]."""
+        """Similarity of features [n, d]."""
         return cls(_over(features, features.norm(dim=1)))
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class LastLayer:
 
     @classmethod
     def of(cls, delta: Tensor, features: Tensor) -> "LastLayer":
-        """That of the loss's gradients by the logits, delta [n, K], and the last layer's inputs, h [n, d]."""
+        """Similarity of the loss's gradients by the logits, delta [n, K], and the last layer's inputs, h [n, d]."""
         return cls(_over(delta, delta.norm(dim=1) * (1 + features.square().sum(1)).sqrt()), features)
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ def _over(vectors: Tensor, lengths: Tensor) -> Tensor:
 
 
 def loss_gradient(logits: Tensor, labels: Tensor, softmax: Literal["single", "double"]) -> Tensor:
-    """The gradient, delta [n, K], of each sample's cross-entropy by its logits [n, K]; labels int64 [n].
+    """Gradient, delta [n, K], of each sample's cross-entropy by its logits [n, K]; labels int64 [n].
 
     "double": cross-entropy of the probabilities as if they were logits, as DQ's code has it: with p = softmax(z) and
     q = softmax(p), delta = p (q - y) - p (p . (q - y)). Nothing cancels, so that confident samples keep a direction.

@@ -25,18 +25,18 @@ from ddbench.distillation.method import Hyper
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
 from ddbench.hashing import tensors_digest
-from ddbench.networks.parts import plain_activations
 
-from .bins import LIBRARY_CLASSES
+from ..decoupled.cam import mapped_part, maps_and_gradient
+from ..pretrained import pretrained
 
 AT_ONCE = 64  # images in a forward
-CHANNELS = 3  # of the libraries' weights; a grey image is shown to them as three equal channels
+CHANNELS = 3  # of the libraries' weights; a gray image is shown to them as three equal channels
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and std that masked autoencoders read, whatever their library's checkpoint."""
 
 
 class PatchDropFields(Hyper):
-    """What of each chosen image is kept."""
+    """Dropping of patches from chosen images."""
 
     patch_keep: float = Field(1.0, gt=0, le=1, description="share of the patches that is kept; 1: images as they are")
     mae: str | None = Field(
@@ -54,30 +54,11 @@ class PatchDropFields(Hyper):
 def cam_plus_plus(network: nn.Module, images: Tensor) -> Tensor:
     """GradCAM++ of the predicted class of images [b, C, H, W] on the network's last feature maps: [b, h, w], see the module.
 
-    The last feature maps are the last output [b, d, h, w] of a part of the network that has more than one pixel.
-
     Raises:
-        UsageError: no part gives such maps.
+        UsageError: no part of the network gives such maps.
     """
-    found: list[Tensor] = []
-
-    def look(part: nn.Module, given: Any, output: Any) -> None:
-        if part is not network and isinstance(output, Tensor) and output.dim() == 4 and output[0, 0].numel() > 1:
-            found[:] = [output]
-
-    hooks = [part.register_forward_hook(look) for part in network.modules()]
-    try:
-        with torch.enable_grad():
-            logits = network(images.detach().requires_grad_())
-            if not found:
-                raise UsageError(
-                    f"{type(network).__name__} has no feature maps for GradCAM++: choose a convolutional one"
-                )
-            (gradient,) = torch.autograd.grad(logits.max(1).values.sum(), found[0])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    maps = found[0].detach()
+    part = mapped_part(network, images[:1])
+    maps, gradient = maps_and_gradient(network, part, images, lambda logits: logits.max(1).values)
     below = 2 * gradient.square() + maps.sum((2, 3), keepdim=True) * gradient**3
     alpha = torch.where(below == 0, 0.0, gradient.square() / torch.where(below == 0, 1.0, below))
     weights = (alpha * gradient.relu()).sum((2, 3), keepdim=True)
@@ -92,7 +73,7 @@ def importance_order(maps: Tensor, grid: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class PatchDropper:
-    """The networks of patch dropping, in eval mode on the device.
+    """Networks of patch dropping, in eval mode on the device.
 
     Attributes:
         model: transformers' ViTMAEForPreTraining; it takes any number of kept patches.
@@ -117,8 +98,8 @@ class PatchDropper:
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
         """Images float [b, C, H, W] on [0, 1] with their least important patches filled in: uint8 of the same shape."""
-        coloured = pixels if pixels.shape[1] == CHANNELS else pixels.expand(-1, CHANNELS, -1, -1)
-        large = resized(coloured, self.side).clamp(0, 1)
+        colored = pixels if pixels.shape[1] == CHANNELS else pixels.expand(-1, CHANNELS, -1, -1)
+        large = resized(colored, self.side).clamp(0, 1)
         filled = self.fill(large, importance_order(self.cam(large), self.grid))
         small = resized(filled, pixels.shape[-1])
         small = small if pixels.shape[1] == CHANNELS else small.mean(1, keepdim=True)
@@ -131,8 +112,7 @@ class PatchDropper:
         self.model.config.mask_ratio = 1 - (kept_patches(count, self.keep) + 0.5) / count
         noise = order.argsort(dim=1).to(large.dtype)
         mean, std = (torch.tensor(value, device=large.device)[:, None, None] for value in IMAGENET)
-        given = (large - mean) / std
-        output = self.model(given, noise=noise)
+        output = self.model((large - mean) / std, noise=noise)
         predicted = self.model.unpatchify(output.logits)
         dropped = output.mask.view(-1, 1, self.grid, self.grid)
         dropped = dropped.repeat_interleave(self.side // self.grid, 2).repeat_interleave(self.side // self.grid, 3)
@@ -140,12 +120,12 @@ class PatchDropper:
 
 
 def kept_patches(count: int, keep: float) -> int:
-    """How many of `count` patches are kept: int(keep * count), at least 1; a rounding below a whole number is none."""
+    """Number of `count` patches that are kept: int(keep * count), at least 1; a rounding below a whole number is none."""
     return max(1, int(keep * count + 1e-9))
 
 
 def patch_dropper(task: Task, fields: PatchDropFields) -> PatchDropper | None:
-    """The networks that a task's images are patched by, or None where all patches are kept; asked for before other work.
+    """Load the networks of patch dropping, or None where all patches are kept; called before other work.
 
     Raises:
         UsageError: transformers is not installed, or weights cannot be had; what to install or where to put it.
@@ -155,14 +135,12 @@ def patch_dropper(task: Task, fields: PatchDropFields) -> PatchDropper | None:
     assert fields.mae is not None
     model = _autoencoder(fields.mae).to(task.device)
     side = int(model.config.image_size)
-    shape = {"channels": CHANNELS, "side": side, "classes": LIBRARY_CLASSES}
-    network, mean, std = networks.pretrained(networks.canonical(fields.cam_network, side=side), **shape)
-    plain_activations(network)
+    network, space = pretrained(networks.canonical(fields.cam_network, side=side), channels=CHANNELS, side=side)
     network.to(task.device).eval().requires_grad_(False)
-    low, high = (torch.tensor(value, device=task.device)[:, None, None] for value in (mean, std))
+    mean, std = (torch.tensor(value, device=task.device)[:, None, None] for value in (space.mean, space.std))
 
     def cam(pixels: Tensor) -> Tensor:
-        return cam_plus_plus(network, (pixels - low) / high)
+        return cam_plus_plus(network, (pixels - mean) / std)
 
     cam(torch.zeros(1, CHANNELS, side, side, device=task.device))  # a network without feature maps is known now
     task.teachers[tensors_digest(model.state_dict(), {})] = {"network": "ViT-MAE", "filled": "dropped patches"}
@@ -177,11 +155,11 @@ def _autoencoder(name: str) -> Any:
         raise UsageError(
             "patch dropping needs the library transformers: pip install 'ddbench[mae]', or set patch_keep to 1"
         ) from error
-    shown = logging.is_progress_bar_enabled()
+    progress_bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            found: Any = ViTMAEForPreTraining.from_pretrained(
+            loaded: Any = ViTMAEForPreTraining.from_pretrained(
                 name, use_safetensors=True, output_loading_info=True
             )  # never a pickle
     except Exception as error:  # whatever the library, its hub or a damaged file comes up with
@@ -191,21 +169,21 @@ def _autoencoder(name: str) -> Any:
             "model.safetensors of a ViTMAEForPreTraining there, or give its path as mae"
         ) from error
     finally:
-        if shown:
+        if progress_bar:
             logging.enable_progress_bar()
-    model, loaded = found
-    missing = sorted({*loaded["missing_keys"], *loaded["mismatched_keys"]})
+    model, report = loaded
+    missing = sorted({*report["missing_keys"], *report["mismatched_keys"]})
     if missing:
         raise UsageError(f"{name!r} is no whole masked autoencoder: it has no {missing[0]} ({len(missing)} missing)")
     if model.config.norm_pix_loss or model.config.num_channels != CHANNELS:
         raise UsageError(
-            f"the masked autoencoder {name!r} must predict {CHANNELS} channels of pixels, not normalised ones"
+            f"the masked autoencoder {name!r} must predict {CHANNELS} channels of pixels, not normalized ones"
         )
     return model.eval().requires_grad_(False)
 
 
 def patched(task: Task, dropper: PatchDropper, places: Tensor) -> Tensor:
-    """The training images at `places` [n] with patches dropped and filled in: uint8 [n, C, H, W], on the CPU."""
+    """Training images at `places` [n] with patches dropped and filled in: uint8 [n, C, H, W], on the CPU."""
     parts, done = places.split(AT_ONCE), []
     for at in task.loop(0, len(parts), "dropping patches"):
         done.append(dropper(task.read(task.space("pixel"), parts[at])).cpu())

@@ -46,11 +46,11 @@ class Score:
     movement: bool = False
 
     def __call__(self, dynamics: Dynamics, fields: DynamicsFields) -> Tensor:
-        """The score of every training sample, float64 [n]."""
+        """Score of every training sample, float64 [n]."""
         return torch.stack([self.definition(run, fields) for run in dynamics.runs]).mean(0)
 
     def require_epochs(self, fields: DynamicsFields) -> None:
-        """UsageError if the epochs that are read make no window; asked before a training."""
+        """Raise UsageError if the epochs that are read make no window; called before a training."""
         read = (fields.score_last or fields.score_epochs) - fields.score_first + 1
         if self.windows is not None and read < fields.window + self.windows:
             raise UsageError(
@@ -132,7 +132,7 @@ Keep = Literal["hard", "easy", "ccs", "beta"]
 
 
 class KeepFields(Hyper):
-    """Which samples a score keeps."""
+    """Rule by which samples are kept."""
 
     keep: Keep = Field(
         "hard", description="hard: largest scores; easy: smallest; ccs: strata of the score; beta: drawn"
@@ -170,7 +170,7 @@ def kept(
 
 
 def require_enough(fields: KeepFields, names: Sequence[str], pools: Sequence[Tensor], counts: Sequence[int]) -> None:
-    """UsageError where a pool (named for people) has fewer samples than are to be kept; asked before a training."""
+    """Raise UsageError where a pool (named for people) has fewer samples than are to be kept; called before a training."""
     for name, pool, count in zip(names, pools, counts, strict=True):
         left = len(pool) - dropped(len(pool), fields.mis_ratio) if fields.keep == "ccs" else len(pool)
         if count > left:
@@ -179,7 +179,7 @@ def require_enough(fields: KeepFields, names: Sequence[str], pools: Sequence[Ten
 
 
 def dropped(size: int, mis_ratio: float) -> int:
-    """How many of `size` samples CCS drops."""
+    """Number of `size` samples that CCS drops."""
     return int(mis_ratio * size)
 
 

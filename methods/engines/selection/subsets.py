@@ -1,4 +1,4 @@
-"""Which real samples are kept, by any score and any rule: what `prune` and `prune-kd` share."""
+"""Subset of the real samples that is kept, by any score and any rule, as in `prune` and `prune-kd`."""
 
 from typing import Literal, Self
 
@@ -9,10 +9,11 @@ from torch import Tensor
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
 
+from ..shares import shares
+from .coresets import embedder, herding, k_center, shown_at_once
 from .dynamics import DynamicsFields, dynamics_of
 from .graph_cut import Cosine, graph_cut
 from .pruning import SCORES, KeepFields, kept, require_enough
-from .selection import embedder, herding, k_centre, shares, shown_at_once
 
 Ranking = Literal[
     "el2n", "grand", "forgetting", "aum", "aum-prob", "entropy", "dyn-unc", "dual", "tdds",
@@ -20,18 +21,18 @@ Ranking = Literal[
 ]  # fmt: skip
 GEOMETRY = {
     "herding": herding,
-    "k-centre": k_centre,
+    "k-centre": k_center,
     "graph-cut": lambda features, count: graph_cut(Cosine.of(features), count),
 }
 """Choices by the scoring network's features [n, d], of so many positions."""
 
 
 class SubsetFields(DynamicsFields, KeepFields):
-    """Which samples are kept."""
+    """Score and rule by which samples are kept."""
 
     score: Ranking = Field(
         "el2n",
-        description="score that ranks samples (engines/pruning.py); random; or geometry of the scoring network's features",
+        description="score that ranks samples (engines/selection/pruning.py); random; or geometry of the scoring network's features",
     )
 
     @model_validator(mode="after")
@@ -62,7 +63,7 @@ def subset(task: Task, fields: SubsetFields) -> Tensor:
 
 
 def _pools(task: Task, fields: SubsetFields) -> tuple[list[Tensor], list[int], list[str]]:
-    """The samples that are ranked together, how many of them are kept, and what they are called."""
+    """Samples that are ranked together, number of them that is kept, and their name in errors."""
     classes = task.class_indices()
     if fields.balance:
         return classes, shares(task), [f"class {name!r}" for name in task.dataset.class_names]

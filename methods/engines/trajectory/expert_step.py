@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ..matching.matching import chunk_images
+from ..condensation import chunk_images
 from .flat import FlatNetwork
 
 Gradients = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -29,7 +29,7 @@ _EPS = 1e-12
 
 
 class ExpertRecipe(BaseModel):
-    """How an expert is trained; the defaults are MTT's. Its fields are part of the stage's key."""
+    """Training of an expert; the defaults are MTT's. Its fields are part of the stage's key."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -54,22 +54,22 @@ class ExpertRecipe(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class ExpertBatch:
     """One step of G experts: images as they are and augmented, both [G, b, C, H, W], and labels [G, b]."""
 
     images: Tensor
     augmented: Tensor
     labels: Tensor
 
-    def parts(self) -> Iterator[tuple["Batch", float]]:
-        """The batch in parts of a size that suits the device, each with its share of the images."""
+    def parts(self) -> Iterator[tuple["ExpertBatch", float]]:
+        """Split the batch in parts of a size that suits the device, each with its share of the images."""
         size, count = chunk_images(self.images.device, self.images.shape[-1]), self.labels.shape[1]
         for part in zip(*(t.split(size, dim=1) for t in (self.images, self.augmented, self.labels)), strict=True):
-            yield Batch(*part), part[-1].shape[1] / count
+            yield ExpertBatch(*part), part[-1].shape[1] / count
 
 
 def step(
-    network: FlatNetwork, recipe: ExpertRecipe, epoch: int, batch: Batch, vectors: Tensor, velocity: Tensor
+    network: FlatNetwork, recipe: ExpertRecipe, epoch: int, batch: ExpertBatch, vectors: Tensor, velocity: Tensor
 ) -> Tensor:
     """Take one step of a 0-based epoch: changes vectors and velocity [G, P] in place; gives the losses [G] before it."""
     at = partial(gradients, network, recipe, recipe.scale_at(epoch), batch)
@@ -100,7 +100,7 @@ def _length(rows: Tensor) -> Tensor:
 
 
 def gradients(
-    network: FlatNetwork, recipe: ExpertRecipe, scale: float, batch: Batch, vectors: Tensor
+    network: FlatNetwork, recipe: ExpertRecipe, scale: float, batch: ExpertBatch, vectors: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients [G, P] and losses [G] of l at vectors [G, P], s = `scale`; the batch goes through in parts."""
     leaf = vectors.detach().requires_grad_()
@@ -112,7 +112,7 @@ def gradients(
     return gradient, losses
 
 
-def _losses(network: FlatNetwork, weight: float, scale: float, batch: Batch, vectors: Tensor) -> Tensor:
+def _losses(network: FlatNetwork, weight: float, scale: float, batch: ExpertBatch, vectors: Tensor) -> Tensor:
     def loss(vector: Tensor, images: Tensor, augmented: Tensor, labels: Tensor) -> Tensor:
         value = scale * F.cross_entropy(network(vector, augmented), labels)
         return value + weight * gradient_penalty(network, vector, images) if weight else value

@@ -27,8 +27,8 @@ from ddbench.randomness import Key, forked, rng
 from ddbench.synset.teachers import Teacher
 from ddbench.training.saved_bytes import kept_bytes
 
-from ..matching.matching import dsa_ops, reader
-from .expert_step import Batch, step
+from ..condensation import dsa_ops, reader
+from .expert_step import ExpertBatch, step
 from .expert_step import ExpertRecipe as ExpertRecipe
 from .flat import FlatNetwork, flatten
 
@@ -55,7 +55,7 @@ class Experts:
             group: how many train at once; None: one on a CPU, several on CUDA. What is drawn does not depend on it.
 
         Raises:
-            UsageError: the network is more than a function of its parameters (batch normalisation, dropout).
+            UsageError: the network is more than a function of its parameters (batch normalization, dropout).
         """
         if count < 1:
             raise UsageError(f"experts: count must be at least 1, not {count}")
@@ -72,13 +72,13 @@ class Experts:
         self._room = max(2, CACHE_BYTES // (4 * self.network.size))
 
     def train(self, upto: int, final: int | None = None, final_of: Iterable[int] | None = None) -> None:
-        """Make what is missing of epochs 0 to `upto` (inclusive) of every expert and, if asked, of epoch `final`.
+        """Train what is missing of epochs 0 to `upto` (inclusive) of every expert and, if asked, of epoch `final`.
 
         `final_of` names the experts whose epoch `final` is asked for; None: all.
 
-        Of the epochs between `upto` and `final` only the latest is kept, while they are made. A stopped run loses at
-        most one epoch. Of two processes one trains, and the other then finds. The last snapshots that are asked for
-        are credited: the runner measures their test accuracy when the method is done.
+        Of the epochs between `upto` and `final` only the latest is kept, while they are trained. An interrupted run
+        loses at most one epoch. Of two processes one trains, and the other waits for it. The last snapshots that are
+        asked for are credited: the runner measures their test accuracy when the method is done.
 
         Raises:
             JobFailed: an expert diverged.
@@ -93,13 +93,13 @@ class Experts:
             self._task.credit(f"expert {expert}", made, role="expert", epoch=max(epochs))
         if self._work(wanted):
             with self._stage.locked():
-                while work := self._work(wanted):  # again if an entry to go on from turns out to be damaged
+                while work := self._work(wanted):  # again if an entry to resume from turns out to be damaged
                     total = sum(len(epochs) * len(experts) for epochs, experts in work)
                     for _ in zip(self._task.loop(0, total, "training experts"), self._make(work, wanted), strict=False):
                         pass
 
     def at(self, expert: int, epoch: int) -> Tensor:
-        """The weights of an expert after `epoch` epochs: float32 [P] on the device, not to be written to.
+        """Weights of an expert after `epoch` epochs: float32 [P] on the device, not to be written to.
 
         Raises:
             UsageError: there is no such expert.
@@ -123,7 +123,7 @@ class Experts:
         return self._task.teacher(self._task.network, self._space, digest(self._stage.key), state)
 
     def _work(self, wanted: Sequence[set[int]]) -> list[tuple[range, list[int]]]:
-        """Which epochs are to be made, of which experts at once."""
+        """List the epochs that are missing, with the experts that train them together."""
         names = set(self._stage.entries())
         together: dict[range, list[int]] = {}
         for expert in range(self.count):
@@ -138,7 +138,7 @@ class Experts:
         ]
 
     def _rests(self, epoch: int) -> bool:
-        """Whether the velocity after `epoch` epochs is zero, or never used."""
+        """Tell if the velocity after `epoch` epochs is zero, or never used."""
         return self.recipe.momentum == 0 or epoch in (0, self.recipe.decay_epoch)
 
     def _make(self, work: list[tuple[range, list[int]]], wanted: Sequence[set[int]]) -> Iterator[None]:
@@ -173,7 +173,7 @@ class Experts:
         return vectors.to(self._task.device), velocity.to(self._task.device)
 
     def _seal(self, expert: int, epoch: int, vector: Tensor, velocity: Tensor, loss: float | None) -> None:
-        if not self._rests(epoch):  # before the snapshot, so that one that is there can be gone on from
+        if not self._rests(epoch):  # before the snapshot, so that training can resume from every snapshot
             self._stage.save(velocity_entry(expert, epoch), {"velocity": velocity.clone()})
         self._stage.save(entry(expert, epoch), {"parameters": vector.clone()}, {"loss": loss})
 
@@ -204,7 +204,7 @@ class Experts:
         total = vectors.new_zeros(len(experts))
         for number, places in enumerate(steps):
             chosen = read(places.flatten()).unflatten(0, places.shape)
-            batch = Batch(chosen, self._augmented(experts, (epoch, number), chosen), labels[places])
+            batch = ExpertBatch(chosen, self._augmented(experts, (epoch, number), chosen), labels[places])
             total += step(self.network, self.recipe, epoch, batch, vectors, velocity)
         return total / len(steps)
 
@@ -215,7 +215,7 @@ class Experts:
 
     @torch.no_grad()
     def _require_no_draws(self, vector: Tensor) -> None:
-        """UsageError where two forwards differ: going back through a step would meet another network than ran."""
+        """Raise UsageError where two forwards differ: going back through a step would meet another network than ran."""
         data, seed = self._task.dataset, self._task.stage_seed
         images = torch.randn(2, data.channels, data.side, data.side, generator=rng(seed, "expert", "probe"))
         with forked(seed, "expert", "probe"):
@@ -227,7 +227,7 @@ class Experts:
             )
 
     def _fitting(self) -> int:
-        """How many experts' steps fit on the CUDA device side by side, at most `GROUP`."""
+        """Number of experts whose steps fit on the CUDA device side by side, at most `GROUP`."""
         data = self._task.dataset
         image = torch.zeros(1, data.channels, data.side, data.side)
         vector = torch.zeros(self.network.size, requires_grad=True)
@@ -244,27 +244,27 @@ class Experts:
 
 
 def dsa_of(task: Task) -> DSA:
-    """The family's DSA: one operation a call, parameters per image, align_corners; no flip where it changes classes."""
+    """DSA of the family: one operation a call, parameters per image, align_corners; no flip where it changes classes."""
     return DSA(dsa_ops(task), align_corners=True, crop_rounding="floor")
 
 
 def pieces(stored: Iterable[int], wanted: Iterable[int], start_at: Iterable[int]) -> list[range]:
-    """The epochs to make, as ranges that each go on from the epoch before their first (-1: from nothing).
+    """Epochs to train, as ranges that each continue from the epoch before their first (-1: from nothing).
 
     Args:
         stored: epochs whose snapshots are there.
         wanted: epochs that are to be there.
-        start_at: stored epochs that training can go on from.
+        start_at: stored epochs that training can resume from.
     """
-    known, found = {-1, *start_at}, list[range]()
+    known, ranges = {-1, *start_at}, list[range]()
     for epoch in sorted({*wanted} - {*stored}):
         start = max(k for k in known if k < epoch)
-        if found and found[-1][-1] == start:
-            found[-1] = range(found[-1].start, epoch + 1)
+        if ranges and ranges[-1][-1] == start:
+            ranges[-1] = range(ranges[-1].start, epoch + 1)
         else:
-            found.append(range(start + 1, epoch + 1))
+            ranges.append(range(start + 1, epoch + 1))
         known.add(epoch)
-    return found
+    return ranges
 
 
 def entry(expert: int, epoch: int) -> str:

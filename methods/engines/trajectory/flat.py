@@ -17,12 +17,12 @@ class FlatNetwork:
         """Take the architecture of `network`; its own weights are not used.
 
         Raises:
-            UsageError: the network has buffers (batch normalisation): its function then is more than its parameters.
+            UsageError: the network has buffers (batch normalization): its function then is more than its parameters.
         """
         if next(network.buffers(), None) is not None:
             raise UsageError(
                 "trajectory matching needs a network that is a function of its parameters alone: choose instance "
-                "normalisation or none (convnet, convnet-in, convnet-none), not batch normalisation"
+                "normalization or none (convnet, convnet-in, convnet-none), not batch normalization"
             )
         self._network = network.train().requires_grad_(False)
         self._shapes = {name: value.shape for name, value in network.named_parameters()}
@@ -40,13 +40,13 @@ class FlatNetwork:
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
     def kernels(self) -> dict[str, slice]:
-        """Where the convolution kernels (parameters of four dimensions) lie in the vector, by name."""
-        found, start = {}, 0
+        """Slices of the vector that are convolution kernels (parameters of four dimensions), by name."""
+        slices, start = {}, 0
         for (name, shape), size in zip(self._shapes.items(), self._sizes, strict=True):
             if len(shape) == 4:
-                found[name] = slice(start, start + size)
+                slices[name] = slice(start, start + size)
             start += size
-        return found
+        return slices
 
 
 def flatten(network: nn.Module) -> Tensor:

@@ -1,4 +1,4 @@
-"""The trajectory-matching loss and its gradient with respect to images, labels and step size: one engine, three modes.
+"""Trajectory-matching loss and its gradient with respect to images, labels and step size, computed in three modes.
 
 A student starts at theta_0, an expert's weights, and takes N steps of SGD (momentum beta, 0 but for AST) on synthetic
 images x_i = A_i(X[idx_i]) with label probabilities p_i, step size alpha, cross-entropy l, factor s (1 but for AST):
@@ -39,7 +39,7 @@ from ddbench.augment import DSA, Drawn
 from ddbench.errors import JobFailed
 from ddbench.training import precision
 
-from ..matching.matching import chunk_images
+from ..condensation import chunk_images
 from .flat import FlatNetwork
 
 Mode = Literal["adjoint", "unrolled", "truncated"]
@@ -47,7 +47,7 @@ Mode = Literal["adjoint", "unrolled", "truncated"]
 
 @dataclass(frozen=True, eq=False)
 class InnerStep:
-    """What one student step sees: places [b] among the synthetic images, and one augmentation draw (None: none)."""
+    """Batch of one student step: places [b] among the synthetic images, and one augmentation draw (None: none)."""
 
     index: Tensor
     drawn: Drawn | None
@@ -55,7 +55,7 @@ class InnerStep:
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """What is matched in one outer iteration.
+    """Start, targets and student steps of one outer iteration.
 
     Attributes:
         start: theta_0 [P].
@@ -74,7 +74,7 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Synthetic:
-    """What is learned.
+    """Synthetic images, labels and step size.
 
     Attributes:
         images: [n, C, H, W], float, in the space of the experts.
@@ -100,7 +100,7 @@ class Gradient:
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """The student's run: L, theta_N [P], and what gives the gradient of L, once, when asked."""
+    """Run of the student: L, theta_N [P], and a call that gives the gradient of L, once."""
 
     loss: float
     end: Tensor
@@ -134,7 +134,10 @@ class TrajectoryEngine:
         Raises:
             JobFailed: the loss is not finite, or an expert did not move over the segment.
         """
-        _require_motion(segment)
+        if not all(bool(_moved(segment, k) > 0) for k in segment.targets):  # the loss would divide by 0
+            raise JobFailed(
+                "an expert's weights are the same at both ends of a segment: its snapshots are not distinct"
+            )
         run = self._unrolled if self._mode == "unrolled" else self._rolled
         return run(segment, synthetic)
 
@@ -235,7 +238,7 @@ def _part_loss(network: FlatNetwork, vector: Tensor, images: Tensor, labels: Ten
 
 
 def part_gradient(network: FlatNetwork, vector: Tensor, images: Tensor, labels: Tensor, factor: Tensor) -> Tensor:
-    """The gradient [P] of a part's loss by `vector`, without a graph."""
+    """Gradient [P] of a part's loss by `vector`, without a graph."""
     leaf = vector.detach().requires_grad_()
     with torch.enable_grad():
         loss = _part_loss(network, leaf, images, labels, factor)
@@ -280,12 +283,6 @@ def _loss(path: Mapping[int, Tensor], segment: Segment) -> Tensor:
     """L of a student that was at path[k] after k steps."""
     terms = [(path[k] - target).square().sum() / _moved(segment, k) for k, target in segment.targets.items()]
     return torch.stack(terms).sum()
-
-
-def _require_motion(segment: Segment) -> None:
-    """Raise JobFailed where start and target are the same weights: the loss would divide by 0."""
-    if not all(bool(_moved(segment, k) > 0) for k in segment.targets):
-        raise JobFailed("an expert's weights are the same at both ends of a segment: its snapshots are not distinct")
 
 
 def _finite(loss: float) -> float:

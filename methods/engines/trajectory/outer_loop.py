@@ -1,4 +1,4 @@
-"""What the trajectory-matching methods share around the gradient: draws, optimisers, stops, the student they ship.
+"""Outer loop of trajectory matching: draws, optimizers, checkpoints, and the family's own student.
 
 Every draw is keyed by synthesis seed and outer iteration. The released codes seed torch from the clock in each.
 """
@@ -21,8 +21,9 @@ from ddbench.synset.synset import SynSet, Targets
 from ddbench.training.precision import Execution
 from ddbench.training.recipe import StudentRecipe
 
-from ..matching.matching import classes_of, descend
-from ..selection.selection import equal_shares, random_choice
+from ..condensation import descend
+from ..selection.coresets import random_choice
+from ..shares import classes_of, equal_shares
 from .experts import ExpertRecipe, Experts
 from .experts import dsa_of as dsa_of
 from .gradient import Gradient, InnerStep, Mode, Segment, Synthetic, TrajectoryEngine
@@ -36,13 +37,13 @@ FAMILY_DIFFERENCES = (
     "experts take turns in one random order a cycle; the released codes shuffle files of experts, then those in a file",
     "experts are trained only as far as they are read",
     "the outer loop makes the paper's number of iterations; the released loops run one more",
-    "in the shipped student recipe the learning rate falls at half of the steps and momentum is kept; the released "
+    "in the set's own student recipe the learning rate falls at half of the steps and momentum is kept; the released "
     "codes fall after epoch 501 of 1,001 and lose it",
 )
 
 
 class TrajectoryHyper(Hyper):
-    """Hyper-parameters that all methods of the family have; those without a default differ from cell to cell."""
+    """Hyper-parameters that all methods of the family have; those without a default differ between data sets and budgets."""
 
     syn_steps: int = Field(ge=1, description="inner steps of the student, N")
     expert_epochs: int = Field(ge=1, description="expert epochs that the inner steps stand for, M")
@@ -71,11 +72,11 @@ class TrajectoryHyper(Hyper):
         return self
 
     def execution(self) -> Execution:
-        """How the steps of the student are computed."""
+        """Precision of the student's steps, and whether they are compiled."""
         return Execution(compiled=self.match_compiled)
 
     def last_epoch(self) -> int:
-        """The last epoch of an expert that is read while matching."""
+        """Last epoch of an expert that is read while matching."""
         return self.max_start_epoch - 1 + self.expert_epochs
 
 
@@ -86,7 +87,7 @@ def open_experts(
     final: int | None = None,
     final_of: Iterable[int] | None = None,
 ) -> Experts:
-    """The experts of a run, trained as far as its outer loop reads them, and to epoch `final` if asked (or some of them).
+    """Train the experts of a run as far as its outer loop reads them, and to epoch `final` if asked (or some of them).
 
     Raises:
         UsageError: the network is not a function of its parameters alone, the budget is not one of images per class, or
@@ -100,7 +101,7 @@ def open_experts(
 
 
 def engine_of(task: Task, hyper: TrajectoryHyper, experts: Experts) -> TrajectoryEngine:
-    """What computes the gradients of a run."""
+    """Engine that computes the gradients of a run."""
     return TrajectoryEngine(experts.network, dsa_of(task), hyper.gradient, compiled=hyper.match_compiled)
 
 
@@ -121,7 +122,7 @@ def inner_steps(task: Task, images: int, batch: int | None, steps: int, iteratio
     A random permutation of the images is cut into chunks of `batch`, the last one smaller, and used from its end, so
     that a remainder comes first; then a new permutation follows. It begins anew in every outer iteration.
     """
-    found: list[InnerStep] = []
+    inner: list[InnerStep] = []
     chunks: list[Tensor] = []
     for i in range(steps):
         if not chunks:
@@ -129,8 +130,8 @@ def inner_steps(task: Task, images: int, batch: int | None, steps: int, iteratio
             chunks = list(order.split(batch or images))
         index = chunks.pop()
         drawn = dsa.draw(len(index), task.dataset.side, task.rng("inner-dsa", iteration, i))
-        found.append(InnerStep(index.to(task.device), drawn))
-    return found
+        inner.append(InnerStep(index.to(task.device), drawn))
+    return inner
 
 
 def real_images(task: Task, space: Space) -> Tensor:
@@ -145,7 +146,7 @@ def one_hot(task: Task) -> Tensor:
 
 @dataclass
 class Learned:
-    """What the outer loop changes, with its momentum; steps done so far are `iteration`.
+    """State of the outer loop: what is learned, with its momentum, and the iterations done.
 
     Attributes:
         images: [n, C, H, W] on the device.
@@ -167,12 +168,12 @@ class Learned:
 
     @classmethod
     def resume(cls, task: Task) -> "Learned | None":
-        """The state of the last checkpoint, on the device, or None."""
+        """State of the last checkpoint, on the device, or None."""
         state = task.resume()
         return cls(**_to(state, task.device)) if state else None
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """Contents of a checkpoint."""
         return dict(vars(self))
 
     def synthetic(self) -> Synthetic:
@@ -190,18 +191,15 @@ class Learned:
         descend(self.images, self._velocity("images"), gradient.images, hyper.lr_img, hyper.momentum)
         if gradient.labels is not None:
             descend(self.labels, self._velocity("labels"), gradient.labels, lr_y, momentum_y)
-        self._require_sane()
-
-    def _velocity(self, name: str) -> Tensor:
-        return self.velocity.setdefault(name, torch.zeros_like(getattr(self, name)))
-
-    def _require_sane(self) -> None:
         where = f"at outer iteration {self.iteration}; the last good checkpoint is kept"
         learned = (self.images, self.labels, torch.tensor(self.syn_lr))
         if not all(bool(torch.isfinite(value).all()) for value in learned):
             raise JobFailed(f"diverged: images, labels or step size are not finite {where}")
         if self.syn_lr <= 0:
             raise JobFailed(f"the student's step size turned negative ({self.syn_lr:.2g}) {where}: lr_lr is too large")
+
+    def _velocity(self, name: str) -> Tensor:
+        return self.velocity.setdefault(name, torch.zeros_like(getattr(self, name)))
 
 
 def _to(value: Any, device: torch.device) -> Any:
@@ -211,15 +209,15 @@ def _to(value: Any, device: torch.device) -> Any:
 
 
 def outer_iterations(
-    task: Task, hyper: TrajectoryHyper, learned: Learned, made: Callable[[], SynSet] | None = None
+    task: Task, hyper: TrajectoryHyper, learned: Learned, make_set: Callable[[], SynSet] | None = None
 ) -> Iterator[int]:
-    """The iterations still to be made, each counted and offered as a checkpoint once it is done.
+    """Yield the iterations that are left; each is counted and offered as a checkpoint once it is done.
 
-    `made` gives the set of what is learned so far, for snapshots.
+    `make_set` gives the set of what is learned so far, for snapshots.
     """
     for iteration in task.loop(learned.iteration, hyper.iterations, "matching trajectories"):
-        if made is not None:
-            task.snapshot(iteration, hyper.iterations, made)
+        if make_set is not None:
+            task.snapshot(iteration, hyper.iterations, make_set)
         yield iteration
         learned.iteration = iteration + 1
         task.checkpoint(learned.state)
@@ -228,7 +226,7 @@ def outer_iterations(
 def segment_of(
     task: Task, hyper: TrajectoryHyper, experts: Experts, iteration: int, start: int, **more: Any
 ) -> Segment:
-    """One outer iteration's problem: an expert from epoch `start` to `start` + M, and the draws of its N inner steps."""
+    """Segment of one outer iteration: an expert from epoch `start` to `start` + M, and the draws of its N inner steps."""
     expert = draw_expert(task, hyper.experts, iteration)
     images = sum(equal_shares(task))
     steps = inner_steps(task, images, hyper.batch_syn, hyper.syn_steps, iteration, dsa_of(task))
@@ -243,7 +241,7 @@ def logits_of(experts: Experts, vector: Tensor, images: Tensor) -> Tensor:
 
 
 def student_of(task: Task, syn_lr: float, **changes: Any) -> StudentRecipe:
-    """The family's student: SGD with the learned step size, momentum 0.9, weight decay 5e-4, DSA, lr / 10 at half.
+    """Student of the family: SGD with the learned step size, momentum 0.9, weight decay 5e-4, DSA, lr / 10 at half.
 
     Args:
         task: its network is the student.
@@ -263,10 +261,10 @@ def student_of(task: Task, syn_lr: float, **changes: Any) -> StudentRecipe:
 
 
 def soft_student(student: StudentRecipe, **changes: Any) -> StudentRecipe:
-    """The same student trained on the set's own soft labels: cross-entropy with softmax(logits)."""
+    """Change a student to train on the set's own soft labels: cross-entropy with softmax(logits)."""
     return student.model_copy(update={"loss": {"name": "soft-ce"}, "labels": "targets", **changes})
 
 
 def soft_targets(logits: Tensor) -> Targets:
-    """The SynSet's `targets` for logits [n, K]."""
+    """Targets of a SynSet for logits [n, K]."""
     return Targets("soft", {"form": "logits"}, {"labels": logits.detach().float().cpu().contiguous()})

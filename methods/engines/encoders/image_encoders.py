@@ -14,7 +14,6 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from ddbench import networks
-from ddbench.data.spaces import Space
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
 from ddbench.hashing import digest
@@ -28,7 +27,7 @@ from ddbench.training.batches import Images
 from ddbench.training.loop import train
 
 from ..decoupled.squeeze import SqueezeFields, squeeze
-from ..selection.bins import LIBRARY_CLASSES
+from ..pretrained import LIBRARY_CLASSES, pretrained
 
 CODE_VERSION = (
     1  # raise when a change here, in clip.py or projection.py changes encoders or columns; a test pins the source
@@ -38,7 +37,7 @@ AT_ONCE = 64 * 3 * 224 * 224  # values of images in one forward
 
 
 class EncoderFields(SqueezeFields):
-    """The encoder E and the columns W."""
+    """Encoder E and columns W."""
 
     weights: Literal["trained"] = Field("trained", description="of networks that are trained here")
     encoder: str = Field(
@@ -71,22 +70,22 @@ class EncoderFields(SqueezeFields):
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class ProjectorStart:
     """An encoder and the columns that the projector begins with.
 
     Attributes:
         encoder: E.
         columns: W, float32 [d, K], of length 1 each.
-        said: how W is made again, as in `targets.projector`; None: it is stored.
+        columns_from: how W is made again, as in `targets.projector`; None: it is stored.
     """
 
     encoder: Encoder
     columns: Tensor
-    said: dict[str, Any] | None
+    columns_from: dict[str, Any] | None
 
 
-def start_of(task: Task, fields: EncoderFields) -> Start:
-    """The encoder that the fields name, made where it is missing, and its columns.
+def start_of(task: Task, fields: EncoderFields) -> ProjectorStart:
+    """Make or find the encoder that the fields name, and its columns.
 
     Raises:
         UsageError: an unknown name, weights that cannot be had, other channels than the images'.
@@ -98,13 +97,13 @@ def start_of(task: Task, fields: EncoderFields) -> Start:
         )
     if fields.columns == "usual" and fields.encoder.startswith(OPEN_CLIP):
         prompts = clip.prompts_of(fields.prompt, task.dataset.class_names)
-        said = {"prompt": fields.prompt, "texts": digest(prompts)}
-        return Start(encoder, text_columns(encoder.params, prompts), said)
-    return Start(encoder, class_means(task, encoder), None)
+        texts = {"prompt": fields.prompt, "texts": digest(prompts)}
+        return ProjectorStart(encoder, text_columns(encoder.params, prompts), texts)
+    return ProjectorStart(encoder, class_means(task, encoder), None)
 
 
 def require_encoder(task: Task, fields: EncoderFields) -> None:
-    """UsageError for what would fail after a training, asked before: names and what the library lists."""
+    """Raise UsageError for what would fail after a training, called before: names and what the library lists."""
     name = fields.encoder
     sided = name.startswith(("timm:", "torchvision:")) and not fields.encoder_drawn
     if fields.encoder_side is not None and not sided:
@@ -126,9 +125,9 @@ def encoder_of(task: Task, fields: EncoderFields) -> Encoder:
     name = fields.encoder
     if name.startswith(OPEN_CLIP):
         model, tag = _clip_name(name)
-        found = clip_encoder(model, tag, task.stage_seed)
-        task.teachers[found.hash] = {"network": found.name, "encoder": "pretrained" if tag else "drawn"}
-        return found
+        encoder = clip_encoder(model, tag, task.stage_seed)
+        task.teachers[encoder.hash] = {"network": encoder.name, "encoder": "pretrained" if tag else "drawn"}
+        return encoder
     if name == STAND_IN:
         return _kept(task, stand_in(task, fields), "stand-in", trained_on=stand_in_names(task, fields.stand_in_share))
     if name.startswith(TEACHER):
@@ -146,9 +145,9 @@ def encoder_of(task: Task, fields: EncoderFields) -> Encoder:
 
 
 def _kept(task: Task, teacher: Teacher, kind: str, **facts: Any) -> Encoder:
-    found = teacher_encoder(teacher)  # before it is kept: one without an embedding is no encoder
+    encoder = teacher_encoder(teacher)  # before it is kept: one without an embedding is no encoder
     task.teachers[task.keep_teacher(teacher)] = {"network": teacher.network, "encoder": kind, **facts}
-    return found
+    return encoder
 
 
 def _clip_name(name: str) -> tuple[str, str | None]:
@@ -159,8 +158,8 @@ def _clip_name(name: str) -> tuple[str, str | None]:
 def _pretrained(task: Task, name: str, side: int | None) -> Teacher:
     """A library's network with its own weights, as a kept teacher; its outputs are the library's classes."""
     shape = {"channels": task.dataset.channels, "side": side or task.dataset.side}
-    network, mean, std = networks.pretrained(name, **shape, classes=LIBRARY_CLASSES)
-    made = task.teacher(name, Space("normalised", mean=mean, std=std), digest(name), network.state_dict())
+    network, space = pretrained(name, **shape)
+    made = task.teacher(name, space, digest(name), network.state_dict())
     outputs = tuple(f"output {number}" for number in range(LIBRARY_CLASSES))
     return replace(made, dataset=name, split_hash=digest(name), class_names=outputs, side=shape["side"])
 
@@ -169,7 +168,7 @@ def _pretrained(task: Task, name: str, side: int | None) -> Teacher:
 
 
 def stand_in_classes(task: Task, share: float) -> list[int]:
-    """The classes that a stand-in is trained on, rising: at least 2 and not all, drawn by the stage seed."""
+    """Classes that a stand-in is trained on, rising: at least 2 and not all, drawn by the stage seed."""
     count = len(task.dataset.class_names)
     if count < 3:
         raise UsageError(f"a stand-in encoder is trained on other classes: {count} are too few, choose another encoder")
@@ -178,7 +177,7 @@ def stand_in_classes(task: Task, share: float) -> list[int]:
 
 
 def stand_in_names(task: Task, share: float) -> list[str]:
-    """Their names."""
+    """Names of the classes that a stand-in is trained on."""
     return [task.dataset.class_names[label] for label in stand_in_classes(task, share)]
 
 
@@ -191,7 +190,7 @@ class SomeImages:
 
     @property
     def device(self) -> torch.device:
-        """That of all."""
+        """Device of all images."""
         return self.images.device
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ counts here is C: the map's positive part, divided by its maximum, enlarged to t
 positive part, 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ AT_ONCE = 256  # images in a forward
 
 
 def require_maps(task: Task, names: Sequence[str]) -> None:
-    """UsageError where a network has no feature maps that a class activation map could be of; asked before it is trained."""
+    """Raise UsageError where a network has no feature maps that a class activation map could be of; called before it is trained."""
     data = task.dataset
     for name in names:
         network = task.create_network("maps", name=name).eval()
@@ -33,7 +33,7 @@ def require_maps(task: Task, names: Sequence[str]) -> None:
 
 @torch.no_grad()
 def mapped_part(network: nn.Module, image: Tensor) -> nn.Module:
-    """The part of a network whose output is its last feature maps: the last [b, d, h, w] of more than one pixel.
+    """Find the part of a network whose output is its last feature maps: the last [b, d, h, w] of more than one pixel.
 
     Args:
         network: in eval mode.
@@ -42,11 +42,11 @@ def mapped_part(network: nn.Module, image: Tensor) -> nn.Module:
     Raises:
         UsageError: no part gives such maps.
     """
-    found: list[nn.Module] = []
+    parts: list[nn.Module] = []
 
-    def look(part: nn.Module, given: Any, output: Any) -> None:
+    def look(part: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.dim() == 4 and output[0, 0].numel() > 1:
-            found.append(part)
+            parts.append(part)
 
     hooks = [part.register_forward_hook(look) for part in network.modules()]
     try:
@@ -54,11 +54,11 @@ def mapped_part(network: nn.Module, image: Tensor) -> nn.Module:
     finally:
         for hook in hooks:
             hook.remove()
-    if not found:
+    if not parts:
         raise UsageError(
             f"{type(network).__name__} has no feature maps for class activation maps: choose a convolutional network"
         )
-    return found[-1]
+    return parts[-1]
 
 
 class ActivationMaps:
@@ -76,24 +76,28 @@ class ActivationMaps:
         return torch.cat([enlarged(self.raw(some, own), (side[0], side[1])) for some, own in parts])
 
     def raw(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The maps [b, h, w] themselves, as they come out of the network."""
+        """Maps [b, h, w] as they come out of the network."""
         self._part = self._part or mapped_part(self.network, images[:1])
-        found: list[Tensor] = []
+        maps, gradient = maps_and_gradient(
+            self.network, self._part, images, lambda logits: logits.gather(1, labels[:, None])
+        )
+        return (maps * gradient).sum(1)
 
-        def cut(part: nn.Module, given: Any, output: Tensor) -> Tensor:
-            """Autograd begins here; what comes after may write into its copy."""
-            found[:] = [output.detach().requires_grad_()]
-            return found[0].clone()
 
-        hook = self._part.register_forward_hook(cut)
-        try:
-            with torch.enable_grad():
-                logits = self.network(images.detach())
-                own = logits.gather(1, labels[:, None])
-                (gradient,) = torch.autograd.grad(own.sum(), found[0])
-        finally:
-            hook.remove()
-        return (found[0].detach() * gradient).sum(1)
+def maps_and_gradient(
+    network: nn.Module, part: nn.Module, images: Tensor, score: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """A part's maps A [b, d, h, w] of images [b, C, H, W], and d score(logits) / dA, the scores summed over images."""
+    maps: list[Tensor] = []
+
+    def cut(part: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        """Autograd begins here; what comes after may write into its copy."""
+        maps[:] = [output.detach().requires_grad_()]
+        return maps[0].clone()
+
+    with part.register_forward_hook(cut), torch.enable_grad():
+        (gradient,) = torch.autograd.grad(score(network(images.detach())).sum(), maps[0])
+    return maps[0].detach(), gradient
 
 
 def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -106,7 +110,7 @@ def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def window_shares(maps: Tensor, boxes: Tensor, *, mean: bool = False) -> Tensor:
-    """What share of each map lies inside windows of it.
+    """Share of each map that lies inside windows of it.
 
     Args:
         maps: [p, H, W], 0 or more.

@@ -12,39 +12,16 @@ from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet
 
+from ..shares import equal_shares
+
 FeatureKind = Literal["pixels", "random-network"]
 FeaturesOf = Callable[[Tensor], Tensor]
 SHOWN, SHOWN_LARGE = 500, 200  # images in a forward that only looks: up to 128 px, and above
 
 
 def shown_at_once(side: int) -> int:
-    """How many images of a side, pixels, go into a forward that only looks."""
+    """Number of images of a side, pixels, in a forward without training."""
     return SHOWN if side <= RESIDENT_SIDE else SHOWN_LARGE
-
-
-def equal_shares(task: Task) -> list[int]:
-    """How many images of each class an IPC budget asks for."""
-    if task.ipc is None:
-        raise UsageError("this method needs a budget of images per class (ipc)")
-    return [task.ipc] * len(task.dataset.class_names)
-
-
-def proportional_shares(fraction: float, sizes: list[int]) -> list[int]:
-    """Split round(fraction * n) images over classes in proportion to their sizes, by largest remainders."""
-    quotas = [fraction * size for size in sizes]
-    shares = [int(quota) for quota in quotas]
-    open_places = max(1, round(fraction * sum(sizes))) - sum(shares)
-    by_remainder = sorted(range(len(sizes)), key=lambda c: (shares[c] - quotas[c], c))
-    for c in by_remainder[:open_places]:
-        shares[c] += 1
-    return shares
-
-
-def shares(task: Task) -> list[int]:
-    """How many images of each class the budget asks for: `equal_shares`, or `proportional_shares` of a fraction."""
-    if task.fraction is None:
-        return equal_shares(task)
-    return proportional_shares(task.fraction, [len(pool) for pool in task.class_indices()])
 
 
 def random_choice(task: Task, counts: list[int]) -> list[Tensor]:
@@ -70,7 +47,7 @@ def select(task: Task, features_of: FeaturesOf, choose: Callable[[Tensor, int], 
 
 
 def indexed(task: Task, space: Space, places: Tensor, **more: Any) -> SynSet:
-    """The set of real images at `places` [n] in the training split: indices, their classes; `more` fields of the set."""
+    """Set of real images at `places` [n] in the training split: indices, their classes; `more` fields of the set."""
     return task.synset(space=space, indices=places, classes=task.dataset.labels[places], **more)
 
 
@@ -92,7 +69,7 @@ def random_embedding_of(task: Task, space: Space) -> FeaturesOf:
 
 
 def embedder(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The network's `.embed`: images [b, C, H, W] to the input [b, d] of its last linear layer.
+    """Embedding of a network: images [b, C, H, W] to the input [b, d] of its last linear layer.
 
     UsageError: a library's network that does not end in one linear layer.
     """
@@ -102,7 +79,7 @@ def embedder(network: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def features_by_name(kind: FeatureKind, task: Task, space: Space) -> FeaturesOf:
-    """The features that a hyper-parameter names."""
+    """Features that a hyper-parameter names."""
     return (pixels_of if kind == "pixels" else random_embedding_of)(task, space)
 
 
@@ -111,7 +88,7 @@ def _check(size: int, count: int, least: int = 1) -> None:
         raise UsageError(f"cannot choose {count} of {size} images of a class: at least {least}, at most all")
 
 
-def k_centre(features: Tensor, count: int) -> Tensor:
+def k_center(features: Tensor, count: int) -> Tensor:
     """Greedy k-centre: start nearest to the mean, then always take the point farthest from those chosen.
 
     Its covering radius is at most twice the best one (Gonzalez 1985; Sener and Savarese 2018, algorithm 1).
@@ -138,7 +115,7 @@ def k_centre(features: Tensor, count: int) -> Tensor:
 def herding(features: Tensor, count: int) -> Tensor:
     """Greedy herding without replacement: each choice brings the mean of those chosen nearest to the class mean.
 
-    The t-th choice minimises || mu - (f(x) + sum_{j<t} f(x_j)) / t ||_2. Welling (2009) has max <w_t, f(x)> with
+    The t-th choice minimizes || mu - (f(x) + sum_{j<t} f(x_j)) / t ||_2. Welling (2009) has max <w_t, f(x)> with
     w_t = t mu - sum_{j<t} f(x_j), which is the same where all ||f(x)|| are equal.
 
     Args:
@@ -149,15 +126,15 @@ def herding(features: Tensor, count: int) -> Tensor:
         Positions in `features`, int64 [count], in the order chosen.
     """
     _check(len(features), count)
-    centred = features - features.mean(0)  # t^2 times the criterion is || z + sum z_j ||^2 with z = f - mu
-    norms = centred.square().sum(1)
-    total = torch.zeros_like(centred[0])
+    centered = features - features.mean(0)  # t^2 times the criterion is || z + sum z_j ||^2 with z = f - mu
+    norms = centered.square().sum(1)
+    total = torch.zeros_like(centered[0])
     chosen: list[int] = []
     while len(chosen) < count:
-        score = norms + 2 * (centred @ total)
+        score = norms + 2 * (centered @ total)
         score[chosen] = torch.inf
         chosen.append(int(score.argmin()))
-        total = total + centred[chosen[-1]]
+        total = total + centered[chosen[-1]]
     return torch.tensor(chosen)
 
 

@@ -1,6 +1,6 @@
-"""What DM and DataDAM share: one step of matching class means between real and synthetic images.
+"""Matching of class means between real and synthetic images, as in DM and DataDAM: one step, and what it draws.
 
-Both minimise, for a fresh random network at every step,
+Both minimize, for a fresh random network at every step,
 
     L = sum_l w_l sum_c || mean_{x in B_c} f_l(A_c(x)) - mean_{s in S_c} f_l(A_c(s)) ||_2^2
 
@@ -11,8 +11,8 @@ How it is computed, with the same result as a loop over classes that keeps one g
 - L is a sum over classes, so synthetic images go through the network a group of classes at a time, and each group's
   graph is freed by its backward pass before the next is built;
 - the real side has no graph, goes through in chunks, and only the per-class sums of its features are kept;
-- attention maps are reduced inside the hook (`engines.attention`), so no real feature map outlives its layer.
-With batch normalisation in train mode the statistics mix all images of a forward, and chunks would change them: there
+- attention maps are reduced inside the hook (`engines.matching.attention`), so no real feature map outlives its layer.
+With batch normalization in train mode the statistics mix all images of a forward, and chunks would change them: there
 all real images of the step share one forward and all synthetic images another, as in the released codes.
 """
 
@@ -24,27 +24,18 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from ddbench.augment import DSA, OPS
+from ddbench.augment import DSA
 from ddbench.data.spaces import Space
 from ddbench.distillation.task import Task
-from ddbench.errors import JobFailed, UsageError
-from ddbench.training.recipe import StudentRecipe
+from ddbench.errors import JobFailed
 
-from ..selection.selection import (
-    embedder,
-    equal_shares,
-    k_centre,
-    pixels_of,
-    random_choice,
-    select,
-)
+from ..condensation import chunk_images, dsa_ops, reader
+from ..selection.coresets import embedder, k_center, pixels_of, random_choice, select
+from ..shares import equal_shares
 
 Features = Callable[[Tensor], tuple[Tensor, ...]]
 Rng = Callable[..., torch.Generator]
 Init = Literal["real", "kcenter", "noise"]
-
-# Pixels (images x side^2) in one forward: 32 CIFAR images fill the caches of a CPU core; a GPU wants more at once.
-_CHUNK_PIXELS = {"cpu": 32 * 32**2, "cuda": 2048 * 32**2}
 
 
 class Augmentation(Protocol):
@@ -57,13 +48,8 @@ class Augmentation(Protocol):
         """Apply a draw to images [n, C, H, W], differentiably."""
 
 
-def chunk_images(device: torch.device, side: int) -> int:
-    """How many images of this side share a forward when the network lets us choose; at least 1."""
-    return max(1, _CHUNK_PIXELS.get(device.type, _CHUNK_PIXELS["cpu"]) // side**2)
-
-
 def mixes_images(network: nn.Module) -> bool:
-    """Whether an image's features depend on the others in its forward: batch normalisation in train mode."""
+    """Tell if an image's features depend on the others in its forward: batch normalization in train mode."""
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in network.modules())
 
 
@@ -74,7 +60,7 @@ def draw_without_replacement(pool: Tensor, count: int, generator: torch.Generato
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """What meets at each step: per class a real batch, and an augmentation draw shared with the synthetic images.
+    """Draws of each step: per class a real batch, and an augmentation that the synthetic images share.
 
     Attributes:
         read: places [b] in the training split -> real images [b, C, H, W] in the space of the distillation.
@@ -91,11 +77,11 @@ class Pairs:
     rng: Rng
 
     def count(self, label: int) -> int:
-        """How many real images of the class a step uses."""
+        """Number of real images of the class in a step."""
         return min(self.batch, len(self.pools[label]))
 
     def real(self, step: int, label: int) -> Tensor:
-        """The augmented real batch [B_c, C, H, W] of a class at a step."""
+        """Augmented real batch [B_c, C, H, W] of a class at a step."""
         chosen = draw_without_replacement(self.pools[label], self.batch, self.rng("real", step, label))
         return self.augment(step, label, self.read(chosen))
 
@@ -107,11 +93,6 @@ class Pairs:
         return self.augmentation.apply(images, self.augmentation.draw(len(images), images.shape[-1], generator))
 
 
-def dsa_ops(task: Task) -> tuple[str, ...]:
-    """DSA's operations, without flips where a flip changes the class."""
-    return OPS if task.dataset.flip else tuple(op for op in OPS if op != "flip")
-
-
 def make_pairs(task: Task, space: Space, batch: int) -> Pairs:
     """Pairs of a task under the DC family's DSA, without flips where a flip changes the class.
 
@@ -121,17 +102,8 @@ def make_pairs(task: Task, space: Space, batch: int) -> Pairs:
     return Pairs(reader(task, space), task.class_indices(), batch, dsa, task.rng)
 
 
-def reader(task: Task, space: Space) -> Callable[[Tensor], Tensor]:
-    """Real images by their places: held on the device, or read as needed where the split is too large for that."""
-    try:
-        images, _ = task.tensors(space)
-    except UsageError:  # too large to be held
-        return lambda places: task.read(space, places)
-    return lambda places: images[places.to(images.device)]
-
-
 def start(task: Task, space: Space, pairs: Pairs, init: Init) -> dict[str, Any]:
-    """The state before step 0: step, synthetic images [classes * ipc, C, H, W] class by class, momentum buffer.
+    """State before step 0: step, synthetic images [classes * ipc, C, H, W] class by class, momentum buffer.
 
     Args:
         task: the task; its IPC images a class.
@@ -145,45 +117,20 @@ def start(task: Task, space: Space, pairs: Pairs, init: Init) -> dict[str, Any]:
         shape = (sum(counts), data.channels, data.side, data.side)
         images = torch.randn(shape, generator=task.rng("init")).to(task.device)
     else:
-        chosen = random_choice(task, counts) if init == "real" else select(task, pixels_of(task, space), k_centre)
+        chosen = random_choice(task, counts) if init == "real" else select(task, pixels_of(task, space), k_center)
         images = pairs.read(torch.cat(chosen)).clone()
     return {"step": 0, "images": images, "velocity": torch.zeros_like(images)}
 
 
 def state_at(step: int, images: Tensor, velocity: Tensor) -> dict[str, Any]:
-    """What a checkpoint holds: the steps done, the images, their momentum."""
+    """Contents of a checkpoint: the steps done, the images, their momentum."""
     return {"step": step, "images": images, "velocity": velocity}
-
-
-def descend(images: Tensor, velocity: Tensor, gradient: Tensor, lr: float, momentum: float) -> None:
-    """One step of SGD with momentum on the images, in place: v <- m v + g, S <- S - lr v. Nothing is clamped."""
-    velocity.mul_(momentum).add_(gradient)
-    images.sub_(velocity, alpha=lr)
 
 
 def require_finite(loss: float, step: int) -> None:
     """Raise JobFailed where the matching loss is not finite."""
     if not math.isfinite(loss):
         raise JobFailed(f"diverged: the matching loss is {loss} at step {step}; a smaller lr_img may help")
-
-
-def classes_of(task: Task) -> Tensor:
-    """Class of each synthetic image, int64 [classes * ipc], class by class."""
-    return torch.repeat_interleave(torch.tensor(equal_shares(task)))
-
-
-def dsa_student(task: Task, *, epochs: int, batch: int, schedule: dict[str, Any]) -> StudentRecipe:
-    """The DC family's way to train a student: SGD 0.01, momentum 0.9, weight decay 5e-4, CE, DSA on every batch."""
-    dsa = {"name": "dsa", "ops": list(OPS), "align_corners": False, "crop_rounding": "round"}
-    recipe = StudentRecipe(
-        network=task.network,
-        optimizer={"name": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4},
-        schedule=schedule,
-        augmentations=[dsa],
-        epochs=epochs,
-        batch=batch,
-    )
-    return recipe.flipped(task.dataset.flip)
 
 
 def class_groups(counts: Sequence[int], limit: int | None) -> Iterator[range]:
@@ -225,7 +172,7 @@ def real_means(features: Features, pairs: Pairs, step: int, limit: int | None) -
 def matching_gradient(
     network: nn.Module, features: Features, weights: Sequence[float], images: Tensor, pairs: Pairs, step: int
 ) -> tuple[float, Tensor]:
-    """The loss of the module's docstring and its exact gradient with respect to the synthetic images.
+    """Compute the loss of the module's docstring and its exact gradient with respect to the synthetic images.
 
     Args:
         network: what `features` runs; decides whether images may be split over several forwards.
