@@ -80,8 +80,8 @@ def main() -> None:
     lines = [
         "# The cost model against measured jobs",
         "",
-        f"CPU seconds of one thread, {processor()}; `python benchmarks/cost_model.py`. The model reads steps from recipes",
-        "and times the networks only; none of these jobs was used to fit anything.",
+        f"CPU seconds of one thread, {processor()}; `python benchmarks/cost_model.py`. The model counts a recipe's steps",
+        "and times a step of each kind; none of these jobs was used to fit anything.",
         "",
         "| job | foreseen, s | measured, s | foreseen / measured |",
         "| --- | ---: | ---: | ---: |",

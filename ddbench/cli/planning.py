@@ -52,7 +52,7 @@ class Planned:
 def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False, again: bool = False) -> Planned:
     """What a cell needs, as the store and the cache are now; writes nothing."""
     from ddbench.errors import NotScored
-    from ddbench.jobs.sweep import excluded, missing_seeds, missing_snapshots, planned, record_of, without_set
+    from ddbench.jobs.sweep import StoredRuns, planned, record_of, without_set
 
     try:
         record = planned(cell)
@@ -66,9 +66,10 @@ def plan(cell: "Cell", store: "RecordStore", *, retry_failed: bool = False, agai
     each = len(cell.made.snapshots) if cell.made else 0
     if record is None:
         return Planned(cell, student, cell.seeds, snapshots=each * len(cell.seeds), again=again)
-    missing = missing_seeds(cell, record, store, retry_failed, again)
-    left = each * len(missing) + (0 if again else missing_snapshots(cell, record, store))
-    return Planned(cell, student, missing, None if missing else excluded(cell, record, store), left, again)
+    stored = StoredRuns(cell, record, store)
+    missing = stored.missing(retry_failed, again)
+    left = each * len(missing) + (0 if again else stored.missing_snapshots())
+    return Planned(cell, student, missing, None if missing else stored.excluded, left, again)
 
 
 def missing_work(

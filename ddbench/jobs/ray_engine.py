@@ -12,11 +12,12 @@ import pickle
 import platform
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -86,9 +87,9 @@ class RayEngine:
 
     @contextmanager
     def _cluster(self, needs: Mapping[str, float]) -> Iterator[Any]:
-        """Within the block, Ray connected, and silent."""
+        """Within the block, Ray connected, and silent: when a worker dies it prints on stdout, where results go."""
         ray = self._connected(needs["CPU"])
-        with _silent(ray._private.worker):
+        with redirect_stdout(StringIO()):
             try:
                 if not room(ray.nodes(), needs):
                     words = " and ".join(f"{amount:g} {name}s" for name, amount in needs.items() if amount)
@@ -264,16 +265,6 @@ def run_there(there: Surroundings, packed: bytes) -> Outcome | UsageError:
     except (UsageError, ImportError, AttributeError) as error:  # the last two: the call's module is another there
         kind = type(error) if isinstance(error, UsageError) else UsageError
         return kind(f"{platform.node()}: {' '.join(str(error).split())}")
-
-
-@contextmanager
-def _silent(worker: Any) -> Iterator[None]:
-    """Within the block, Ray prints nothing on stdout when a worker dies; the backlog says so on stderr."""
-    before, worker._worker_logs_enabled = worker._worker_logs_enabled, False
-    try:
-        yield
-    finally:
-        worker._worker_logs_enabled = before
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from ddbench.schema import UNSEEN
 from ddbench.system.downloads import TIMEOUT
 from ddbench.system.files import write_with
 
+# not huggingface_hub: it reads HF_ENDPOINT only when it is imported, and its parser takes more than these forms
 HUB = re.compile(r"hf:(datasets/)?([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/(.+)", re.ASCII)
 PRINTABLE = re.compile(r"[!-~]+")
 HOST = "https://huggingface.co"

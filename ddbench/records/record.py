@@ -74,7 +74,7 @@ class Snapshot(Strict):
     top1: Fraction
 
 
-class Identity(NamedTuple):
+class RunIdentity(NamedTuple):
     """What tells one run of a record from another; `setting` is the part that a mean must not pool."""
 
     seed: int
@@ -187,9 +187,9 @@ class Run(Strict):
             raise ValueError("top5 is below top1")
         return self
 
-    def identity(self) -> Identity:
+    def identity(self) -> RunIdentity:
         """What makes this run the same as another."""
-        return Identity(**{name: getattr(self, name) for name in Identity._fields})
+        return RunIdentity(**{name: getattr(self, name) for name in RunIdentity._fields})
 
 
 class Record(Strict):
@@ -343,7 +343,7 @@ class Record(Strict):
         for identity, run in identified(self.runs):
             if run.top1 is not None:
                 groups.setdefault(identity[1:], {})[self.synthesis_seed, run.seed] = run.top1
-        names = Identity._fields[1:]
+        names = RunIdentity._fields[1:]
         differ = [name for name, values in zip(names, zip(*groups, strict=True), strict=False) if len(set(values)) > 1]
         shown = [name for name in names if name in {"device", "precision", "threads", *differ}]
 
@@ -386,7 +386,7 @@ class Record(Strict):
         """SHA-256 of the key, 64 hex digits: what `supersedes` of another record names."""
         return digest(self.key())
 
-    def run(self, identity: Identity) -> Run | None:
+    def run(self, identity: RunIdentity) -> Run | None:
         """The stored run of that identity (see `identified`), if there is one."""
         return next((run for own, run in identified(self.runs) if own == identity), None)
 
@@ -413,7 +413,7 @@ class Record(Strict):
             raise UsageError(f"{where}: not a JSON record: {error}") from error
 
 
-def identified(runs: Iterable[Run], codes: Mapping[str, str] | None = None) -> list[tuple[Identity, Run]]:
+def identified(runs: Iterable[Run], codes: Mapping[str, str] | None = None) -> list[tuple[RunIdentity, Run]]:
     """Runs with their identities; one that does not say which code made its set has the code that `codes` knows of it.
 
     `codes` are those of the runs themselves (`codes_of`) if none are given.

@@ -11,7 +11,7 @@ from typing import Any
 
 from ddbench.errors import UsageError
 from ddbench.hashing import digest
-from ddbench.records.record import Identity, Record, Run, Snapshot, identified
+from ddbench.records.record import Record, Run, RunIdentity, Snapshot, identified
 from ddbench.records.submission import Submission
 from ddbench.settings import results_dir
 from ddbench.system.files import locked, read_text, write_atomic
@@ -107,7 +107,7 @@ def merge(
     if stored.submission and new.submission and not stored.submission.same_claim(new.submission):
         raise UsageError(f"{where}: holds a submission of {stored.submission.name!r}, which only its authors add to")
     kept = [old for old in stored.runs if not any(_gives_way(old, run, retry_failed, again) for run in new.runs)]
-    runs: dict[Identity, Run] = {}
+    runs: dict[RunIdentity, Run] = {}
     for identity, run in identified([*kept, *new.runs]):
         old = runs.get(identity)
         if old is None or (retry_failed and old.status == "failed"):
