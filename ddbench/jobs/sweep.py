@@ -79,18 +79,18 @@ class Cell:
 
     @cached_property
     def code(self) -> dict[str, Any]:
-        """The fields of a run that say what code makes and scores the set, as it is now; of a file, what it says."""
+        """Fields of a run that say what code makes and scores the set now; those of a file where the set is one."""
         if self.made is None:
             return {"code": None, "synthesis": 1, **code_behind(load(self.set_path()))}
         name = self.made.resolved().method.name
         return {"code": code.of_method(name), "synthesis": code.SYNTHESIS, "training": code.TRAINING}
 
     def set_path(self) -> Path:
-        """The file of the set, there or to come."""
+        """File of the set, there or to come."""
         return self.made.path if self.made else self.file or Path()
 
     def lender_path(self) -> Path | None:
-        """The file of the lender's set, there or to come."""
+        """File of the lender's set, there or to come."""
         return self.lender.path if isinstance(self.lender, DistillJob) else self.lender
 
     def what(self) -> str:
@@ -98,7 +98,7 @@ class Cell:
         return f"{self.made.label() if self.made else self.label or self.set_path().name}, {self.protocol}"
 
     def known_set(self) -> SynSet | None:
-        """The set, with what it borrows, if it is there already."""
+        """Load the set, with what it borrows, if it is there already."""
         for job in (self.made, self.lender):
             if isinstance(job, DistillJob) and finished(job) is None:
                 return None
@@ -107,7 +107,7 @@ class Cell:
 
 @dataclass
 class Report:
-    """What a sweep did.
+    """Results of a sweep.
 
     Attributes:
         changed: lines on runs of code that is no longer there, which are made again.
@@ -211,15 +211,15 @@ class Sweep:
         return DistillJob.of(data, resolved, seed, self.compute, checked_shares(self.snapshots))
 
     def without_snapshots(self) -> list[str]:
-        """Why methods have no snapshots, if they are asked for, as lines."""
+        """Say of each method without snapshots why it has none, if they are asked for."""
         asked = self.methods if self.snapshots else ()
         return [f"{name} has no snapshots: {NO_SNAPSHOTS}" for name in asked if not find_method(name).snapshots]
 
     def _covered(self, data: DataName, protocol: str, network: str | None) -> bool:
-        found = find_protocol(protocol)
-        if found.shipped:
+        rules = find_protocol(protocol)
+        if rules.shipped:
             return network is None or bool(canonical(network, side=data.load().side))
-        return bool(found.student(data.load(), network))
+        return bool(rules.student(data.load(), network))
 
 
 def run_cells(
@@ -278,7 +278,7 @@ class _Driver:
         return self.report
 
     def _begin(self, cell: Cell) -> list[Work]:
-        """The work that a cell needs now: its missing sets, or, where they are there, its missing students."""
+        """List the work that a cell needs now: its missing sets, or, where they are there, its missing students."""
         if self.again and cell.made and cell.made.path not in self._waiting:
             forget(cell.made)
         record = planned(cell) or without_set(cell)
@@ -310,7 +310,7 @@ class _Driver:
             self.report.records.append(self.store.path(record.key()))
 
     def _students(self, cell: Cell) -> list[Work]:
-        """The work of the students that are missing, now that the set is there: one each, or one for all in a stack."""
+        """List the work of the missing students, now that the set is there: one each, or one for all in a stack."""
         try:
             synset = cell.known_set()
             if synset is None:
@@ -355,13 +355,13 @@ class _Driver:
 
     def _scored(self, cell: Cell, record: Record, run: Run, job: EvaluateJob, outcome: Outcome) -> None:
         """Add the accuracy at a snapshot, and the run's own at the last step, to the stored run."""
-        found = outcome.value.runs[0] if outcome.value is not None else None
-        if cell.made is None or job.step is None or found is None or found.top1 is None:
-            reason = outcome.usage or outcome.failure or (found and found.reason) or ""
+        scored = outcome.value.runs[0] if outcome.value is not None else None
+        if cell.made is None or job.step is None or scored is None or scored.top1 is None:
+            reason = outcome.usage or outcome.failure or (scored and scored.reason) or ""
             self.report.failed.append((f"{cell.what()}, step {job.step}, {job.which()}", reason))
             return
         _, total = kept(cell.made.snapshot_folder)
-        points = {job.step: found.top1} | ({total: run.top1} if total else {})
+        points = {job.step: scored.top1} | ({total: run.top1} if total else {})
         snapshots = [Snapshot(step=step, top1=top1) for step, top1 in points.items()]
         self.store.add(record.model_copy(update={"runs": [run.model_copy(update={"snapshots": snapshots})]}))
         self.report.snapshots += 1
@@ -427,7 +427,7 @@ class _Driver:
 
 
 def record_of(cell: Cell, synset: SynSet) -> Record:
-    """The record of a cell whose set is known, without runs; NotScored if the protocol does not apply to the set."""
+    """Make the record of a cell whose set is known, without runs; NotScored if the protocol does not apply to the set."""
     protocol, dataset = find_protocol(cell.protocol), cell.data.load()
     recipe = student_recipe(synset, dataset, protocol, cell.network)
     path = cell.lender_path() if cell.lender is not None else None
@@ -448,7 +448,7 @@ def _students(cell: Cell, synset: Path, seeds: tuple[int, ...]) -> EvaluateJob:
 
 
 class StoredRuns:
-    """What a store has of a cell: runs with its compute settings.
+    """Runs of a cell in a store: those with its compute settings.
 
     Attributes:
         alike: those of its code, of any seed.
@@ -475,7 +475,7 @@ class StoredRuns:
 
     @property
     def excluded(self) -> str | None:
-        """Why the store shows the cell, or one of its seeds, as n/a, if it does."""
+        """Reason for which the store shows the cell, or one of its seeds, as n/a; None if it does not."""
         return next((run.reason for run in self.runs if run.status == "n/a"), None)
 
     def missing(self, retry_failed: bool = False, again: bool = False) -> tuple[int, ...]:
@@ -484,7 +484,7 @@ class StoredRuns:
         return tuple(seed for seed in self.cell.seeds if seed not in have)
 
     def missing_snapshots(self) -> int:
-        """How many accuracies at snapshots the runs lack.
+        """Count the accuracies at snapshots that the runs lack.
 
         A run with snapshots has its own accuracy as the last of them, which tells how many steps there were.
         """
@@ -496,7 +496,7 @@ class StoredRuns:
         return lacking
 
     def compute(self) -> Compute:
-        """How the cell computes, compiled or not as its stored runs were: added seeds belong to the same mean."""
+        """Compute settings of the cell, compiled or not as its stored runs were: added seeds belong to the same mean."""
         known = {run.compiled for run in self.alike if run.status == "ok"}
         if self.cell.compute.compile != "auto" or len(known) != 1:
             return self.cell.compute
@@ -526,14 +526,14 @@ def _change_lines(what: Iterable[str]) -> list[str]:
 
 
 def planned(cell: Cell) -> Record | None:
-    """The record of a cell before its set is made; None where only the set can tell (shipped recipes, imports)."""
+    """Make the record of a cell before its set is made; None where only the set can tell (shipped recipes, imports)."""
     if cell.made is None or find_protocol(cell.protocol).shipped:
         return None
     return _record_before(cell)
 
 
 def without_set(cell: Cell) -> Record | None:
-    """Where `shipped-v1` keeps why a set could not be made, its student recipe never coming to be; None if it is there."""
+    """Make the record in which `shipped-v1` keeps why a set could not be made; None if the set is there."""
     return None if cell.made is None or finished(cell.made) is not None else _record_before(cell)
 
 
