@@ -65,10 +65,7 @@ def row(cell: str) -> list[tuple[str, float, float]]:
         distill = taken(lambda: distill_job(job))
         student = taken(lambda: evaluate_job(EvaluateJob(data, job.path, "shipped-v1", None, (0,), compute)))
     what = f"{name} on {dataset}, {budget}"
-    return [
-        (f"{what}: set", making.seconds or 0.0, distill),
-        (f"{what}: student", training.seconds or 0.0, student),
-    ]
+    return [(f"{what}: set", making.seconds or 0.0, distill), (f"{what}: student", training.seconds or 0.0, student)]
 
 
 def main() -> None:
