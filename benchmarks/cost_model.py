@@ -65,10 +65,7 @@ def row(cell: str) -> list[tuple[str, float, float]]:
         distill = taken(lambda: distill_job(job))
         student = taken(lambda: evaluate_job(EvaluateJob(data, job.path, "shipped-v1", None, (0,), compute)))
     what = f"{name} on {dataset}, {budget}"
-    return [
-        (f"{what}: set", making.seconds or 0.0, distill),
-        (f"{what}: student", training.seconds or 0.0, student),
-    ]
+    return [(f"{what}: set", making.seconds or 0.0, distill), (f"{what}: student", training.seconds or 0.0, student)]
 
 
 def main() -> None:
@@ -80,8 +77,8 @@ def main() -> None:
     lines = [
         "# The cost model against measured jobs",
         "",
-        f"CPU seconds of one thread, {processor()}; `python benchmarks/cost_model.py`. The model reads steps from recipes",
-        "and times the networks only; none of these jobs was used to fit anything.",
+        f"CPU seconds of one thread, {processor()}; `python benchmarks/cost_model.py`. The model counts a recipe's steps",
+        "and times a step of each kind; none of these jobs was used to fit anything.",
         "",
         "| job | foreseen, s | measured, s | foreseen / measured |",
         "| --- | ---: | ---: | ---: |",

@@ -1,4 +1,4 @@
-"""What the methods' recipes cost, in steps: read from hyper-parameters and sizes for `ddbench.jobs.steps`, nothing run.
+"""Costs of the methods' recipes in steps: read from hyper-parameters and sizes for `ddbench.jobs.steps`, nothing run.
 
 A family has one description. What is not steps of a network (sorting, k-means, whitening, storing) is not counted.
 """

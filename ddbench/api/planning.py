@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ddbench.errors import NotScored
 from ddbench.jobs.estimate import Estimate, Estimator
 from ddbench.jobs.job import DistillJob, finished
-from ddbench.jobs.sweep import Cell, excluded, missing_seeds, missing_snapshots, planned, record_of, without_set
+from ddbench.jobs.sweep import Cell, StoredRuns, planned, record_of, without_set
 from ddbench.progress import Reporter
 from ddbench.records.store import RecordStore
 
@@ -56,9 +56,10 @@ def plan(cell: Cell, store: RecordStore, *, retry_failed: bool = False, again: b
     each = len(cell.made.snapshots) if cell.made else 0
     if record is None:
         return Planned(cell, student, cell.seeds, snapshots=each * len(cell.seeds), again=again)
-    missing = missing_seeds(cell, record, store, retry_failed, again)
-    left = each * len(missing) + (0 if again else missing_snapshots(cell, record, store))
-    return Planned(cell, student, missing, None if missing else excluded(cell, record, store), left, again)
+    stored = StoredRuns(cell, record, store)
+    missing = stored.missing(retry_failed, again)
+    left = each * len(missing) + (0 if again else stored.missing_snapshots())
+    return Planned(cell, student, missing, None if missing else stored.excluded, left, again)
 
 
 def missing_work(cells: Iterable[Cell], store: RecordStore, *, retry_failed: bool = False, again: bool = False) -> int:

@@ -30,7 +30,7 @@ from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName, borrowed_set
 from ddbench.progress import Reporter
-from ddbench.records.record import Identity, Record, Run
+from ddbench.records.record import Record, Run, RunIdentity
 from ddbench.records.statistics import std, t_quantile
 from ddbench.records.store import RecordStore, merge
 from ddbench.settings import cache_dir
@@ -137,7 +137,7 @@ def _judge_setting(runs: list[Run], ours: list[Run], found: Record) -> Verificat
     return replace(result, repeated=(len(pairs), equal), setting=words)
 
 
-def _trained(run: Run) -> Identity:
+def _trained(run: Run) -> RunIdentity:
     """Return the identity of a training on a given set, whatever code the set is said to be made by."""
     return run.identity()._replace(code=None, synthesis=1)
 

@@ -34,7 +34,7 @@ ASSUMED = 1000  # images of a class, where a card does not know
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a job is expected to cost.
+    """Expected cost of a job.
 
     Attributes:
         seconds: wall-clock time on a quiet machine; None where nothing is known.
@@ -242,7 +242,7 @@ def _probe(job: DistillJob, device: torch.device, seconds: float) -> Probe:
 
 
 def _not_cached(every: Sequence[Steps], cached: Mapping[str, Sequence[int]]) -> Iterator[Steps]:
-    """The steps, those of stages without the share that is in the cache."""
+    """Give the steps, those of stages without the share that is in the cache."""
     left = {name: list(entries) for name, entries in cached.items()}
     shares: dict[tuple[str | None, str], float] = {}
     for steps in every:

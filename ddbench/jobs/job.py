@@ -38,13 +38,13 @@ PRECISION = "float32"  # in the key of every set; what a recipe asks for is in t
 
 @dataclass(frozen=True)
 class DataName:
-    """How a data set is named on the command line: "digits", or "folder:PATH" with a name of its own."""
+    """Name of a data set on the command line: "digits", or "folder:PATH" with a name of its own."""
 
     name: str
     dataset_name: str | None = None
 
     def load(self) -> Dataset:
-        """The data set; memoised per process."""
+        """Load the data set, once in a process."""
         return load_dataset(self.name, dataset_name=self.dataset_name)
 
 
@@ -72,12 +72,12 @@ class DistillJob:
     def of(
         cls, data: DataName, recipe: Resolved, seed: int, compute: Compute, snapshots: tuple[float, ...] = ()
     ) -> "DistillJob":
-        """The job that makes a set by a resolved recipe; without snapshots where its method has none."""
+        """Make the job that makes a set by a resolved recipe; without snapshots where its method has none."""
         shares = snapshots if recipe.method.snapshots else ()
         return cls(data, canonical_json(recipe.to_json()), recipe.source, seed, compute, shares)
 
     def resolved(self) -> Resolved:
-        """The recipe, read back."""
+        """Read the recipe back."""
         return restore(json.loads(self.recipe), self.source)
 
     @property
@@ -92,16 +92,16 @@ class DistillJob:
 
     @property
     def path(self) -> Path:
-        """Where the finished set is kept."""
+        """File of the finished set."""
         return cache_dir() / "synsets" / f"{self.key}.safetensors"
 
     @property
     def snapshot_folder(self) -> Path:
-        """Where its snapshots are kept."""
+        """Folder of its snapshots."""
         return self.path.with_suffix(".snapshots")
 
     def kept_snapshots(self) -> dict[int, Path]:
-        """The files of the snapshots that are asked for, by step; none before all are there."""
+        """Files of the snapshots that are asked for, by step; none before all are there."""
         return kept_at(self.snapshot_folder, self.snapshots) or {} if self.snapshots else {}
 
     def label(self) -> str:
@@ -111,7 +111,7 @@ class DistillJob:
 
 
 def finished(job: DistillJob) -> SynSet | None:
-    """The cached set of a job, or None: also where snapshots are asked for that are not there.
+    """Load the cached set of a job; None if there is none, or where snapshots are asked for that are not there.
 
     A damaged one is logged, removed, and counts as absent.
     """
@@ -119,7 +119,7 @@ def finished(job: DistillJob) -> SynSet | None:
 
 
 def cached_set(job: DistillJob) -> SynSet | None:
-    """The cached set of a job, with or without snapshots, or None."""
+    """Load the cached set of a job, with or without snapshots; None if there is none."""
     if not job.path.exists():
         return None
     try:
@@ -140,15 +140,15 @@ def distill_job(job: DistillJob, reporter: Reporter | None = None) -> SynSet:
         NotDefined: the method's definition excludes the cell.
         UsageError: the data set is missing, the budget is above a class's size, ...
     """
-    found = finished(job)
-    if found is not None:
-        return found
+    synset = finished(job)
+    if synset is not None:
+        return synset
     with locked(job.path):
-        found = finished(job)
-        if found is None:
-            found = _kept(job, _distill(job, reporter or Reporter()))
+        synset = finished(job)
+        if synset is None:
+            synset = _kept(job, _distill(job, reporter or Reporter()))
             _checkpoint(job).clear()
-    return found
+    return synset
 
 
 def forget(job: DistillJob) -> None:
@@ -176,7 +176,7 @@ def _kept(job: DistillJob, made: SynSet) -> SynSet:
 
 
 def _checkpoint(job: DistillJob) -> Checkpoint:
-    """Where a job's state is kept; one with snapshots does not go on from where some of them were missed."""
+    """Checkpoint of a job's state; one with snapshots does not go on from where some of them were missed."""
     watched = f"-{digest(list(job.snapshots))[:12]}" if job.snapshots else ""
     return Checkpoint(cache_dir() / "checkpoints" / f"{job.key}{watched}.safetensors")
 
@@ -236,13 +236,13 @@ def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
 
 def credited(task: Task, dataset: Dataset, reporter: Reporter) -> dict[str, dict[str, Any]]:
     """Facts of the networks that a method credited, by hash, with their accuracies on the test split."""
-    found = {}
+    facts_of = {}
     for done, credit in enumerate(task.credits.values(), start=1):
         teacher = credit.teacher()
         accuracy = measured_accuracy(teacher, dataset, task.device)
-        found[teacher.hash] = {**credit.facts, "network": teacher.network, "accuracy": accuracy}
+        facts_of[teacher.hash] = {**credit.facts, "network": teacher.network, "accuracy": accuracy}
         reporter.advance("testing the networks used", done, len(task.credits))
-    return found
+    return facts_of
 
 
 def check_budget(recipe: Resolved, dataset: Dataset) -> None:
@@ -300,7 +300,7 @@ class EvaluateJob:
 def borrowed_set(
     synset: SynSet, lender: Path | None, dataset: Dataset, compute: Compute
 ) -> tuple[SynSet, Lender | None]:
-    """The set as it is trained on: with what it borrows from the lender's file, and who that is."""
+    """Give the set as it is trained on, with what it borrows from the lender's file, and who lends it."""
     if lender is None:
         return synset, None
     other = load(lender)

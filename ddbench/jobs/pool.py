@@ -23,9 +23,9 @@ from ddbench.progress import Reporter
 
 log = logging.getLogger("ddbench")
 PRELOAD = ["ddbench.jobs.job", "torch._dynamo"]
-"""What every worker needs and imports slowly: imported once, by the server that they are forked from."""
+"""Modules that every worker needs and that import slowly: imported once, by the server that they are forked from."""
 ATTEMPTS = 3
-"""How often a piece of work is tried whose worker dies under it (killed, out of memory)."""
+"""Number of tries of a piece of work whose worker dies (killed, out of memory)."""
 LOST = "its worker process died"
 
 
@@ -48,7 +48,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a piece of work: `value`, or an error and what kind of one it is.
+    """Result of a piece of work: `value`, or an error and its kind.
 
     Attributes:
         failure: the reason, if the job gave no result (it diverged, died, met a bug).
@@ -82,11 +82,11 @@ def attempt(call: Callable[..., Any], *args: Any) -> Outcome:
 
 
 Done = Callable[[Work, Outcome], Sequence[Work]]
-"""The driver's part: takes an outcome, in the driver's process, and gives the work that follows, which goes to the front."""
+"""Callback of the driver: takes an outcome, in the driver's process, and gives the work that follows, which goes to the front."""
 
 
 class Engine(Protocol):
-    """What runs a grid's work: `run_all` below, on this machine, or another with the same meaning."""
+    """Runner of a sweep's work: `run_all` below, on this machine, or another with the same meaning."""
 
     def run_all(self, first: Iterable[Work], done: Done, *, reporter: Reporter | None = None) -> None:
         """Do all work, and what follows from it."""
@@ -130,7 +130,7 @@ class Backlog:
         return bool(self._waiting or self._running)
 
     def take(self, room: int) -> Work | None:
-        """The next piece of work, which runs from now on; None if `room` pieces run, or nothing may join them."""
+        """Take the next piece of work, which runs from now on; None if `room` pieces run, or nothing may join them."""
         if not self._waiting or len(self._running) >= room:
             return None
         suspects = [self._waiting[0].attempts >= self._together, *(w.attempts > self._together for w in self._running)]
@@ -142,7 +142,7 @@ class Backlog:
         return work
 
     def put_back(self, work: Work) -> None:
-        """What was taken did not start after all."""
+        """Put back work that was taken and did not start."""
         self._running.remove(work)
         work.attempts -= 1
         self._waiting.appendleft(work)

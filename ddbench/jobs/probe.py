@@ -1,4 +1,4 @@
-"""The probe of a dry run: a task whose long loops end early, and whose stages and teachers are kept in memory only.
+"""Probe of a dry run: a task whose long loops end early, and whose stages and teachers are kept in memory only.
 
 A loop that ends early leaves the method with what it has by then, a half-trained teacher say, and the method goes on to
 its next phase. The probe's clock runs ahead by what was left of the loop: what it shows at the end is what the method
@@ -34,7 +34,7 @@ class Enough(BaseException):  # a method that catches Exception must not swallow
 
 @dataclass
 class Phase:
-    """The loops of one label.
+    """Loops of one label.
 
     Attributes:
         label: as people read it.
@@ -104,7 +104,7 @@ class Probe(Task):
         return self._now() + self._ahead
 
     def cut(self) -> list[Phase]:
-        """The phases that were cut short, in the order in which they began."""
+        """List the phases that were cut short, in the order in which they began."""
         return [phase for phase in self._phases.values() if phase.cut]
 
     def loop(self, start: int, total: int, label: str) -> Iterator[int]:
@@ -173,7 +173,7 @@ class Probe(Task):
         return self._in_memory.get(wanted) or super().recall_teacher(wanted)
 
     def left_out(self) -> str:
-        """Of a probe that ended before the method did: where, for people."""
+        """Say where a probe ended that ended before the method did."""
         where = f"the stage {self._entered[-1]!r} only, " if self._entered else ""
         return f"{where}what follows is left out"
 
@@ -195,7 +195,7 @@ class _Unsaved(Stage):
         return self._made.get(entry) or super().load(entry)
 
     def save(self, entry: str, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any] | None = None) -> Artifact:
-        """The product, not written."""
+        """Keep the product, and write nothing."""
         plain = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         self._made[entry] = Artifact(plain, dict(info or {}), tensors_digest(plain, info or {}))
         return self._made[entry]

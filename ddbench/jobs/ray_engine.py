@@ -12,11 +12,12 @@ import pickle
 import platform
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -75,7 +76,7 @@ class RayEngine:
             _drive(ray, backlog, partial(_start, remote, there), partial(self._room, ray, needs))
 
     def _needs(self, computes: Sequence[Any]) -> dict[str, float]:
-        """What Ray sets aside for a job: enough for any that computes in one of these ways."""
+        """Count what Ray sets aside for a job: enough for any that computes in one of these ways."""
         on_cuda = any(compute.device == "cuda" for compute in computes)
         gpus = float(on_cuda) if self.gpus_per_job is None else self.gpus_per_job
         return {"CPU": max(compute.threads for compute in computes), "GPU": gpus}
@@ -86,9 +87,9 @@ class RayEngine:
 
     @contextmanager
     def _cluster(self, needs: Mapping[str, float]) -> Iterator[Any]:
-        """Within the block, Ray connected, and silent."""
+        """Within the block, Ray connected, and silent: when a worker dies it prints on stdout, where results go."""
         ray = self._connected(needs["CPU"])
-        with _silent(ray._private.worker):
+        with redirect_stdout(StringIO()):
             try:
                 if not room(ray.nodes(), needs):
                     words = " and ".join(f"{amount:g} {name}s" for name, amount in needs.items() if amount)
@@ -121,7 +122,7 @@ class RayEngine:
 
 
 def room(nodes: Sequence[Mapping[str, Any]], needs: Mapping[str, float]) -> int:
-    """How many jobs machines hold at once.
+    """Count the jobs that machines hold at once.
 
     Args:
         nodes: as `ray.nodes()` tells them.
@@ -168,22 +169,22 @@ def _drive(ray: Any, backlog: Backlog, start: Callable[[Work], Any], room: Calla
 
 
 def _outcome(ray: Any, future: Any) -> Outcome | None:
-    """What came of work, None if it was lost with its worker; raises what ends the run."""
+    """Give the outcome of work; None if it was lost with its worker; raises what ends the run."""
     errors = ray.exceptions
     try:
-        found: Outcome | UsageError = ray.get(future)
+        result: Outcome | UsageError = ray.get(future)
     except (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError, errors.ObjectLostError):
         return None
     except errors.RayError as error:
         raise DDBenchError(f"Ray: {' '.join(str(error).split())[-300:]}") from error
-    if isinstance(found, UsageError):
-        raise found
-    return found
+    if isinstance(result, UsageError):
+        raise result
+    return result
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What every worker must have in common with the driver.
+    """Facts that every worker must have in common with the driver.
 
     Attributes:
         variables: of the environment, handed on to it.
@@ -228,10 +229,10 @@ class Surroundings:
             versions,
         )
 
-        found = versions()
-        for name in sorted(self.versions.keys() | found.keys()):
-            if self.versions.get(name) != found.get(name):
-                raise UsageError(f"{name} is {found.get(name)}, the driver's {self.versions.get(name)}: {SAME}")
+        own = versions()
+        for name in sorted(self.versions.keys() | own.keys()):
+            if self.versions.get(name) != own.get(name):
+                raise UsageError(f"{name} is {own.get(name)}, the driver's {self.versions.get(name)}: {SAME}")
         if source() != self.source:
             raise UsageError(f"ddbench's source is not that of the driver, which may have changed since: {SAME}")
 
@@ -264,16 +265,6 @@ def run_there(there: Surroundings, packed: bytes) -> Outcome | UsageError:
     except (UsageError, ImportError, AttributeError) as error:  # the last two: the call's module is another there
         kind = type(error) if isinstance(error, UsageError) else UsageError
         return kind(f"{platform.node()}: {' '.join(str(error).split())}")
-
-
-@contextmanager
-def _silent(worker: Any) -> Iterator[None]:
-    """Within the block, Ray prints nothing on stdout when a worker dies; the backlog says so on stderr."""
-    before, worker._worker_logs_enabled = worker._worker_logs_enabled, False
-    try:
-        yield
-    finally:
-        worker._worker_logs_enabled = before
 
 
 @contextmanager

@@ -144,7 +144,7 @@ class StepTimer:
     _known: dict[str, StepCost] = field(default_factory=dict)
 
     def seconds(self, steps: Steps) -> float:
-        """Of all steps, the images' augmentation included."""
+        """Seconds of all steps, the images' augmentation included."""
         each = sum(self.augmentation(part).at(steps.images) for part in steps.augmentations)
         if steps.kind != "augment":
             each += self.network(steps.kind, steps.network or "").at(steps.images)
@@ -250,7 +250,7 @@ def _step(kind: Kind, network: torch.nn.Module, classes: int) -> Callable[[torch
 
 
 def line_through(step: Callable[[int], Any], compute: Compute) -> StepCost:
-    """The line through the seconds of a step of a few images and of one of more."""
+    """Fit a line through the seconds of a step of a few images and of one of more."""
     few, many = SIZES
     first = seconds_of(lambda: step(few), compute)
     if first > SLOW:

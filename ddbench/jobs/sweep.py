@@ -34,7 +34,7 @@ from ddbench.jobs.job import (
 from ddbench.jobs.pool import Engine, Outcome, Work, run_all
 from ddbench.networks import canonical
 from ddbench.progress import Reporter
-from ddbench.records.record import Identity, Record, Run, Snapshot, identified, now
+from ddbench.records.record import Record, Run, RunIdentity, Snapshot, identified, now
 from ddbench.records.store import RecordStore
 from ddbench.synset.matched_recipe import lender_of
 from ddbench.synset.synset import SynSet, load
@@ -79,18 +79,18 @@ class Cell:
 
     @cached_property
     def code(self) -> dict[str, Any]:
-        """The fields of a run that say what code makes and scores the set, as it is now; of a file, what it says."""
+        """Fields of a run that say what code makes and scores the set now; those of a file where the set is one."""
         if self.made is None:
             return {"code": None, "synthesis": 1, **code_behind(load(self.set_path()))}
         name = self.made.resolved().method.name
         return {"code": code.of_method(name), "synthesis": code.SYNTHESIS, "training": code.TRAINING}
 
     def set_path(self) -> Path:
-        """The file of the set, there or to come."""
+        """File of the set, there or to come."""
         return self.made.path if self.made else self.file or Path()
 
     def lender_path(self) -> Path | None:
-        """The file of the lender's set, there or to come."""
+        """File of the lender's set, there or to come."""
         return self.lender.path if isinstance(self.lender, DistillJob) else self.lender
 
     def what(self) -> str:
@@ -98,7 +98,7 @@ class Cell:
         return f"{self.made.label() if self.made else self.label or self.set_path().name}, {self.protocol}"
 
     def known_set(self) -> SynSet | None:
-        """The set, with what it borrows, if it is there already."""
+        """Load the set, with what it borrows, if it is there already."""
         for job in (self.made, self.lender):
             if isinstance(job, DistillJob) and finished(job) is None:
                 return None
@@ -107,7 +107,7 @@ class Cell:
 
 @dataclass
 class Report:
-    """What a sweep did.
+    """Results of a sweep.
 
     Attributes:
         changed: lines on runs of code that is no longer there, which are made again.
@@ -211,15 +211,15 @@ class Sweep:
         return DistillJob.of(data, resolved, seed, self.compute, checked_shares(self.snapshots))
 
     def without_snapshots(self) -> list[str]:
-        """Why methods have no snapshots, if they are asked for, as lines."""
+        """Say of each method without snapshots why it has none, if they are asked for."""
         asked = self.methods if self.snapshots else ()
         return [f"{name} has no snapshots: {NO_SNAPSHOTS}" for name in asked if not find_method(name).snapshots]
 
     def _covered(self, data: DataName, protocol: str, network: str | None) -> bool:
-        found = find_protocol(protocol)
-        if found.shipped:
+        rules = find_protocol(protocol)
+        if rules.shipped:
             return network is None or bool(canonical(network, side=data.load().side))
-        return bool(found.student(data.load(), network))
+        return bool(rules.student(data.load(), network))
 
 
 def run_cells(
@@ -278,15 +278,17 @@ class _Driver:
         return self.report
 
     def _begin(self, cell: Cell) -> list[Work]:
-        """The work that a cell needs now: its missing sets, or, where they are there, its missing students."""
+        """List the work that a cell needs now: its missing sets, or, where they are there, its missing students."""
         if self.again and cell.made and cell.made.path not in self._waiting:
             forget(cell.made)
         record = planned(cell) or without_set(cell)
-        if record is not None and self._complete(cell, record):
-            self._reuse(record, len(cell.seeds))
-            if reason := excluded(cell, record, self.store):
-                self.report.skipped.append(f"{cell.what()}: {reason}")
-            return []
+        if record is not None:
+            stored = StoredRuns(cell, record, self.store)
+            if not stored.missing(self.retry_failed, self.again) and not stored.missing_snapshots():
+                self._reuse(record, len(cell.seeds))
+                if stored.excluded:
+                    self.report.skipped.append(f"{cell.what()}: {stored.excluded}")
+                return []
         jobs = [job for job in (cell.made, cell.lender) if isinstance(job, DistillJob) and finished(job) is None]
         if not jobs:
             return self._students(cell)
@@ -297,17 +299,10 @@ class _Driver:
             self._waiting.setdefault(job.path, []).append(cell)
         return work
 
-    def _complete(self, cell: Cell, record: Record) -> bool:
-        seeds = self._missing(cell, record)
-        return not seeds and not missing_snapshots(cell, record, self.store)
-
     def _tell(self, changed: list[str]) -> None:
         self.report.changed += changed
         for line in changed:
             self.reporter.line(line)
-
-    def _missing(self, cell: Cell, record: Record) -> tuple[int, ...]:
-        return missing_seeds(cell, record, self.store, self.retry_failed, self.again)
 
     def _reuse(self, record: Record, runs: int) -> None:
         if runs:
@@ -315,7 +310,7 @@ class _Driver:
             self.report.records.append(self.store.path(record.key()))
 
     def _students(self, cell: Cell) -> list[Work]:
-        """The work of the students that are missing, now that the set is there: one each, or one for all in a stack."""
+        """List the work of the missing students, now that the set is there: one each, or one for all in a stack."""
         try:
             synset = cell.known_set()
             if synset is None:
@@ -329,16 +324,16 @@ class _Driver:
         except UsageError as error:
             self.report.problems.append(f"{cell.what()}: {error}")
             return []
+        stored = StoredRuns(cell, record, self.store)
         if planned(cell) is None:  # its record was not known before
-            self._tell(_changes(_outdated(cell, record, self.store).values()))
-        seeds = self._missing(cell, record)
+            self._tell(_change_lines(stored.outdated.values()))
+        seeds = stored.missing(self.retry_failed, self.again)
         self._reuse(record, len(cell.seeds) - len(seeds))
-        alike = replace(cell, compute=_as_before(cell, record, self.store))
+        alike = replace(cell, compute=stored.compute())
         at_once = [seeds] if seeds and cell.compute.stack else [(seed,) for seed in seeds]
         jobs = [_students(alike, cell.set_path(), some) for some in at_once]
         work = [Work(evaluate_job, job, tag=(cell, record)) for job in jobs]
-        there = [run for run in _stored(cell, record, self.store) if run.seed not in seeds]
-        return work + self._on_the_way(cell, record, there)
+        return work + self._on_the_way(cell, record, [run for run in stored.runs if run.seed not in seeds])
 
     def _on_the_way(self, cell: Cell, record: Record, runs: Iterable[Run]) -> list[Work]:
         """One piece of work for each student on a snapshot that these runs, which are stored, lack."""
@@ -360,13 +355,13 @@ class _Driver:
 
     def _scored(self, cell: Cell, record: Record, run: Run, job: EvaluateJob, outcome: Outcome) -> None:
         """Add the accuracy at a snapshot, and the run's own at the last step, to the stored run."""
-        found = outcome.value.runs[0] if outcome.value is not None else None
-        if cell.made is None or job.step is None or found is None or found.top1 is None:
-            reason = outcome.usage or outcome.failure or (found and found.reason) or ""
+        scored = outcome.value.runs[0] if outcome.value is not None else None
+        if cell.made is None or job.step is None or scored is None or scored.top1 is None:
+            reason = outcome.usage or outcome.failure or (scored and scored.reason) or ""
             self.report.failed.append((f"{cell.what()}, step {job.step}, {job.which()}", reason))
             return
         _, total = kept(cell.made.snapshot_folder)
-        points = {job.step: found.top1} | ({total: run.top1} if total else {})
+        points = {job.step: scored.top1} | ({total: run.top1} if total else {})
         snapshots = [Snapshot(step=step, top1=top1) for step, top1 in points.items()]
         self.store.add(record.model_copy(update={"runs": [run.model_copy(update={"snapshots": snapshots})]}))
         self.report.snapshots += 1
@@ -414,7 +409,7 @@ class _Driver:
         if outcome.skipped is not None:
             self.report.skipped.append(f"{cell.what()}: {outcome.skipped}")
         record = planned(cell) or _record_before(cell)
-        seeds = self._missing(cell, record)
+        seeds = StoredRuns(cell, record, self.store).missing(self.retry_failed, self.again)
         if not seeds and outcome.failure is not None:  # only the snapshots of what is recorded were missing
             self.report.failed.append((f"{cell.what()}, its snapshots", outcome.failure))
         for seed in seeds:
@@ -432,7 +427,7 @@ class _Driver:
 
 
 def record_of(cell: Cell, synset: SynSet) -> Record:
-    """The record of a cell whose set is known, without runs; NotScored if the protocol does not apply to the set."""
+    """Make the record of a cell whose set is known, without runs; NotScored if the protocol does not apply to the set."""
     protocol, dataset = find_protocol(cell.protocol), cell.data.load()
     recipe = student_recipe(synset, dataset, protocol, cell.network)
     path = cell.lender_path() if cell.lender is not None else None
@@ -452,54 +447,63 @@ def _students(cell: Cell, synset: Path, seeds: tuple[int, ...]) -> EvaluateJob:
     )
 
 
-def missing_seeds(
-    cell: Cell, record: Record, store: RecordStore, retry_failed: bool = False, again: bool = False
-) -> tuple[int, ...]:
-    """Evaluation seeds of a cell without a run of its device, threads and code in the store; failed runs count unless retried."""
-    if again:
-        return cell.seeds
-    stored = _stored(cell, record, store)
-    have = {run.seed for run in stored if not (retry_failed and run.status == "failed")}
-    return tuple(seed for seed in cell.seeds if seed not in have)
+class StoredRuns:
+    """Runs of a cell in a store: those with its compute settings.
+
+    Attributes:
+        alike: those of its code, of any seed.
+        outdated: what changed since a seed was run, by the cell's seeds that have runs of other code only.
+    """
+
+    def __init__(self, cell: Cell, record: Record, store: RecordStore) -> None:
+        """Read the record of the cell, if the store has it; `record` has its key."""
+        self.cell = cell
+        stored, wanted = store.find(record.key()), cell.compute.identity()
+        runs = [
+            (run, _changed(cell, own))
+            for own, run in identified(stored.runs if stored else [])
+            if all(getattr(run, name) == value for name, value in wanted.items())
+        ]
+        self.alike = [run for run, what in runs if what is None]
+        wanting = set(cell.seeds) - {run.seed for run in self.alike}
+        self.outdated = {run.seed: what for run, what in runs if what and run.seed in wanting}
+
+    @property
+    def runs(self) -> list[Run]:
+        """Those of its code and seeds."""
+        return [run for run in self.alike if run.seed in self.cell.seeds]
+
+    @property
+    def excluded(self) -> str | None:
+        """Reason for which the store shows the cell, or one of its seeds, as n/a; None if it does not."""
+        return next((run.reason for run in self.runs if run.status == "n/a"), None)
+
+    def missing(self, retry_failed: bool = False, again: bool = False) -> tuple[int, ...]:
+        """Evaluation seeds without a run; failed runs count unless retried, and none counts where all are made again."""
+        have = set() if again else {run.seed for run in self.runs if not (retry_failed and run.status == "failed")}
+        return tuple(seed for seed in self.cell.seeds if seed not in have)
+
+    def missing_snapshots(self) -> int:
+        """Count the accuracies at snapshots that the runs lack.
+
+        A run with snapshots has its own accuracy as the last of them, which tells how many steps there were.
+        """
+        shares, lacking = self.cell.made.snapshots if self.cell.made else (), 0
+        for run in self.runs if shares else ():
+            have = {each.step for each in run.snapshots or ()}
+            if run.status == "ok":
+                lacking += len(set(steps_at(shares, max(have))) - have) if have else len(shares)
+        return lacking
+
+    def compute(self) -> Compute:
+        """Compute settings of the cell, compiled or not as its stored runs were: added seeds belong to the same mean."""
+        known = {run.compiled for run in self.alike if run.status == "ok"}
+        if self.cell.compute.compile != "auto" or len(known) != 1:
+            return self.cell.compute
+        return replace(self.cell.compute, compile="on" if known.pop() else "off")
 
 
-def missing_snapshots(cell: Cell, record: Record, store: RecordStore) -> int:
-    """How many accuracies at snapshots the stored runs of a cell lack."""
-    shares = cell.made.snapshots if cell.made else ()
-    if not shares:
-        return 0
-    return sum(_lacking(run, shares) for run in _stored(cell, record, store) if run.status == "ok")
-
-
-def _lacking(run: Run, shares: Sequence[float]) -> int:
-    """A run with snapshots has its own accuracy as the last of them, which tells how many steps there were."""
-    have = {each.step for each in run.snapshots or ()}
-    return len(set(steps_at(shares, max(have))) - have) if have else len(shares)
-
-
-def excluded(cell: Cell, record: Record, store: RecordStore) -> str | None:
-    """Why the store shows a cell, or one of its seeds, as n/a, if it does."""
-    return next((run.reason for run in _stored(cell, record, store) if run.status == "n/a"), None)
-
-
-def _stored(cell: Cell, record: Record, store: RecordStore) -> list[Run]:
-    """The runs of a cell's seeds and compute settings in the store."""
-    return [run for run in _alike(cell, record, store) if run.seed in cell.seeds]
-
-
-def _alike(cell: Cell, record: Record, store: RecordStore) -> list[Run]:
-    """The runs of a cell's compute settings and code in the store, of any seed."""
-    return [run for identity, run in _of_setting(cell, record, store) if _changed(cell, identity) is None]
-
-
-def _of_setting(cell: Cell, record: Record, store: RecordStore) -> list[tuple[Identity, Run]]:
-    """The runs of a cell's compute settings in the store, of any seed and code."""
-    stored, wanted = store.find(record.key()), cell.compute.identity()
-    runs = identified(stored.runs if stored else [])
-    return [(own, run) for own, run in runs if all(getattr(run, name) == value for name, value in wanted.items())]
-
-
-def _changed(cell: Cell, run: Identity) -> str | None:
+def _changed(cell: Cell, run: RunIdentity) -> str | None:
     """Whose code is another one than that of a stored run, in words; None: nobody's. Unknown code is no other."""
     now = cell.code
     if None not in (run.code, now["code"]) and run.code != now["code"]:
@@ -510,42 +514,26 @@ def _changed(cell: Cell, run: Identity) -> str | None:
 def changes(cells: Iterable[Cell], store: RecordStore) -> list[str]:
     """Lines on the runs that other code made, as far as is known before sets are made; they do not count as there."""
     known = ((cell, planned(cell) or without_set(cell)) for cell in cells)
-    found = [_outdated(cell, record, store) for cell, record in known if record is not None]
-    return _changes(what for each in found for what in each.values())
+    stored = [StoredRuns(cell, record, store) for cell, record in known if record is not None]
+    return _change_lines(what for each in stored for what in each.outdated.values())
 
 
-def _changes(what: Iterable[str]) -> list[str]:
-    return [f"{each} changed since {_those(count)} again" for each, count in Counter(what).items()]
-
-
-def _outdated(cell: Cell, record: Record, store: RecordStore) -> dict[int, str]:
-    """What changed since a seed was run, by the seeds that have runs of other code only."""
-    there = {run.seed for run in _stored(cell, record, store)}
-    runs = [(run, _changed(cell, identity)) for identity, run in _of_setting(cell, record, store)]
-    return {run.seed: what for run, what in runs if what and run.seed in cell.seeds and run.seed not in there}
-
-
-def _those(count: int) -> str:
-    return "this run; running it" if count == 1 else f"these {count} runs; running them"
-
-
-def _as_before(cell: Cell, record: Record, store: RecordStore) -> Compute:
-    """How a cell computes, compiled or not as its stored runs were: seeds that are added later belong to the same mean."""
-    known = {run.compiled for run in _alike(cell, record, store) if run.status == "ok"}
-    if cell.compute.compile != "auto" or len(known) != 1:
-        return cell.compute
-    return replace(cell.compute, compile="on" if known.pop() else "off")
+def _change_lines(what: Iterable[str]) -> list[str]:
+    return [
+        f"{each} changed since {'this run; running it' if count == 1 else f'these {count} runs; running them'} again"
+        for each, count in Counter(what).items()
+    ]
 
 
 def planned(cell: Cell) -> Record | None:
-    """The record of a cell before its set is made; None where only the set can tell (shipped recipes, imports)."""
+    """Make the record of a cell before its set is made; None where only the set can tell (shipped recipes, imports)."""
     if cell.made is None or find_protocol(cell.protocol).shipped:
         return None
     return _record_before(cell)
 
 
 def without_set(cell: Cell) -> Record | None:
-    """Where `shipped-v1` keeps why a set could not be made, its student recipe never coming to be; None if it is there."""
+    """Make the record in which `shipped-v1` keeps why a set could not be made; None if the set is there."""
     return None if cell.made is None or finished(cell.made) is not None else _record_before(cell)
 
 

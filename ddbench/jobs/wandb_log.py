@@ -23,7 +23,7 @@ log = logging.getLogger("ddbench")
 
 
 def logged_in() -> bool:
-    """Whether wandb would find an account's key: WANDB_API_KEY, or an entry in the netrc file. Asks no server."""
+    """Tell whether wandb would find an account's key: WANDB_API_KEY, or an entry in the netrc file. Asks no server."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname
@@ -154,7 +154,7 @@ class WandbLog:
 
 
 def _config(record: Record, run: Run) -> dict[str, Any]:
-    """What identifies the run, as the record says it."""
+    """Give the facts that identify the run."""
     fields = (
         "method",
         "dataset",

@@ -21,6 +21,7 @@ from ddbench.schema import UNSEEN
 from ddbench.system.downloads import TIMEOUT
 from ddbench.system.files import write_with
 
+# not huggingface_hub: it reads HF_ENDPOINT only when it is imported, and its parser takes more than these forms
 HUB = re.compile(r"hf:(datasets/)?([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/(.+)", re.ASCII)
 PRINTABLE = re.compile(r"[!-~]+")
 HOST = "https://huggingface.co"
@@ -34,7 +35,7 @@ class CannotFetch(DDBenchError):
 
 @dataclass(frozen=True)
 class Address:
-    """Where a file is: `url` of an https or hf address, or `path` of a file, relative and within its folder."""
+    """Place of a file: `url` of an https or hf address, or `path` of a file, relative and within its folder."""
 
     text: str
     url: str | None = None
@@ -60,7 +61,7 @@ def parse_address(text: str) -> Address:
 
 
 def checked_address(text: str) -> str:
-    """The address itself, if `parse_address` reads it; ValueError otherwise."""
+    """Return the address itself, if `parse_address` reads it; ValueError otherwise."""
     parse_address(text)
     return text
 
@@ -91,7 +92,7 @@ def _hub_url(text: str) -> str:
 
 
 def _mirrored(place: Address) -> str:
-    """The URL to ask, on the host that HF_ENDPOINT names where the address is the hub's."""
+    """Give the URL to ask, on the host that HF_ENDPOINT names where the address is the hub's."""
     assert place.url is not None
     endpoint = os.environ.get("HF_ENDPOINT")
     if not endpoint or not place.text.startswith("hf:"):
@@ -219,7 +220,7 @@ class _OnlyHttps(urllib.request.HTTPRedirectHandler):
     """Redirects to https alone."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        """The next request; refused where it would leave https."""
+        """Make the next request; refused where it would leave https."""
         if not newurl.startswith("https://"):
             fp.close()
             raise urllib.error.URLError(f"redirected to {newurl!r:.100}, only https is followed")

@@ -27,7 +27,7 @@ LATER: dict[str, Any] = {"devices": 1, "code": None, "synthesis": 1, "training":
 
 
 class SynSetFacts(Strict):
-    """What a table shows of a distilled set: its size, what it costs to store and what it cost to make.
+    """Facts of a distilled set for tables: its size, what it costs to store and what it cost to make.
 
     Attributes:
         images: that the set stores, or names by index.
@@ -74,8 +74,8 @@ class Snapshot(Strict):
     top1: Fraction
 
 
-class Identity(NamedTuple):
-    """What tells one run of a record from another; `setting` is the part that a mean must not pool."""
+class RunIdentity(NamedTuple):
+    """Fields that tell one run of a record from another; `setting` is the part that a mean must not pool."""
 
     seed: int
     synset: str | None
@@ -128,7 +128,7 @@ class Run(Strict):
         top1: accuracy on the test images, of the last step's network.
         top5: likewise, only where there are more than 10 classes.
         seconds: wall clock of the training.
-        steps: optimiser steps of the training.
+        steps: optimizer steps of the training.
         final_loss: of the last step's batch.
         per_class: top-1 accuracy of each class, in the order of the data set's classes.
         snapshots: accuracies on the way of the distillation, where they were asked for.
@@ -187,13 +187,13 @@ class Run(Strict):
             raise ValueError("top5 is below top1")
         return self
 
-    def identity(self) -> Identity:
-        """What makes this run the same as another."""
-        return Identity(**{name: getattr(self, name) for name in Identity._fields})
+    def identity(self) -> RunIdentity:
+        """Give the fields that make this run the same as another."""
+        return RunIdentity(**{name: getattr(self, name) for name in RunIdentity._fields})
 
 
 class Record(Strict):
-    """The runs of one cell of the benchmark and one synthesis seed, and the facts they rest on.
+    """Runs of one cell of the benchmark and one synthesis seed, and the facts they rest on.
 
     Attributes:
         schema: version of this schema (`schema_version` in Python).
@@ -291,16 +291,16 @@ class Record(Strict):
 
     @property
     def recipe_name(self) -> str:
-        """The recipe's name; "-reduced" at its end marks a reduced run, "+set" fields that were overridden."""
+        """Name of the recipe; "-reduced" at its end marks a reduced run, "+set" fields that were overridden."""
         return str(self.recipe.get("name") or ("imported" if self.imported else "unnamed"))
 
     @property
     def reduced(self) -> bool:
-        """Whether the recipe is a cheaper variant of the published one."""
+        """True where the recipe is a cheaper variant of the published one."""
         return self.recipe_name.split("+")[0].endswith("-reduced")
 
     def group_key(self) -> dict[str, Any]:
-        """The identifying fields without the synthesis seed: records that share them are draws of one cell.
+        """Give the identifying fields without the synthesis seed: records that share them are draws of one cell.
 
         A student recipe may hold what was learned, a step size say, and then differs from draw to draw; what made it,
         the set's own recipe or the lender's, does not.
@@ -322,16 +322,16 @@ class Record(Strict):
         } | who
 
     def key(self) -> dict[str, Any]:
-        """The identifying fields: two records with equal keys are the same record."""
+        """Give the identifying fields: two records with equal keys are the same record."""
         own = {"student_recipe_hash": self.student_recipe_hash}
         return self.group_key() | own | ({} if self.imported else {"synthesis_seed": self.synthesis_seed})
 
     def by_setting(self) -> dict[tuple[Any, ...], list[Run]]:
         """Its runs by how they were computed, see `identified`."""
-        found: dict[tuple[Any, ...], list[Run]] = {}
+        groups: dict[tuple[Any, ...], list[Run]] = {}
         for identity, run in identified(self.runs):
-            found.setdefault(identity.setting, []).append(run)
-        return found
+            groups.setdefault(identity.setting, []).append(run)
+        return groups
 
     def summary(self) -> dict[str, Summary]:
         """Top-1 accuracy with mean, 95 % interval and n (fractions), one entry for each group of runs that may be pooled.
@@ -343,13 +343,13 @@ class Record(Strict):
         for identity, run in identified(self.runs):
             if run.top1 is not None:
                 groups.setdefault(identity[1:], {})[self.synthesis_seed, run.seed] = run.top1
-        names = Identity._fields[1:]
+        names = RunIdentity._fields[1:]
         differ = [name for name, values in zip(names, zip(*groups, strict=True), strict=False) if len(set(values)) > 1]
-        shown = [name for name in names if name in {"device", "precision", "threads", *differ}]
+        named = [name for name in names if name in {"device", "precision", "threads", *differ}]
 
         def label(group: tuple[Any, ...]) -> str:
             values = dict(zip(names, group, strict=True))
-            return ", ".join(f"{name} {values[name]!s:.12}" for name in shown)
+            return ", ".join(f"{name} {values[name]!s:.12}" for name in named)
 
         return {label(group): summarize(samples) for group, samples in groups.items()}
 
@@ -386,12 +386,12 @@ class Record(Strict):
         """SHA-256 of the key, 64 hex digits: what `supersedes` of another record names."""
         return digest(self.key())
 
-    def run(self, identity: Identity) -> Run | None:
-        """The stored run of that identity (see `identified`), if there is one."""
+    def run(self, identity: RunIdentity) -> Run | None:
+        """Find the run of that identity (see `identified`), if there is one."""
         return next((run for own, run in identified(self.runs) if own == identity), None)
 
     def to_json(self) -> str:
-        """The file's text: sorted keys, two-space indent, a newline at the end."""
+        """Write the file's text: sorted keys, two-space indent, a newline at the end."""
         value = self.model_dump(mode="json", by_alias=True)
         if value["submission"] is None:  # fields that came later: records without them keep their text
             del value["submission"]
@@ -413,24 +413,24 @@ class Record(Strict):
             raise UsageError(f"{where}: not a JSON record: {error}") from error
 
 
-def identified(runs: Iterable[Run], codes: Mapping[str, str] | None = None) -> list[tuple[Identity, Run]]:
+def identified(runs: Iterable[Run], codes: Mapping[str, str] | None = None) -> list[tuple[RunIdentity, Run]]:
     """Runs with their identities; one that does not say which code made its set has the code that `codes` knows of it.
 
     `codes` are those of the runs themselves (`codes_of`) if none are given.
     """
-    given = list(runs)
-    known = codes_of(given) if codes is None else codes
-    return [(run.identity()._replace(code=run.code or known.get(run.synset or "")), run) for run in given]
+    every = list(runs)
+    known = codes_of(every) if codes is None else codes
+    return [(run.identity()._replace(code=run.code or known.get(run.synset or "")), run) for run in every]
 
 
 def codes_of(runs: Iterable[Run]) -> dict[str, str]:
-    """The code behind sets, by their hash, as runs tell it: equal hashes are equal bits. Of two codes the newest run's."""
+    """Read from runs the code behind sets, by their hash: equal hashes are equal bits. Of two codes the newest run's."""
     telling = [run for run in runs if run.synset and run.code]
     return {str(run.synset): str(run.code) for run in sorted(telling, key=lambda run: run.date)}
 
 
 def now() -> str:
-    """The present moment in UTC, to the second, as a run's `date` is written."""
+    """Give the present moment in UTC, to the second, as a run's `date` is written."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

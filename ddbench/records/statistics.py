@@ -2,7 +2,8 @@
 
 A sample is keyed by (synthesis seed, evaluation seed). With two or more synthesis seeds the units of an interval
 or a test are the per-seed means; with one they are its evaluation runs, and the interval says nothing about how
-another synthesis would fare. All intervals are Student's t, at 95 % unless said.
+another synthesis would fare. All intervals are Student's t, at 95 % unless said; tests hold them to SciPy's. Quantiles
+come from `scipy.special`: importing `scipy.stats` takes a second more, and `ddbench table` is to take less.
 """
 
 import math
@@ -73,17 +74,12 @@ class Pair(Generic[Name]):
     adjusted: float | None
 
     def told_apart(self, alpha: float = 0.05) -> bool:
-        """Whether a is above b after correction; a pair without a test never is."""
+        """Tell whether a is above b after correction; a pair without a test never is."""
         return self.adjusted is not None and self.adjusted < alpha and self.difference.mean > 0
 
 
-def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean of one or more values."""
-    return fmean(values)
-
-
 def std(values: Sequence[float]) -> float | None:
-    """The sample standard deviation (n - 1 in the denominator); None for one value."""
+    """Compute the sample standard deviation (n - 1 in the denominator); None for one value."""
     if len(values) < 2:
         return None
     centre = fmean(values)
@@ -91,7 +87,7 @@ def std(values: Sequence[float]) -> float | None:
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """The t interval of the mean: mean -+ t(n - 1) * std / sqrt(n); None for one value. Not clipped to [0, 1]."""
+    """Compute the t interval of the mean: mean -+ t(n - 1) * std / sqrt(n); None for one value. Not clipped to [0, 1]."""
     spread = std(values)
     if spread is None:
         return None
@@ -100,7 +96,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
 
 
 def units(samples: Samples) -> dict[int, float]:
-    """What varies: per-seed means by synthesis seed where there are two or more, else values by evaluation seed."""
+    """Give what varies: per-seed means by synthesis seed where there are two or more, else values by evaluation seed."""
     groups = _by_synthesis(samples)
     if len(groups) == 1:
         return next(iter(groups.values()))
@@ -169,7 +165,7 @@ def unpaired_difference(a: Sequence[float], b: Sequence[float], level: float = 0
 
 
 def linear_combination(terms: Sequence[tuple[float, Sequence[float]]], level: float = 0.95) -> Difference:
-    """The sum of weight * mean over independent samples, tested against 0; no test where a sample is a single value.
+    """Test the sum of weight * mean over independent samples against 0; no test where a sample is a single value.
 
     error^2 = sum weight_i^2 s_i^2 / n_i, with the degrees of freedom of Welch and Satterthwaite. At least one term.
     """
@@ -184,7 +180,7 @@ def linear_combination(terms: Sequence[tuple[float, Sequence[float]]], level: fl
 
 
 def combine(terms: Sequence[tuple[float, Samples]], level: float = 0.95) -> Difference:
-    """The sum of weight * mean over cells, tested against 0, as `compare` does for two.
+    """Test the sum of weight * mean over cells against 0, as `compare` does for two.
 
     Cells on the same seeds are first added up seed by seed, so that what they share (one set under two protocols)
     counts as it should; cells on other seeds count as independent.
@@ -211,14 +207,13 @@ def compare(a: Samples, b: Samples, level: float = 0.95) -> Difference:
 
 
 def equivalent(a: Samples, b: Samples, margin: float, alpha: float = 0.05) -> tuple[bool, Difference]:
-    """Whether two cells are shown to differ by less than `margin`: two one-sided tests, each at alpha (TOST).
+    """Test whether two cells differ by less than `margin`: two one-sided tests, each at alpha (TOST).
 
     Both reject where the interval of level 1 - 2 alpha lies within (-margin, margin) (Schuirmann, 1987), which is the
     interval of the difference that comes along. Cells without a test are not shown to be equivalent.
     """
-    found = compare(a, b, 1 - 2 * alpha)
-    inside = found.low is not None and found.high is not None and -margin < found.low and found.high < margin
-    return inside, found
+    gap = compare(a, b, 1 - 2 * alpha)
+    return gap.low is not None and gap.high is not None and -margin < gap.low and gap.high < margin, gap
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -243,17 +238,18 @@ def pairwise(
     Intervals are of one difference each, not adjusted. Pairs without a test do not count.
     """
     chosen = [(a, b) for a, b in combinations(_ranked(cells), 2) if against is None or a in against or b in against]
-    found = [compare(cells[a], cells[b], level) for a, b in chosen]
-    tested = iter(holm([each.p for each in found if each.p is not None]))
+    differences = [compare(cells[a], cells[b], level) for a, b in chosen]
+    tested = iter(holm([each.p for each in differences if each.p is not None]))
     return [
-        Pair(a, b, each, None if each.p is None else next(tested)) for (a, b), each in zip(chosen, found, strict=True)
+        Pair(a, b, each, None if each.p is None else next(tested))
+        for (a, b), each in zip(chosen, differences, strict=True)
     ]
 
 
 def rank_ranges(
     cells: Mapping[Name, Samples], pairs: Sequence[Pair[Name]], alpha: float = 0.05
 ) -> dict[Name, tuple[int, int]]:
-    """The first and the last rank that each cell may have, best mean first.
+    """Give the first and the last rank that each cell may have, best mean first.
 
     First: 1 + how many are told apart above it; last: the number of cells less how many are told apart below it. Two
     cells whose ranges overlap may or may not be told apart: the pair says. `pairs` are all pairs of the cells.
@@ -265,7 +261,7 @@ def rank_ranges(
 
 
 def ties_with_best(cells: Mapping[Name, Samples], alpha: float = 0.05) -> tuple[Name, set[Name]]:
-    """The cell with the highest mean, and all that are not told apart from it (p >= alpha), itself among them.
+    """Find the cell with the highest mean, and all that are not told apart from it (p >= alpha), itself among them.
 
     Where no test is possible (one value on both sides) only an equal value ties. Not corrected for the number of
     comparisons: a table's mark is a reading aid, not a claim. At least one cell is needed.
@@ -308,7 +304,7 @@ def _tested(gap: float, error: float, freedom: float, n: int, test: str, level: 
 
 
 def t_quantile(freedom: float, level: float) -> float:
-    """How many standard errors a two-sided t interval of that level reaches on either side."""
+    """Give the number of standard errors that a two-sided t interval of that level reaches on either side."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + level) / 2))

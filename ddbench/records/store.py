@@ -11,7 +11,7 @@ from typing import Any
 
 from ddbench.errors import UsageError
 from ddbench.hashing import digest
-from ddbench.records.record import Identity, Record, Run, Snapshot, identified
+from ddbench.records.record import Record, Run, RunIdentity, Snapshot, identified
 from ddbench.records.submission import Submission
 from ddbench.settings import results_dir
 from ddbench.system.files import locked, read_text, write_atomic
@@ -28,7 +28,7 @@ class RecordStore:
         self.root = Path(root)
 
     def path(self, key: Mapping[str, Any]) -> Path:
-        """Where the record with that key (see `Record.key`) is kept."""
+        """Give the file of the record with that key (see `Record.key`)."""
         parts = (key["method"], budget_label(key["budget"]).replace(" ", ""), key["student_network"])
         name = "_".join(safe_name(part, 48) for part in parts)
         folder = self.root / safe_name(key["dataset"]) / safe_name(key["protocol"])
@@ -53,7 +53,7 @@ class RecordStore:
         return path
 
     def find(self, key: Mapping[str, Any]) -> Record | None:
-        """The stored record with that key (see `Record.key`), or None."""
+        """Read the stored record with that key (see `Record.key`); None if there is none."""
         path = self.path(key)
         if not path.is_file():
             return None
@@ -62,11 +62,11 @@ class RecordStore:
         return record
 
     def paths(self) -> list[Path]:
-        """The files of all records, sorted; UsageError where the root is not a folder."""
+        """List the files of all records, sorted; UsageError where the root is not a folder."""
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"{self.root}: a folder of records is needed, this is a file")
-        found = (path for path in self.root.rglob("*.json") if not _hidden(path.relative_to(self.root)))
-        return sorted(found)
+        files = (path for path in self.root.rglob("*.json") if not _hidden(path.relative_to(self.root)))
+        return sorted(files)
 
     def __iter__(self) -> Iterator[Record]:
         """Read every record, in the order of the files; UsageError at the first that is broken."""
@@ -93,7 +93,7 @@ def read_record(path: Path) -> Record:
 def merge(
     stored: Record, new: Record, *, retry_failed: bool = False, again: bool = False, where: str = "record"
 ) -> Record:
-    """The stored record with the new one's runs added.
+    """Add the new record's runs to the stored one.
 
     Equal identity: the stored run stays, with the snapshots of both, unless it failed and `retry_failed`; then a run that
     failed before it had a set also gives way to any new run of its seed and setting. With `again` every run gives way to
@@ -107,7 +107,7 @@ def merge(
     if stored.submission and new.submission and not stored.submission.same_claim(new.submission):
         raise UsageError(f"{where}: holds a submission of {stored.submission.name!r}, which only its authors add to")
     kept = [old for old in stored.runs if not any(_gives_way(old, run, retry_failed, again) for run in new.runs)]
-    runs: dict[Identity, Run] = {}
+    runs: dict[RunIdentity, Run] = {}
     for identity, run in identified([*kept, *new.runs]):
         old = runs.get(identity)
         if old is None or (retry_failed and old.status == "failed"):
@@ -133,13 +133,13 @@ def budget_label(budget: Mapping[str, Any]) -> str:
 
 
 def budget_size(label: str) -> tuple[int, float]:
-    """What sorts budgets in words: images per class, then fractions, then all; the smaller first."""
+    """Key that sorts budgets in words: images per class, then fractions, then all; the smaller first."""
     kind, _, size = label.partition(" ")
     return ("ipc", "frac", "all").index(kind), float(size or 0)
 
 
 def _united_claims(stored: Record, new: Record) -> Submission | None:
-    """The claim with the files of both; the stored one's words and addresses stay."""
+    """Unite two claims, with the files of both; the stored one's words and addresses stay."""
     if stored.submission is None or new.submission is None:
         return stored.submission or new.submission
     return stored.submission.model_copy(update={"files": new.submission.files | stored.submission.files})
@@ -147,12 +147,12 @@ def _united_claims(stored: Record, new: Record) -> Submission | None:
 
 def _with_snapshots(run: Run, more: Sequence[Snapshot]) -> Run:
     """A run with further accuracies on the way; of two at one step the stored one counts."""
-    found = {each.step: each for each in (*more, *(run.snapshots or ()))}
-    return run.model_copy(update={"snapshots": [found[step] for step in sorted(found)]})
+    points = {each.step: each for each in (*more, *(run.snapshots or ()))}
+    return run.model_copy(update={"snapshots": [points[step] for step in sorted(points)]})
 
 
 def _gives_way(old: Run, new: Run, retry_failed: bool, again: bool) -> bool:
-    """Whether a new run takes a stored one's place though their identities may differ; unknown code is any code."""
+    """Tell whether a new run takes a stored one's place though their identities may differ; unknown code is any code."""
     if old.code not in (None, new.code):
         return False
     if again and (new.synset is not None or old.synset is None):  # no set came of it: what was scored before stays
@@ -172,7 +172,7 @@ def _place(run: Run) -> tuple[Any, ...]:
 
 
 def _sorted(record: Record) -> Record:
-    """The record with its runs in the order of their identities, so that the file does not tell who came first."""
+    """Sort the runs of a record in the order of their identities, so that the file does not tell who came first."""
 
     def order(run: Run) -> tuple[Any, ...]:
         return run.identity().order

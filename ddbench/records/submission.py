@@ -45,7 +45,7 @@ class SharedFile(Strict):
 
 
 class Submission(Strict):
-    """Who claims the runs of a record.
+    """Claim of the runs of a record.
 
     Attributes:
         name: of the submission, for tables.
@@ -65,5 +65,5 @@ class Submission(Strict):
     appeal: Words | None = None
 
     def same_claim(self, other: "Submission") -> bool:
-        """Whether the same people claim: equal in name and authors."""
+        """Tell whether the same people claim: equal in name and authors."""
         return (self.name, self.authors) == (other.name, other.authors)

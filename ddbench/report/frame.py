@@ -14,7 +14,7 @@ import pandas as pd
 
 from ddbench.errors import UsageError, unknown
 from ddbench.hashing import digest
-from ddbench.records.record import Identity, Record, Run, codes_of, identified
+from ddbench.records.record import Record, Run, RunIdentity, codes_of, identified
 from ddbench.records.statistics import Samples, summarize, ties_with_best
 from ddbench.records.store import budget_label, merge
 from ddbench.report import columns
@@ -187,9 +187,9 @@ def _refuse_mixed(records: Iterable[Record]) -> None:
             )
 
 
-def _groups(records: Sequence[Record]) -> Iterable[tuple[str, tuple[Identity, list[Entry]]]]:
+def _groups(records: Sequence[Record]) -> Iterable[tuple[str, tuple[RunIdentity, list[Entry]]]]:
     buckets: dict[tuple[Any, ...], list[Entry]] = {}
-    first: dict[tuple[Any, ...], Identity] = {}
+    first: dict[tuple[Any, ...], RunIdentity] = {}
     codes = codes_of(run for record in records for run in record.runs)
     for record in records:
         group = digest(record.group_key())
@@ -205,13 +205,13 @@ def _groups(records: Sequence[Record]) -> Iterable[tuple[str, tuple[Identity, li
                 yield digest([group, list(setting), teacher, synset]), (identity, part)
 
 
-def _told(identity: Identity) -> tuple[Any, ...]:
+def _told(identity: RunIdentity) -> tuple[Any, ...]:
     """A setting without the code where that is unknown, as it was before runs told: such groups keep their names."""
     known = (identity.code, identity.synthesis, identity.training) != (None, 1, 1)
     return identity.setting if known else identity.setting[:-3]
 
 
-def _former(record: Record, run: Identity) -> bool:
+def _former(record: Record, run: RunIdentity) -> bool:
     """Whether runs are of code that is no longer there; unknown code, and what is not installed, might be."""
     if run.training < code.TRAINING or (run.synthesis < code.SYNTHESIS and not record.imported):
         return True
@@ -238,7 +238,7 @@ def _sets_differ(entries: list[Entry]) -> bool:
     return any(len(hashes) > 1 for hashes in sets.values())
 
 
-def _row(group: str, identity: Identity, entries: list[Entry], replaced: Collection[str | None]) -> dict[str, Any]:
+def _row(group: str, identity: RunIdentity, entries: list[Entry], replaced: Collection[str | None]) -> dict[str, Any]:
     record, _ = entries[0]
     good = [(record, run) for record, run in entries if run.status == "ok"]
     row = _identity_columns(record) | {name: getattr(identity, name) for name in SETTING}

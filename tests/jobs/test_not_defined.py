@@ -9,14 +9,13 @@ from typer.testing import CliRunner
 
 import ddbench
 from ddbench import plugins
-from ddbench.budget import Budget
 from ddbench.cli.app import app
 from ddbench.distillation.method import Hyper, Method
 from ddbench.errors import DDBenchError, NotDefined, UsageError
 from ddbench.extras.demo import DemoPlan, run_demo
 from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import Outcome, attempt
-from ddbench.jobs.sweep import Cell, Sweep, run_cells
+from ddbench.jobs.sweep import Cell, run_cells
 from ddbench.records.store import RecordStore
 from ddbench.settings import cache_dir, results_dir
 from ddbench.training.compute import Compute
@@ -30,9 +29,9 @@ def command(*words):
 
 
 def grid(*overrides, **changes):
-    fields = {"methods": ["toy"], "protocols": ["toy-hard-v1"], "seeds": (0, 1), "recipe": "generic"}
-    common = {"datasets": [DataName("digits")], "budgets": [Budget(ipc=1)], "overrides": overrides}
-    return Sweep(**{**common, **fields, **changes})
+    import toybox
+
+    return replace(toybox.a_grid(overrides), **{"protocols": ["toy-hard-v1"], "synthesis_seeds": (0,), **changes})
 
 
 def runs():

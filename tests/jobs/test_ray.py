@@ -22,10 +22,9 @@ from ddbench.budget import Budget
 from ddbench.cli.app import INTERRUPTED
 from ddbench.errors import CannotWrite, DDBenchError, UsageError
 from ddbench.jobs import ray_engine
-from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import ATTEMPTS, Backlog, Outcome, Work
 from ddbench.jobs.ray_engine import RayEngine, room, run_there
-from ddbench.jobs.sweep import Sweep, run_cells
+from ddbench.jobs.sweep import run_cells
 from ddbench.records.store import RecordStore
 from ddbench.settings import cache_dir, results_dir
 from ddbench.system.files import held, locked
@@ -278,16 +277,9 @@ def test_what_ends_the_run():
 
 def cells(*overrides):
     """Sets of eight steps each, and quick ones of real images."""
-    slow = Sweep(
-        methods=["toy"],
-        datasets=[DataName("digits")],
-        budgets=[Budget(ipc=1)],
-        protocols=["toy-hard-v1", "toy-soft-v1"],
-        seeds=(0, 1),
-        synthesis_seeds=(0, 1),
-        recipe="generic",
-        overrides=["steps=8", *overrides],
-    )
+    import toybox
+
+    slow = toybox.a_grid(["steps=8", *overrides])
     quick = replace(slow, methods=["random"], budgets=[Budget(ipc=1), Budget(ipc=3)], recipe=None, overrides=())
     return slow.cells() + quick.cells()
 
@@ -360,15 +352,10 @@ def test_a_cluster_of_its_own_gives_the_same_records(toys, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_a_failing_job_is_recorded_and_the_others_go_on(toys, cluster):
-    failing = Sweep(
-        methods=["toy"],
-        datasets=[DataName("digits")],
-        budgets=[Budget(ipc=1)],
-        protocols=["toy-hard-v1"],
-        seeds=(0,),
-        recipe="generic",
-        overrides=["fail=bug"],
-    )
+    import toybox
+
+    few = {"protocols": ["toy-hard-v1"], "seeds": (0,), "synthesis_seeds": (0,)}
+    failing = replace(toybox.a_grid(["fail=bug"]), **few)
     report = ddbench.sweep(failing, engine=RayEngine(address=cluster.address))
     assert report.exit_code() == 1 and [reason for _, reason in report.failed] == ["RuntimeError: a bug of two lines"]
     dying = replace(failing, overrides=["fail=die", "steps=8"])

@@ -1,11 +1,12 @@
 """Sweeps: nothing lost, nothing doubled, nothing done twice, whatever happens."""
 
 import errno
-import json
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import contents
 import pytest
 import torch
 
@@ -15,39 +16,20 @@ from ddbench.data.registry import load_dataset
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import PRELOAD
-from ddbench.jobs.sweep import Cell, Sweep, run_cells
+from ddbench.jobs.sweep import Cell, run_cells
 from ddbench.records.store import RecordStore
 from ddbench.settings import cache_dir, results_dir
 from ddbench.training.compute import Compute
 
-VOLATILE = ("date", "seconds", "commit", "dirty", "versions")
-
 
 def grid(**changes):
-    fields = {
-        "methods": ["toy"],
-        "datasets": [DataName("digits")],
-        "budgets": [Budget(ipc=1)],
-        "protocols": ["toy-hard-v1", "toy-soft-v1"],
-        "seeds": (0, 1),
-        "synthesis_seeds": (0, 1),
-        "recipe": "generic",
-    }
-    return Sweep(**{**fields, **changes})
+    import toybox
+
+    return replace(toybox.a_grid([]), **changes)
 
 
 def content(root=None):
-    """Records without dates, seconds and versions: what must not depend on how they came about."""
-    found = {}
-    for path in sorted(Path(root or results_dir()).rglob("*.json")):
-        plain = json.loads(path.read_text())
-        for run in plain["runs"]:
-            for name in VOLATILE:
-                run.pop(name)
-        for facts in plain["synsets"].values():
-            facts.pop("cost"), facts.pop("environment")
-        found[str(path.relative_to(root or results_dir()))] = plain
-    return found
+    return contents.content(root or results_dir())
 
 
 def runs(root=None):

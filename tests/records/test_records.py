@@ -194,12 +194,12 @@ def test_more_problems_are_counted():
 TEXTS = ["", "{", "[]", "null", '{"note": "a", "note": "b"}', "[" * 5000, '{"budget": NaN}']
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_what_is_no_record_is_refused(tmp_path, text):
-    path = tmp_path / "broken.json"
-    path.write_text(text)
-    with pytest.raises(UsageError, match=r"broken\.json"):
-        read_record(path)
+@pytest.mark.parametrize("content", [*(text.encode() for text in TEXTS), b"\xff\xfe\x00"])
+def test_what_is_no_record_is_refused(tmp_path, content):
+    (tmp_path / "broken.json").write_bytes(content)
+    for read in (lambda: read_record(tmp_path / "broken.json"), lambda: list(RecordStore(tmp_path))):
+        with pytest.raises(UsageError, match=r"broken\.json"):
+            read()
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
@@ -209,12 +209,6 @@ def test_numbers_are_finite(number):
             Record.from_json(json.dumps(broken), "file")
         with pytest.raises(ValidationError):
             Record.model_validate(broken)
-
-
-def test_bytes_that_are_no_text_are_refused(tmp_path):
-    (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UsageError, match=r"a\.json"):
-        list(RecordStore(tmp_path))
 
 
 def test_now_is_a_date_of_a_run():
@@ -272,22 +266,17 @@ def test_the_file_does_not_tell_who_came_first(tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_the_stored_run_stays(tmp_path):
+def test_the_stored_run_stays_unless_it_failed_and_a_retry_is_asked_for(tmp_path):
     store = RecordStore(tmp_path)
-    store.add(record([run(top1=0.5)]))
-    store.add(record([run(top1=0.9)]), retry_failed=True)
-    assert store.find(record().key()).runs[0].top1 == 0.5
 
+    def stored(new, **how):
+        store.add(record([new]), **how)
+        (one,) = store.find(record().key()).runs
+        return one.status, one.top1
 
-def test_a_failed_run_is_replaced_only_on_request(tmp_path):
-    store = RecordStore(tmp_path)
-    store.add(record([failed()]))
-    store.add(record([run()]))
-    assert store.find(record().key()).runs[0].status == "failed"
-    store.add(record([run()]), retry_failed=True)
-    assert store.find(record().key()).runs[0].status == "ok"
-    store.add(record([failed()]), retry_failed=True)
-    assert store.find(record().key()).runs[0].status == "ok"
+    assert stored(failed()) == stored(run(top1=0.5)) == ("failed", None)
+    assert stored(run(top1=0.5), retry_failed=True) == ("ok", 0.5)
+    assert stored(run(top1=0.9), retry_failed=True) == stored(failed(), retry_failed=True) == ("ok", 0.5)
 
 
 def test_a_run_that_never_began_gives_way_however_its_students_come_to_be_trained():
