@@ -24,7 +24,7 @@ from ddbench.synset.targets.distances import record_distances
 from ddbench.synset.teachers import Teacher
 from ddbench.system import code
 from ddbench.training.batches import Images, Labeller
-from ddbench.training.cache import Stage
+from ddbench.training.cache import Cache
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.sealed import Artifact
 
@@ -76,7 +76,7 @@ def stratified(labels: torch.Tensor, fraction: float, *key: Key) -> tuple[torch.
 
 
 @dataclass(frozen=True, eq=False)
-class Credit:
+class LoggedTeacher:
     """A trained network that a method used: what gives it, once the method is done, and facts to show with it."""
 
     teacher: Callable[[], Teacher]
@@ -112,7 +112,7 @@ class Task:
         self.dataset = self._describe(dataset.train.labels)
         self.teachers: dict[str, dict[str, Any]] = {}
         """Facts of the teachers used, by hash; a method adds to it, the set's provenance shows it."""
-        self.credits: dict[str, Credit] = {}
+        self.logged_teachers: dict[str, LoggedTeacher] = {}
         """What `credit` was told, by name."""
 
     def _describe(self, labels: torch.Tensor) -> TaskData:
@@ -211,7 +211,7 @@ class Task:
         shape = {"channels": data.channels, "side": data.side, "classes": len(data.class_names)}
         return networks.create(name or self.network, **shape, seed=self.stage_seed, key=key)
 
-    def stage(
+    def cached(
         self,
         name: str,
         key: Mapping[str, Any],
@@ -221,9 +221,9 @@ class Task:
 
         `build` must draw by `stage_seed`, never by the synthesis seed: runs of all seeds share the product.
         """
-        return self.open_stage(name, key).product(build)
+        return self.open_cache(name, key).product(build)
 
-    def open_stage(self, name: str, key: Mapping[str, Any]) -> Stage:
+    def open_cache(self, name: str, key: Mapping[str, Any]) -> Cache:
         """The stage itself, for products made of several entries (experts, committees)."""
         full = {
             "method": dict(key),
@@ -236,13 +236,13 @@ class Task:
                 {"synthesis": code.SYNTHESIS} if code.SYNTHESIS > 1 else {}
             ),  # what the first version made has no such field
         }
-        return Stage(name, full)
+        return Cache(name, full)
 
     def teacher(self, network: str, space: Space, recipe_hash: str, state: dict[str, torch.Tensor]) -> Teacher:
         """A trained network of this data set, with all that is needed to use it; see `Teacher`."""
         return Teacher.of(self._source, network=network, space=space, recipe_hash=recipe_hash, state=state)
 
-    def stage_teacher(self, stage: Stage, entry: str, make: Callable[[], Teacher]) -> Teacher:
+    def cached_teacher(self, stage: Cache, entry: str, make: Callable[[], Teacher]) -> Teacher:
         """The network that an entry of a stage names, made where it is missing; see `teachers.staged`."""
         return teachers.staged(stage, entry, make, keep=self.keep_teacher, recall=self.recall_teacher)
 
@@ -339,7 +339,7 @@ class Task:
         """Numbers for whoever watches: the loss, say."""
         self._reporter.metrics(step, metrics)
 
-    def credit(self, name: str, teacher: Callable[[], Teacher], *, role: str, **facts: Any) -> None:
+    def log_teacher(self, name: str, teacher: Callable[[], Teacher], *, role: str, **facts: Any) -> None:
         """Name a trained network that the result rests on, an expert say.
 
         When the method is done the runner measures its test accuracy, for people: no method sees it.
@@ -350,7 +350,7 @@ class Task:
             role: what such networks are called in the singular; those of one role are shown together.
             facts: plain data to keep with the hash and accuracy in the set's provenance: the epoch.
         """
-        self.credits[name] = Credit(teacher, {"role": role, "name": name, **facts})
+        self.logged_teachers[name] = LoggedTeacher(teacher, {"role": role, "name": name, **facts})
 
     def synset(
         self,

@@ -237,11 +237,11 @@ def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
 def credited(task: Task, dataset: Dataset, reporter: Reporter) -> dict[str, dict[str, Any]]:
     """Facts of the networks that a method credited, by hash, with their accuracies on the test split."""
     found = {}
-    for done, credit in enumerate(task.credits.values(), start=1):
+    for done, credit in enumerate(task.logged_teachers.values(), start=1):
         teacher = credit.teacher()
         accuracy = measured_accuracy(teacher, dataset, task.device)
         found[teacher.hash] = {**credit.facts, "network": teacher.network, "accuracy": accuracy}
-        reporter.advance("testing the networks used", done, len(task.credits))
+        reporter.advance("testing the networks used", done, len(task.logged_teachers))
     return found
 
 

@@ -16,7 +16,7 @@ from ddbench.synset.targets.soft import packed
 from ddbench.synset.teachers import require
 from ddbench.synset.views import training_count, training_images
 from ddbench.system import code
-from ddbench.training.cache import Stage
+from ddbench.training.cache import Cache
 from ddbench.training.loop import predict
 from ddbench.training.recipe import StudentRecipe
 
@@ -110,7 +110,7 @@ def _recorded(own: SynSet, lent: Targets, dataset: Dataset, device: torch.device
         made = record(asked, dataset, device, **how)
         return made.tensors, made.params
 
-    product = Stage(f"borrowed-{lent.kind}", {"set": asked.hash, **how, "code": code.TRAINING}).product(make)
+    product = Cache(f"borrowed-{lent.kind}", {"set": asked.hash, **how, "code": code.TRAINING}).product(make)
     return Targets(lent.kind, {**product.info, **drawn_by(lent.params.get("draw", "cycle"))}, product.tensors)
 
 

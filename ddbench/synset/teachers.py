@@ -25,7 +25,7 @@ from ddbench.synset.synset import MAX_CLASSES, MAX_SIDE, ODD
 from ddbench.system import code
 from ddbench.system.files import write_atomic
 from ddbench.training.batches import Images
-from ddbench.training.cache import Stage
+from ddbench.training.cache import Cache
 from ddbench.training.loop import accuracy, train
 from ddbench.training.recipe import StudentRecipe
 from ddbench.training.sealed import Artifact, look_sealed, read_sealed, write_sealed
@@ -158,7 +158,7 @@ def require(wanted: str) -> Teacher:
 
 
 def staged(
-    stage: Stage,
+    stage: Cache,
     entry: str,
     make: Callable[[], Teacher],
     *,
@@ -218,7 +218,7 @@ def reference_teacher(
         "code": code.TRAINING,
         "seed": seed,
     }
-    stage = Stage("reference-teacher", key)
+    stage = Cache("reference-teacher", key)
     return staged(stage, "product", lambda: _train_teacher(recipe, dataset, space, device, seed, progress))
 
 
@@ -267,7 +267,7 @@ def measured_accuracy(teacher: Teacher, dataset: Dataset, device: torch.device) 
 
 
 def roles(teachers: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Networks that `Task.credit` named, those of one role, network and epoch together, from a set's provenance.
+    """Networks that `Task.log_teacher` named, those of one role, network and epoch together, from a set's provenance.
 
     Yields:
         Role in the plural and words: "experts", "5 convnet-d3, epoch 4, test accuracy 41.2 to 43.0 %".

@@ -20,7 +20,7 @@ from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.sealed import Artifact, read_sealed, write_sealed
 
 
-class Stage:
+class Cache:
     """One product in the cache: a folder of sealed entries."""
 
     def __init__(self, name: str, key: Mapping[str, Any]) -> None:

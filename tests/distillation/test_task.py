@@ -127,15 +127,15 @@ def test_stages_are_shared_by_seeds_and_split_by_what_makes_them():
         calls.append(1)
         return {"x": torch.zeros(1)}, {}
 
-    a_task(seed=0).stage("part", {"k": 1}, build)
-    a_task(seed=9).stage("part", {"k": 1}, build)
+    a_task(seed=0).cached("part", {"k": 1}, build)
+    a_task(seed=9).cached("part", {"k": 1}, build)
     assert len(calls) == 1
     reserved = a_task()
     reserved.holdout(0.1)
     other_data = a_task(train=memory_split(*map(torch.clone, (load_dataset("digits").train.read(), torch.zeros(1438)))))
     other_seed = Task(load_dataset("digits"), Budget(ipc=2), "mlp", 0, CPU, stage_seed=1)
     for task, key in ((a_task(), {"k": 2}), (reserved, {"k": 1}), (other_data, {"k": 1}), (other_seed, {"k": 1})):
-        task.stage("part", key, build)
+        task.cached("part", key, build)
     assert len(calls) == 5
 
 
@@ -151,10 +151,10 @@ def test_networks_by_key():
 def test_networks_are_credited_by_name_and_made_later():
     task, asked = a_task(), []
     for epoch in (1, 2):
-        task.credit("expert 0", lambda: asked.append(1), role="expert", epoch=epoch)
-    task.credit("prior", lambda: asked.append(1), role="prior")
-    assert list(task.credits) == ["expert 0", "prior"] and asked == []
-    assert task.credits["expert 0"].facts == {"role": "expert", "name": "expert 0", "epoch": 2}
+        task.log_teacher("expert 0", lambda: asked.append(1), role="expert", epoch=epoch)
+    task.log_teacher("prior", lambda: asked.append(1), role="prior")
+    assert list(task.logged_teachers) == ["expert 0", "prior"] and asked == []
+    assert task.logged_teachers["expert 0"].facts == {"role": "expert", "name": "expert 0", "epoch": 2}
 
 
 def test_a_teacher_is_kept_under_its_hash():

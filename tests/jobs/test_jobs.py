@@ -214,7 +214,7 @@ def test_facts_of_a_teacher_that_is_credited_too_are_kept(toys, monkeypatch):
         task.teachers[one.hash] = {"label_weight": 0.5}
         task.teachers["f" * 64] = {"note": "not credited"}
         for name, teacher in (("one", one), ("two", two)):
-            task.credit(name, lambda teacher=teacher: teacher, role="teacher")
+            task.log_teacher(name, lambda teacher=teacher: teacher, role="teacher")
         return toybox.distill(task, hyper)
 
     monkeypatch.setattr(toybox, "METHOD", replace(toybox.METHOD, distill=distill))

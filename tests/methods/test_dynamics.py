@@ -199,7 +199,7 @@ def test_a_split_that_does_not_fit_in_memory_is_read_as_it_is_shown():
 def test_the_network_that_scored_is_credited():
     task = a_task()
     found = dynamics_of(task, fields_of())
-    credit = task.credits["scoring network 0"]
+    credit = task.logged_teachers["scoring network 0"]
     assert credit.teacher().hash == found.runs[0].network.hash and credit.facts["role"] == "scoring network"
 
 

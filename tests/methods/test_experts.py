@@ -335,14 +335,14 @@ def test_a_stopped_run_goes_on(group, trained, elsewhere):
 
 
 def test_the_other_of_two_processes_finds_what_the_first_made(trained, monkeypatch):
-    made, real = some(), stages.Stage.locked
+    made, real = some(), stages.Cache.locked
 
     def taken_meanwhile(self):
-        monkeypatch.setattr(stages.Stage, "locked", real)
+        monkeypatch.setattr(stages.Cache, "locked", real)
         some().train(2)
         return real(self)
 
-    monkeypatch.setattr(stages.Stage, "locked", taken_meanwhile)
+    monkeypatch.setattr(stages.Cache, "locked", taken_meanwhile)
     made.train(2)
     assert len(trained) == 4 and made.at(1, 2).isfinite().all()
 

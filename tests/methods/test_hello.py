@@ -294,7 +294,7 @@ def test_snapshots_are_the_training_stopped_after_their_epochs():
         train(network, images, labels, recipe, seed=seed_of(0, "weak-teachers"), loop=lambda s, t, e=last: range(s, e))
         assert all(torch.equal(tensor, teacher.state[name]) for name, tensor in network.state_dict().items())
     assert len({teacher.hash for teacher in found}) == 3
-    assert sorted(credit.facts["epoch"] for credit in task.credits.values()) == [2, 4, 6]
+    assert sorted(credit.facts["epoch"] for credit in task.logged_teachers.values()) == [2, 4, 6]
 
 
 def test_snapshots_are_shared_by_synthesis_seeds_and_by_choices_of_epochs():

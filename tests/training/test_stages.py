@@ -15,7 +15,7 @@ from ddbench.errors import CannotWrite, UsageError
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.pool import PRELOAD
 from ddbench.synset import teachers
-from ddbench.training.cache import Stage
+from ddbench.training.cache import Cache
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import train
 from ddbench.training.sealed import read_sealed, write_sealed
@@ -40,9 +40,9 @@ def file_of(stage):
 
 
 def test_a_product_is_built_once():
-    build, stage = Builder(), Stage("experts", {"lr": 0.1})
+    build, stage = Builder(), Cache("experts", {"lr": 0.1})
     first = stage.product(build)
-    second = Stage("experts", {"lr": 0.1}).product(build)
+    second = Cache("experts", {"lr": 0.1}).product(build)
     assert build.calls == 1 and first.hash == second.hash and len(first.hash) == 64
     assert torch.equal(second.tensors["x"], torch.arange(4.0)) and second.info == {"note": [1, "a"]}
     assert json.loads((stage.folder / "key.json").read_text()) == {"lr": 0.1}
@@ -50,7 +50,7 @@ def test_a_product_is_built_once():
 
 
 def test_an_entry_can_be_dropped():
-    stage = Stage("experts", {"lr": 0.1})
+    stage = Cache("experts", {"lr": 0.1})
     for name in ("000-001", "000-002"):
         stage.save(name, {"x": torch.zeros(2)})
     stage.drop("000-001")
@@ -59,15 +59,15 @@ def test_an_entry_can_be_dropped():
 
 
 def test_an_entry_in_the_making_has_a_checkpoint_until_it_is_sealed():
-    stage = Stage("squeeze", {"lr": 0.1})
+    stage = Cache("squeeze", {"lr": 0.1})
     for name in ("resnet18", "resnet50"):
         half = stage.checkpoint(name)
         half.interval = 0.0
         half.save_when_due(lambda name=name: {"step": 3, "network": {name: torch.ones(2)}})
     assert stage.entries() == [] and stage.load("resnet18") is None  # half an entry is none
-    again = Stage("squeeze", {"lr": 0.1}).checkpoint("resnet18").load()
+    again = Cache("squeeze", {"lr": 0.1}).checkpoint("resnet18").load()
     assert again["step"] == 3 and torch.equal(again["network"]["resnet18"], torch.ones(2))
-    assert Stage("squeeze", {"lr": 0.2}).checkpoint("resnet18").load() is None
+    assert Cache("squeeze", {"lr": 0.2}).checkpoint("resnet18").load() is None
     stage.save("resnet18", {"x": torch.zeros(1)})
     assert stage.checkpoint("resnet18").load() is None and stage.checkpoint("resnet50").load()["step"] == 3
     assert stage.entries() == ["resnet18"]
@@ -78,10 +78,10 @@ def test_every_difference_of_the_key_separates():
     build = Builder()
     keys = [{"lr": 0.1}, {"lr": 0.2}, {"lr": 0.1, "holdout": None}, {"lr": "0.1"}, {}]
     for key in keys:
-        Stage("experts", key).product(build)
-    Stage("other", keys[0]).product(build)
+        Cache("experts", key).product(build)
+    Cache("other", keys[0]).product(build)
     assert build.calls == len(keys) + 1
-    assert Stage("a", {"x": 1, "y": 2}).folder == Stage("a", {"y": 2, "x": 1}).folder
+    assert Cache("a", {"x": 1, "y": 2}).folder == Cache("a", {"y": 2, "x": 1}).folder
 
 
 def flip(path, place):
@@ -108,7 +108,7 @@ def write_other(path):
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_damaged_entry_is_made_again_with_a_warning(damage, caplog):
-    build, stage = Builder(), Stage("experts", {"lr": 0.1})
+    build, stage = Builder(), Cache("experts", {"lr": 0.1})
     first = stage.product(build)
     damage(file_of(stage))
     with caplog.at_level(logging.WARNING, "ddbench"):
@@ -119,7 +119,7 @@ def test_a_damaged_entry_is_made_again_with_a_warning(damage, caplog):
 
 
 def test_a_build_that_fails_leaves_nothing_and_can_be_repeated():
-    build, stage = Builder(), Stage("experts", {"lr": 0.1})
+    build, stage = Builder(), Cache("experts", {"lr": 0.1})
 
     def broken():
         raise RuntimeError("out of luck")
@@ -132,7 +132,7 @@ def test_a_build_that_fails_leaves_nothing_and_can_be_repeated():
 
 
 def test_entries_are_added_on_demand():
-    stage = Stage("experts", {"lr": 0.1})
+    stage = Cache("experts", {"lr": 0.1})
     for name in ("0-0", "0-1", "1-0"):
         stage.save(name, {"w": torch.full((2,), float(name[0]))}, {"epoch": int(name[-1])})
     assert stage.entries() == ["0-0", "0-1", "1-0"] and stage.load("2-0") is None
@@ -167,14 +167,14 @@ def test_two_processes_build_once(toys):
     for process in running:
         process.join()
     assert toys.count("stage") == 1
-    assert toys.count(Stage("slow", {}).load("product").hash) == 2
+    assert toys.count(Cache("slow", {}).load("product").hash) == 2
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(CannotWrite, match="cannot"):
-        Stage("experts", {}).product(Builder())
+        Cache("experts", {}).product(Builder())
 
 
 def test_checkpoints_keep_nested_states(tmp_path):

@@ -8,7 +8,7 @@ from ddbench.distillation.task import Held, Task
 from ddbench.synset.targets import targets_of
 from ddbench.synset.teachers import Teacher
 from ddbench.system.code import SYNTHESIS
-from ddbench.training.cache import Stage
+from ddbench.training.cache import Cache
 from ddbench.training.loop import predict, train
 
 from .pipeline import DecoupledHyper, recovered, space_of
@@ -37,7 +37,7 @@ def _accuracy(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, i
         "code": [CODE_VERSION, SYNTHESIS],
     }
 
-    stage = task.open_stage("prior", key)
+    stage = task.open_cache("prior", key)
 
     def measure() -> tuple[dict[str, Tensor], dict[str, float]]:
         return {}, {"accuracy": _measure(task, hyper, teacher, held, ipc, stage)}
@@ -45,7 +45,7 @@ def _accuracy(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, i
     return float(stage.product(measure).info["accuracy"])
 
 
-def _measure(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, ipc: int, stage: Stage) -> float:
+def _measure(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, ipc: int, stage: Cache) -> float:
     """Distil, train a student, and test it; what is stopped goes on at the stage's checkpoints, recovering or training."""
     only, training = {teacher.network: teacher}, stage.checkpoint("student")
     with task.apart(ipc, stage.checkpoint("product")):

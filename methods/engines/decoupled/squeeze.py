@@ -88,7 +88,7 @@ def squeeze(task: Task, fields: SqueezeFields, names: Sequence[str]) -> dict[str
     if len({teacher.space for teacher in made.values()}) > 1:
         raise UsageError(f"the teachers {', '.join(made)} read different spaces: choose weights of one normalisation")
     for name in made:
-        task.credit(f"teacher {name}", partial(made.__getitem__, name), role="teacher", weights=fields.weights)
+        task.log_teacher(f"teacher {name}", partial(made.__getitem__, name), role="teacher", weights=fields.weights)
     return made
 
 
@@ -100,7 +100,7 @@ def _teacher(task: Task, fields: SqueezeFields, name: str) -> Teacher:
         key["space"] = task.space("normalised").to_json()
     if fields.weights == "trained":
         key["recipe"] = recipe.model_dump(mode="json")
-    stage = task.open_stage("squeeze", key)
+    stage = task.open_cache("squeeze", key)
 
     def make() -> Teacher:
         if fields.weights == "pretrained":
@@ -114,7 +114,7 @@ def _teacher(task: Task, fields: SqueezeFields, name: str) -> Teacher:
                 _measure_statistics(task, network, space)
         return task.teacher(name, space, digest(stage.key), network.state_dict())
 
-    return task.stage_teacher(stage, ENTRY, make)
+    return task.cached_teacher(stage, ENTRY, make)
 
 
 def _train(task: Task, network: nn.Module, space: Space, recipe: StudentRecipe, checkpoint: Checkpoint) -> None:

@@ -213,7 +213,7 @@ def stand_in(task: Task, fields: EncoderFields) -> Teacher:
         "space": space.to_json(),
         "code": [CODE_VERSION, SYNTHESIS],
     }
-    stage = task.open_stage("stand-in", key)
+    stage = task.open_cache("stand-in", key)
 
     def make() -> Teacher:
         labels = task.dataset.labels
@@ -233,7 +233,7 @@ def stand_in(task: Task, fields: EncoderFields) -> Teacher:
         made = task.teacher(name, space, digest(stage.key), network.state_dict())
         return replace(made, class_names=tuple(task.dataset.class_names[label] for label in chosen))
 
-    return task.stage_teacher(stage, "teacher", make)
+    return task.cached_teacher(stage, "teacher", make)
 
 
 # Columns
@@ -242,7 +242,7 @@ def stand_in(task: Task, fields: EncoderFields) -> Teacher:
 def class_means(task: Task, encoder: Encoder) -> Tensor:
     """W [d, K]: the mean feature of each class's training images, divided by its length; the stage "class-means"."""
     key = {"encoder": encoder.hash, "space": encoder.space.to_json(), "side": encoder.side, "code": CODE_VERSION}
-    return task.stage("class-means", key, lambda: ({"columns": _class_means(task, encoder)}, {})).tensors["columns"]
+    return task.cached("class-means", key, lambda: ({"columns": _class_means(task, encoder)}, {})).tensors["columns"]
 
 
 @torch.no_grad()

@@ -192,7 +192,7 @@ def fitted(task: Task, fields: FitFields, start: Start, labels: Labeller, labell
         "space": space.to_json(),
         "code": [CODE_VERSION, ENCODERS_CODE, SYNTHESIS],
     }
-    stage = task.open_stage("projector", key)
+    stage = task.open_cache("projector", key)
 
     def make() -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         adapted = Adapted(start, factors, form)

@@ -67,7 +67,7 @@ class Experts:
         self._group = group or (1 if task.device.type == "cpu" else self._fitting())
         self._dsa = dsa_of(task)
         how = {"recipe": recipe.model_dump(mode="json"), "network": task.network, "space": space.to_json()}
-        self._stage = task.open_stage("experts", {**how, "dsa": list(self._dsa.ops), "code": CODE_VERSION})
+        self._stage = task.open_cache("experts", {**how, "dsa": list(self._dsa.ops), "code": CODE_VERSION})
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
         self._room = max(2, CACHE_BYTES // (4 * self.network.size))
 
@@ -90,7 +90,7 @@ class Experts:
         wanted = [{*range(upto + 1), last if expert in finishing else upto} for expert in range(self.count)]
         for expert, epochs in enumerate(wanted):
             made = partial(self._teacher, expert, max(epochs))
-            self._task.credit(f"expert {expert}", made, role="expert", epoch=max(epochs))
+            self._task.log_teacher(f"expert {expert}", made, role="expert", epoch=max(epochs))
         if self._work(wanted):
             with self._stage.locked():
                 while work := self._work(wanted):  # again if an entry to go on from turns out to be damaged
