@@ -23,7 +23,7 @@ from ddbench.synset.synset import SynSet
 from ddbench.synset.targets.distances import record_distances
 from ddbench.synset.teachers import Teacher
 from ddbench.system import code
-from ddbench.training.batches import Images, Labeller
+from ddbench.training.batch_schedule import Images, Labeller
 from ddbench.training.cache import Cache
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.sealed import Artifact
@@ -243,8 +243,8 @@ class Task:
         return Teacher.of(self._source, network=network, space=space, recipe_hash=recipe_hash, state=state)
 
     def cached_teacher(self, stage: Cache, entry: str, make: Callable[[], Teacher]) -> Teacher:
-        """The network that an entry of a stage names, made where it is missing; see `teachers.staged`."""
-        return teachers.staged(stage, entry, make, keep=self.keep_teacher, recall=self.recall_teacher)
+        """The network that an entry of a stage names, made where it is missing; see `teachers.cached`."""
+        return teachers.cached(stage, entry, make, keep=self.keep_teacher, recall=self.recall_teacher)
 
     def keep_teacher(self, teacher: Teacher) -> str:
         """Put a trained network into the cache and return its hash; what is made of it names it by that."""
@@ -257,7 +257,7 @@ class Task:
     def training_images(self, synset: SynSet) -> tuple[Images, torch.Tensor]:
         """What a student trains on, views expanded: float32 [N, C, H, W] in the set's space, int64 classes [N].
 
-        Views that are drawn batch by batch are the stream's, `BatchSchedule(seed, draw=ddbench.synset.views.drawn(synset))`.
+        Views that are drawn batch by batch are the schedule's, `BatchSchedule(seed, draw=ddbench.synset.views.drawn(synset))`.
         """
         return views.training_images(synset, self._source, self.device)
 

@@ -15,17 +15,18 @@ from ddbench.data.dataset import Dataset
 from ddbench.data.spaces import Transform, transform_for
 from ddbench.errors import JobFailed, NotScored, UsageError, first_problem
 from ddbench.evaluation.protocol import Protocol
+from ddbench.evaluation.reference_teacher import measured_accuracy, reference_teacher
 from ddbench.evaluation.sizes import bytes_of
 from ddbench.hashing import digest
 from ddbench.records.record import Record, Run, SynSetFacts, TeacherFacts, now
 from ddbench.synset.matched_recipe import Lender
 from ddbench.synset.synset import SynSet, check_dataset
 from ddbench.synset.targets import Binding, online_teacher, targets_of
-from ddbench.synset.teachers import Teacher, measured_accuracy, reference_teacher
+from ddbench.synset.teachers import Teacher
 from ddbench.synset.views import drawn, training_images
 from ddbench.system import code
 from ddbench.system.environment import commit, versions
-from ddbench.training.batches import BatchSchedule, Labeller
+from ddbench.training.batch_schedule import BatchSchedule, Labeller
 from ddbench.training.compute import Compute, check_devices
 from ddbench.training.loop import Training, accuracy, train
 from ddbench.training.recipe import StudentRecipe
@@ -134,14 +135,14 @@ class _Students:
         about |= {"compiled": execution.compiled, "stacked": stacked}
         try:
             labeller, kept = _labeller(recipe, self.synset, dataset, reference, device)
-            streams = [kept or BatchSchedule(seed, draw=drawn(self.synset)) for seed in seeds]
+            schedules = [kept or BatchSchedule(seed, draw=drawn(self.synset)) for seed in seeds]
             how: dict[str, Any] = {"labeller": labeller, "execution": execution, "progress": self.progress}
             if stacked:
-                done = train_together(students, images, classes, recipe, streams=streams, **how)
+                done = train_together(students, images, classes, recipe, schedules=schedules, **how)
             else:
                 done = [
-                    _outcome(student, images, classes, recipe, seed=seed, stream=stream, **how)
-                    for seed, student, stream in zip(seeds, students, streams, strict=True)
+                    _outcome(student, images, classes, recipe, seed=seed, schedule=schedule, **how)
+                    for seed, student, schedule in zip(seeds, students, schedules, strict=True)
                 ]
         except JobFailed as failure:  # of all of them: what labels, or the stack
             done = [failure for _ in seeds]
@@ -207,7 +208,7 @@ def _labeller(
         return None, None
     if recipe.labels == "targets":
         kind, _ = targets_of(synset)
-        return kind.bind(Binding(synset, dataset, device)), kind.stream(synset)
+        return kind.bind(Binding(synset, dataset, device)), kind.schedule(synset)
     if reference is None:
         raise UsageError("the student recipe asks for the reference teacher, which only a soft protocol has")
     in_its_space = replace(synset, space=reference.space, targets=online_teacher(reference))

@@ -31,8 +31,8 @@ from ddbench.settings import cache_dir
 from ddbench.system.environment import processor
 from ddbench.system.files import write_atomic
 from ddbench.training.compute import Compute
+from ddbench.training.memory import saved_activation_bytes
 from ddbench.training.recipe import Component, StudentRecipe
-from ddbench.training.saved_bytes import kept_bytes
 
 GROUP = "ddbench.costs"
 CODE_VERSION = 1  # raise when a probe here measures something else
@@ -228,7 +228,9 @@ class CostModel:
         with forked(0, "cost"):
             line = _fit(lambda count: step(noise(count)), device)
             sample = noise(SIZES[0])
-            kept = kept_bytes(lambda: network(sample), network.state_dict(keep_vars=True).values()) / len(sample)
+            kept = saved_activation_bytes(lambda: network(sample), network.state_dict(keep_vars=True).values()) / len(
+                sample
+            )
         return replace(line, kept=kept, weights=float(weights))
 
     def _probe_augment(self, part: Component) -> Line:

@@ -23,11 +23,10 @@ from ddbench.jobs.probe import PROBE_STEPS, Enough, Probe, brief
 from ddbench.randomness import rng
 from ddbench.synset.synset import SynSet
 from ddbench.system.rank import as_one_of
-from ddbench.training.batches import Batch, BatchSchedule, Labeller
+from ddbench.training.batch_schedule import Batch, BatchSchedule, Labeller, SoftLabels
 from ddbench.training.compute import Compute
 from ddbench.training.loop import predict, train
-from ddbench.training.losses import Answer
-from ddbench.training.meter import Meter
+from ddbench.training.memory import Meter
 from ddbench.training.recipe import StudentRecipe
 
 PROBE_SECONDS = 2.0  # of timed iterations of a phase, or steps; the first, which warms up, comes on top
@@ -264,8 +263,10 @@ class _StudentProbe:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         started = time.perf_counter()
-        stream = BatchSchedule(0, draw=self.draw)
-        train(network, images, classes, recipe, seed=0, labeller=self.labeller, stream=stream)  # reads the last loss
+        schedule = BatchSchedule(0, draw=self.draw)
+        train(
+            network, images, classes, recipe, seed=0, labeller=self.labeller, schedule=schedule
+        )  # reads the last loss
         return time.perf_counter() - started
 
     def test_seconds(self) -> float:
@@ -297,8 +298,8 @@ def _fixed_labels(recipe: StudentRecipe, dataset: Dataset, device: torch.device)
         return None
     classes = len(dataset.class_names)
 
-    def label(batch: Batch) -> Answer:
+    def label(batch: Batch) -> SoftLabels:
         zeros = torch.zeros(len(batch.index), classes + 2, device=device)
-        return Answer(zeros[:, :classes], zeros[:, classes:])
+        return SoftLabels(zeros[:, :classes], zeros[:, classes:])
 
     return label

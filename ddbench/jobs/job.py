@@ -18,19 +18,20 @@ from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
 from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
+from ddbench.evaluation.reference_teacher import measured_accuracy
 from ddbench.hashing import canonical_json, digest
 from ddbench.progress import Reporter
 from ddbench.records.record import Record
 from ddbench.settings import cache_dir
 from ddbench.synset.matched_recipe import Lender, borrow, lender_of
 from ddbench.synset.synset import SynSet, load, save
-from ddbench.synset.teachers import measured_accuracy, roles
+from ddbench.synset.teachers import roles
 from ddbench.system import code
 from ddbench.system.environment import environment, plugin
 from ddbench.system.files import locked
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.compute import Compute, check_devices
-from ddbench.training.meter import Meter
+from ddbench.training.memory import Meter
 
 log = logging.getLogger("ddbench")
 PRECISION = "float32"  # in the key of every set; what a recipe asks for is in the recipe, which is in the key too

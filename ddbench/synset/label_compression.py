@@ -7,7 +7,7 @@ step, uniformly with replacement.
 
 Differences from the paper:
 - how a share is rounded is *not established*: down, so that the result never exceeds the budget;
-- draws are keyed by the stream's seed and the step: all students of a set see the same ones, as of any replay;
+- draws are keyed by the schedule's seed and the step: all students of a set see the same ones, as of any replay;
 - crops, flips and mixes follow from a seed and a step and take no bytes, but a kept batch's step is stored: 8 bytes.
 """
 
@@ -118,7 +118,7 @@ class Packing:
         require_room(recipe, images, classes, self.encoding, self.topk, kept)
 
     def choose(self, total: int, kept: int, seed: int) -> torch.Tensor:
-        """Which of `total` label batches are kept: int64 [kept], rising; random ones by the stream's seed."""
+        """Which of `total` label batches are kept: int64 [kept], rising; random ones by the schedule's seed."""
         if self.keep == "first" or kept == total:
             return torch.arange(kept)
         if total > MOST:
@@ -169,7 +169,7 @@ def pack_labels(
         dataset: that it is of.
         packing: how.
         device: where teachers run.
-        seed: of the stream whose batches online teachers label; None: the set's synthesis seed, else 0.
+        seed: of the schedule whose batches online teachers label; None: the set's synthesis seed, else 0.
         loop: called with (0, label batches) for their numbers; None: `range`.
 
     Raises:
@@ -179,7 +179,7 @@ def pack_labels(
     """
     _, targets = targets_of(synset)
     if targets.kind == "replay" and seed not in (None, targets.params["seed"]):
-        raise UsageError(f"the labels are stored for the stream of seed {targets.params['seed']}, not of {seed}")
+        raise UsageError(f"the labels are stored for the schedule of seed {targets.params['seed']}, not of {seed}")
     own = synset.provenance.seed or 0 if seed is None else seed
     made = packed_targets(synset, dataset, packing, device, seed=own, loop=loop)
     return replace(synset, targets=made, provenance=_provenance(synset, made, packing))
@@ -257,10 +257,10 @@ def _provenance(synset: SynSet, made: Targets, packing: Packing) -> Provenance:
     if provenance.recipe_hash is not None:
         plain, before = provenance.recipe, provenance.recipe.get("labels")
         name = before.get("recipe") if isinstance(before, dict) else plain.get("name")
-        steps, stream = made.tensors.get("steps"), made.params.get("seed")
+        steps, seed = made.tensors.get("steps"), made.params.get("seed")
         labels = {"recipe": name, "batches": None if steps is None else len(steps), **asdict(packing)}
-        if stream not in (None, provenance.seed):
-            labels["seed"] = stream  # only then: synthesis seeds are draws of one cell
+        if seed not in (None, provenance.seed):
+            labels["seed"] = seed  # only then: synthesis seeds are draws of one cell
         changes["recipe"] = {**plain, "name": f"{name}+{packing.words()}", "labels": labels}
         changes["recipe_hash"] = digest(changes["recipe"])
     return provenance.model_copy(update=changes)

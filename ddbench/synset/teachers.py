@@ -1,7 +1,6 @@
 """Teachers: trained networks, kept by content, so that a soft label can always name who gave it."""
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,20 +13,14 @@ from torch import nn
 
 from ddbench import networks
 from ddbench.data.dataset import Dataset
-from ddbench.data.spaces import Space, make_space, transform_for
-from ddbench.data.streamed import ReadImages
+from ddbench.data.spaces import Space
 from ddbench.errors import UsageError
 from ddbench.hashing import tensors_digest
 from ddbench.networks.build import build
 from ddbench.randomness import forked
 from ddbench.settings import cache_dir
 from ddbench.synset.synset import MAX_CLASSES, MAX_SIDE, ODD
-from ddbench.system import code
-from ddbench.system.files import write_atomic
-from ddbench.training.batches import Images
 from ddbench.training.cache import Cache
-from ddbench.training.loop import accuracy, train
-from ddbench.training.recipe import StudentRecipe
 from ddbench.training.sealed import Artifact, look_sealed, read_sealed, write_sealed
 
 
@@ -138,10 +131,9 @@ def _shapes(teacher: Teacher) -> dict[str, tuple[int, ...]]:
         raise ValueError(f"images of {teacher.channels} x {teacher.side!r} pixels")
     if not 1 <= len(teacher.class_names) <= MAX_CLASSES:
         raise ValueError(f"{len(teacher.class_names)} classes")
-    ours = (
-        networks.parse(teacher.network).library is None
-    )  # a library's network is tried on images, which needs weights
-    with forked(0, "shapes"), torch.device("meta") if ours else contextlib.nullcontext():
+    # a library's network is tried on images, which needs weights
+    no_weights = torch.device("meta") if networks.parse(teacher.network).library is None else contextlib.nullcontext()
+    with forked(0, "shapes"), no_weights:
         network = build(teacher.network, channels=teacher.channels, side=teacher.side, classes=len(teacher.class_names))
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
@@ -157,20 +149,20 @@ def require(wanted: str) -> Teacher:
     return teacher
 
 
-def staged(
-    stage: Cache,
+def cached(
+    cache: Cache,
     entry: str,
     make: Callable[[], Teacher],
     *,
     keep: Callable[[Teacher], str] = keep,
     recall: Callable[[str], Teacher | None] = recall,
 ) -> Teacher:
-    """The teacher that an entry of a stage names, made where the entry or the teacher is missing.
+    """Return the teacher that an entry of a cache names, made where the entry or the teacher is missing.
 
     Of two processes one makes it, and the other then finds it.
 
     Args:
-        stage: how the teacher is made.
+        cache: how the teacher is made.
         entry: that names it by its hash.
         make: makes it.
         keep: puts a teacher where `recall` finds it, and returns its hash.
@@ -178,92 +170,17 @@ def staged(
     """
 
     def known() -> Teacher | None:
-        product = stage.load(entry)
+        product = cache.load(entry)
         return recall(product.info["teacher"]) if product else None
 
     teacher = known()
     if teacher is None:
-        with stage.locked():
+        with cache.locked():
             teacher = known()
             if teacher is None:
                 teacher = make()
-                stage.save(entry, {}, {"teacher": keep(teacher)})
+                cache.save(entry, {}, {"teacher": keep(teacher)})
     return teacher
-
-
-def reference_teacher(
-    recipe: StudentRecipe,
-    dataset: Dataset,
-    device: torch.device,
-    *,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> Teacher:
-    """The teacher of a soft protocol: trained once by `recipe` on the whole training split, in `normalised` space.
-
-    Args:
-        recipe: the teacher's recipe, part of the protocol's digest.
-        dataset: its training split is read; the test split is not.
-        device: where to train, if it is not cached.
-        seed: stage seed.
-        progress: called with (steps done, steps).
-    """
-    space = make_space("normalised", dataset)
-    key = {
-        "recipe": recipe.model_dump(mode="json"),
-        "dataset": dataset.id,
-        "split_hash": dataset.train.hash,
-        "space": space.to_json(),
-        "precision": "float32",
-        "code": code.TRAINING,
-        "seed": seed,
-    }
-    stage = Cache("reference-teacher", key)
-    return staged(stage, "product", lambda: _train_teacher(recipe, dataset, space, device, seed, progress))
-
-
-def _train_teacher(
-    recipe: StudentRecipe,
-    dataset: Dataset,
-    space: Space,
-    device: torch.device,
-    seed: int,
-    progress: Callable[[int, int], None] | None,
-) -> Teacher:
-    shape = {"channels": dataset.channels, "side": dataset.side}
-    network = networks.create(
-        recipe.network, **shape, classes=len(dataset.class_names), seed=seed, key=("reference-teacher",)
-    ).to(device)
-    train(
-        network, _images(dataset, space, device), dataset.train.labels.to(device), recipe, seed=seed, progress=progress
-    )
-    return Teacher.of(
-        dataset, network=recipe.network, space=space, recipe_hash=recipe.hash(), state=network.state_dict()
-    )
-
-
-def _images(dataset: Dataset, space: Space, device: torch.device) -> Images:
-    """The training split in a space, on the device; one that does not fit in memory is read when it is shown."""
-    transform = transform_for(space, dataset)
-    if not dataset.train.resident:
-        return ReadImages.of(dataset.train, transform, device)
-    return transform.encode(dataset.train.read().float() / 255).to(device)
-
-
-def measured_accuracy(teacher: Teacher, dataset: Dataset, device: torch.device) -> float:
-    """Top-1 of a sealed teacher on the test split, a fraction; measured once and kept beside the teacher.
-
-    For people and records only: no method ever sees it.
-    """
-    path = cache_dir() / "teachers" / f"{teacher.hash}.accuracy.json"
-    key = f"{dataset.id} {dataset.test.hash}"
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return float(kept[key])
-    except (OSError, ValueError, KeyError, TypeError):
-        measured = accuracy(teacher.module(device), dataset.test, transform_for(teacher.space, dataset), device).top1
-        write_atomic(path, json.dumps({key: measured}) + "\n")
-        return measured
 
 
 def roles(teachers: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from ddbench.networks import parse
 from ddbench.networks.build import build
 from ddbench.system import rank
 from ddbench.system.environment import find_device
-from ddbench.training.allocator import keep_freed_memory
+from ddbench.training.memory import keep_freed_memory
 from ddbench.training.precision import Execution, Switch, refuse_to_compile
 from ddbench.training.recipe import StudentRecipe
 

@@ -1,6 +1,6 @@
 """Students: one training loop and one test for every protocol, every teacher and every expert-free method.
 
-The set is resident on the device, or read as it is shown above 128 px; nothing draws from a shared stream (step t of
+The set is resident on the device, or read as it is shown above 128 px; nothing draws from a shared generator (step t of
 seed s always sees the same batch, augmentation and mix); the last step's network is what is scored.
 """
 
@@ -17,14 +17,15 @@ from ddbench.data.spaces import Transform
 from ddbench.data.streamed import ReadImages
 from ddbench.errors import JobFailed
 from ddbench.hashing import digest
-from ddbench.networks.ghost_batch_norm import group_batch_norms
+from ddbench.networks.ghost_batch_norm import use_ghost_batch_norm
 from ddbench.randomness import forked
-from ddbench.training import distributed
-from ddbench.training.batches import Batch, Batches, BatchSchedule, Images, Labeller
+from ddbench.training.batch_schedule import Batch, BatchSchedule, Images, Labeller
+from ddbench.training.batches import Batches
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.losses import LOSSES, Labels
 from ddbench.training.optimizers import OPTIMIZERS, SCHEDULES
 from ddbench.training.precision import Execution
+from ddbench.training.ranks import current
 from ddbench.training.recipe import StudentRecipe
 
 TESTED, TESTED_LARGE = 1000, 200  # images in a forward of the test, of splits in memory and of others (above 128 px)
@@ -44,7 +45,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Score:
+class Accuracy:
     """Accuracies on a test set, as fractions; top5 only where there are more than 10 classes."""
 
     top1: float
@@ -61,7 +62,7 @@ def train(
     seed: int,
     labeller: Labeller | None = None,
     progress: Callable[[int, int], None] | None = None,
-    stream: BatchSchedule | None = None,
+    schedule: BatchSchedule | None = None,
     loop: Loop | None = None,
     checkpoint: Checkpoint | None = None,
     observe: Callable[[Batch, torch.Tensor], None] | None = None,
@@ -74,10 +75,10 @@ def train(
         images: float32 [n, C, H, W] in the space that the student trains in, resident or read when they are shown.
         classes: int64 [n].
         recipe: what to do; its `network` is not read.
-        seed: evaluation seed; keys every draw that is not the stream's (dropout).
+        seed: evaluation seed; keys every draw that is not the schedule's (dropout).
         labeller: soft labels of a batch, if the recipe reads targets or a teacher.
         progress: called with (steps done, steps) now and then.
-        stream: whose batches, augmentation and mix to show; None: those of `seed`.
+        schedule: whose batches, augmentation and mix to show; None: those of `seed`.
         loop: called with (first step, steps) for the numbers of the steps, in order; None: `range`. Where it ends early,
             so does the training.
         checkpoint: where to save and resume; left as it is at the end. The state of another training is not taken.
@@ -88,9 +89,9 @@ def train(
         JobFailed: the loss is not finite.
         UsageError: the recipe names unknown parts or wrong parameters.
     """
-    started, ranks = time.perf_counter(), distributed.current()
-    stream = stream or BatchSchedule(seed)
-    batches = Batches(ranks.shared(images) if ranks else images, recipe, stream)
+    started, ranks = time.perf_counter(), current()
+    schedule = schedule or BatchSchedule(seed)
+    batches = Batches(ranks.read_in_shards(images) if ranks else images, recipe, schedule)
     loss_of = LOSSES.build(recipe.loss)
     factor = SCHEDULES.build(recipe.schedule)
     optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer)(network.parameters())
@@ -98,28 +99,29 @@ def train(
     steps = recipe.steps(len(images))
     steps_per_epoch = len(images) / min(recipe.batch, len(images))
     if recipe.bn_batch is not None:
-        group_batch_norms(network, recipe.bn_batch)
+        use_ghost_batch_norm(network, recipe.bn_batch)
     network.train()
     forward = (execution or Execution()).forward(ranks.forward(network) if ranks else network)
-    state = _State(checkpoint, network, optimizer, _identity(recipe, seed, stream, len(images)))
+    state = _State(checkpoint, network, optimizer, _identity(recipe, seed, schedule, len(images)))
     with forked(seed, "dropout"):
         done, loss, before = state.resume()
         for step in (loop or range)(done, steps):
             batch = batches.at(step)
-            said = labeller(batch) if labeller else None
-            labels = Labels.of(classes[batch.index], said, batch.permutation, batch.weight)
+            soft = labeller(batch) if labeller else None
+            labels = Labels.of(classes[batch.index], soft, batch.permutation, batch.weight)
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * factor(step, steps, steps_per_epoch)
-            given = forward(batch.images)
+            logits = forward(batch.images)
             if observe:
-                observe(batch, given.detach())
-            loss = loss_of(given, labels)
+                observe(batch, logits.detach())
+            loss = loss_of(logits, labels)
             optimizer.zero_grad()
             ranks.backward(loss, network) if ranks else loss.backward()
             optimizer.step()
             done = step + 1
             if step % CHECKED == 0 or done == steps:
-                _refuse_divergence(loss, step)
+                if not bool(torch.isfinite(loss)):
+                    raise diverged(float(loss.detach()), step)
                 if progress:
                     progress(done, steps)
             state.offer(done, loss, before + time.perf_counter() - started)
@@ -172,15 +174,10 @@ class _State:
             self.checkpoint.save_when_due(state)
 
 
-def _identity(recipe: StudentRecipe, seed: int, stream: BatchSchedule, images: int) -> str:
+def _identity(recipe: StudentRecipe, seed: int, schedule: BatchSchedule, images: int) -> str:
     """Which training a saved state is of."""
-    drawn = ["uniform"] if stream.uniform else []
-    return digest([recipe.model_dump(mode="json"), seed, stream.seed, stream.steps, images, *drawn])
-
-
-def _refuse_divergence(loss: torch.Tensor, step: int) -> None:
-    if not bool(torch.isfinite(loss)):
-        raise diverged(float(loss.detach()), step)
+    drawn = ["uniform"] if schedule.uniform else []
+    return digest([recipe.model_dump(mode="json"), seed, schedule.seed, schedule.steps, images, *drawn])
 
 
 def diverged(loss: float, step: int) -> JobFailed:
@@ -204,7 +201,7 @@ def predict(network: nn.Module, images: Images, batch: int | None = None) -> tor
     return torch.cat([network(images[part]) for part in places.split(batch)])
 
 
-def score(logits: torch.Tensor, labels: torch.Tensor) -> Score:
+def score(logits: torch.Tensor, labels: torch.Tensor) -> Accuracy:
     """Top-1, top-5 (more than 10 classes) and per-class accuracy, fractions, from logits [n, K] and int64 labels [n]."""
     known = logits.shape[1]
     right = (logits.argmax(1) == labels).double()
@@ -213,10 +210,10 @@ def score(logits: torch.Tensor, labels: torch.Tensor) -> Score:
     top5 = None
     if known > 10:
         top5 = float((logits.topk(5, dim=1).indices == labels[:, None]).any(1).double().mean())
-    return Score(float(right.mean()), top5, per_class)
+    return Accuracy(float(right.mean()), top5, per_class)
 
 
-def accuracy(network: nn.Module, split: Split, transform: Transform, device: torch.device) -> Score:
+def accuracy(network: nn.Module, split: Split, transform: Transform, device: torch.device) -> Accuracy:
     """Score a network on a split, read and mapped into the network's space batch by batch; JobFailed if it diverged."""
     logits = predict(network, ReadImages.of(split, transform, device)).cpu()
     if not bool(torch.isfinite(logits).all()):

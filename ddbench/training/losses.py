@@ -13,23 +13,11 @@ from torch.nn import functional as F
 
 from ddbench.errors import UsageError
 from ddbench.plugins import Components
+from ddbench.training.batch_schedule import SoftLabels
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a labeller says of a batch, where that is not logits alone.
-
-    Attributes:
-        logits: [b, K], see `Labels`; or none.
-        distances: [b, 2], see `Labels`; or none.
-    """
-
-    logits: torch.Tensor | None = None
-    distances: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -54,13 +42,13 @@ class Labels:
     def of(
         cls,
         classes: torch.Tensor,
-        said: torch.Tensor | Answer | None,
+        soft: torch.Tensor | SoftLabels | None,
         permutation: torch.Tensor | None = None,
         weight: float = 1.0,
     ) -> Self:
-        """The labels of a batch about which a labeller said logits, an `Answer`, or nothing."""
-        answer = said if isinstance(said, Answer) else Answer(said)
-        return cls(classes, answer.logits, permutation, weight, answer.distances)
+        """Join a batch's classes with what a labeller gave for it: logits, `SoftLabels`, or nothing."""
+        soft = soft if isinstance(soft, SoftLabels) else SoftLabels(soft)
+        return cls(classes, soft.logits, permutation, weight, soft.distances)
 
 
 Loss = Callable[[torch.Tensor, Labels], torch.Tensor]

@@ -21,12 +21,12 @@ from ddbench.distillation.method import find_method
 from ddbench.distillation.task import Task
 from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import Tier, find_protocol
+from ddbench.evaluation.reference_teacher import reference_teacher
 from ddbench.evaluation.sizes import bytes_of
 from ddbench.synset import teachers
 from ddbench.synset.matched_recipe import borrow
 from ddbench.synset.synset import SynSet, Targets, Views
 from ddbench.synset.targets.replay import record_replay
-from ddbench.synset.teachers import reference_teacher
 from ddbench.synset.views import drawn, expand, training_images
 from ddbench.training.compute import Compute
 from ddbench.training.loop import predict

@@ -39,9 +39,9 @@ def a_set(recipe, **changes):
 
 
 def labeller_of(synset):
-    """What labels the batches of a training on the set, and the stream that they must be of."""
+    """What labels the batches of a training on the set, and the schedule that they must be of."""
     kind, _ = targets_of(synset)
-    return kind.bind(Binding(synset, load_dataset("digits"), torch.device("cpu"))), kind.stream(synset)
+    return kind.bind(Binding(synset, load_dataset("digits"), torch.device("cpu"))), kind.schedule(synset)
 
 
 def with_tensor(name, change):

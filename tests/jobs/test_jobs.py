@@ -15,10 +15,10 @@ from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve
 from ddbench.errors import CannotWrite, JobFailed, NotScored, UsageError
 from ddbench.evaluation.protocol import find_protocol
+from ddbench.evaluation.reference_teacher import reference_teacher
 from ddbench.jobs.job import DataName, DistillJob, EvaluateJob, check_balance, check_budget, distill_job, evaluate_job
 from ddbench.jobs.pool import Outcome, Work, attempt, run_all
 from ddbench.synset.synset import load
-from ddbench.synset.teachers import reference_teacher
 from ddbench.system import code
 from ddbench.training.compute import Compute
 

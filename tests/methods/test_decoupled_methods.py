@@ -37,7 +37,8 @@ from ddbench.randomness import rng
 from ddbench.settings import cache_dir
 from ddbench.synset.targets import recording
 from ddbench.synset.teachers import recall
-from ddbench.training.batches import BatchSchedule, views_of
+from ddbench.training.batch_schedule import BatchSchedule
+from ddbench.training.batches import views_of
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.compute import Compute
 from ddbench.training.loop import predict, train

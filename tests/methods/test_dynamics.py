@@ -17,7 +17,8 @@ from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
 from ddbench.progress import Reporter
 from ddbench.randomness import seed_of
-from ddbench.training.batches import BatchSchedule, views_of
+from ddbench.training.batch_schedule import BatchSchedule
+from ddbench.training.batches import views_of
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import train
 

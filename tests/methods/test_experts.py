@@ -33,7 +33,7 @@ from ddbench.randomness import rng
 from ddbench.report.facts import set_facts
 from ddbench.training import cache as stages
 from ddbench.training.compute import Compute
-from ddbench.training.saved_bytes import kept_bytes
+from ddbench.training.memory import saved_activation_bytes
 
 CPU = torch.device("cpu")
 IMAGES = 70  # with batches of 25 an epoch has three steps, the last of 20 images
@@ -464,7 +464,7 @@ def test_a_damaged_entry_is_made_again(damaged, again, trained, caplog):
 
 def kept_of(network, images):
     vector = torch.zeros(network.size, requires_grad=True)
-    return kept_bytes(lambda: network(vector, images), [vector])
+    return saved_activation_bytes(lambda: network(vector, images), [vector])
 
 
 def test_how_many_train_at_once_follows_from_memory(monkeypatch):

@@ -47,7 +47,7 @@ from ddbench.synset.projection import (
 from ddbench.synset.synset import SynSet, Targets, load, save
 from ddbench.synset.targets import Binding, targets_of
 from ddbench.synset.teachers import Teacher
-from ddbench.training.batches import Batch
+from ddbench.training.batch_schedule import Batch
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.compute import Compute
 from ddbench.training.loop import train

@@ -360,7 +360,7 @@ def test_distances_are_of_the_teachers_logits_for_the_seeds_stream():
     assert targets.params["seed"] == SEED and targets.params["made_by"] == online.targets.params
     assert kind.bytes(synset) == {"targets": 5 * (8 * 2 * 2 + 8)}
     ask = task.labeller(online)
-    views = [*views_of(task.training_images(synset)[0], synset.student_recipe, kind.stream(synset))]
+    views = [*views_of(task.training_images(synset)[0], synset.student_recipe, kind.schedule(synset))]
     assert len(views) == 5
     for view, found in zip(views, targets.tensors["distances"], strict=True):
         assert torch.equal(distances(ask(view), synset.classes[view.index], view.permutation).half(), found)

@@ -24,7 +24,8 @@ from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.settings import cache_dir
 from ddbench.synset.matched_recipe import borrow
 from ddbench.synset.views import drawn, expand
-from ddbench.training.batches import BatchSchedule, views_of
+from ddbench.training.batch_schedule import BatchSchedule
+from ddbench.training.batches import views_of
 from ddbench.training.compute import Compute
 
 SEED = 5

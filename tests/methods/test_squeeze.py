@@ -22,7 +22,8 @@ from ddbench.randomness import rng
 from ddbench.settings import cache_dir
 from ddbench.synset import teachers
 from ddbench.system.code import SYNTHESIS
-from ddbench.training.batches import BatchSchedule, views_of
+from ddbench.training.batch_schedule import BatchSchedule
+from ddbench.training.batches import views_of
 from ddbench.training.cache import Cache
 from ddbench.training.optimizers import SCHEDULES
 

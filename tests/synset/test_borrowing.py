@@ -9,6 +9,7 @@ from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import Space, make_space
 from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
+from ddbench.evaluation.reference_teacher import reference_teacher
 from ddbench.synset import teachers
 from ddbench.synset.matched_recipe import borrow, by_classes
 from ddbench.synset.synset import Provenance, SynSet, Targets, Views
@@ -50,7 +51,7 @@ def lender(**changes):
 
 def a_teacher(seed=0):
     digits = load_dataset("digits")
-    found = teachers.reference_teacher(find_protocol("toy-soft-v1").reference(digits), digits, CPU, seed=seed)
+    found = reference_teacher(find_protocol("toy-soft-v1").reference(digits), digits, CPU, seed=seed)
     teachers.keep(found)
     return found
 

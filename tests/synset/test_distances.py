@@ -1,4 +1,4 @@
-"""Distances of a stream's batches: what they are, what is stored of them, and the loss that reads them."""
+"""Distances of a schedule's batches: what they are, what is stored of them, and the loss that reads them."""
 
 import math
 from dataclasses import replace
@@ -24,10 +24,11 @@ from ddbench.synset.targets import committee, targets_of
 from ddbench.synset.targets import recording as module
 from ddbench.synset.targets.distances import record_distances
 from ddbench.synset.targets.replay import record_replay
-from ddbench.training.batches import BatchSchedule, views_of
+from ddbench.training.batch_schedule import BatchSchedule, SoftLabels
+from ddbench.training.batches import views_of
 from ddbench.training.compute import Compute
 from ddbench.training.loop import train
-from ddbench.training.losses import LOSSES, Answer, Labels, distances
+from ddbench.training.losses import LOSSES, Labels, distances
 from ddbench.training.recipe import StudentRecipe
 
 CPU = torch.device("cpu")
@@ -81,13 +82,13 @@ def test_what_is_stored_is_of_the_online_logits_of_the_same_view(mix):
     online = a_set(student_recipe=recipe)
     synset = recorded(online)
     ask = labeller_of(online)[0]
-    label, stream = labeller_of(synset)
+    label, schedule = labeller_of(synset)
     views = list(views_of(online.images, recipe, BatchSchedule(11)))
-    assert len(views) == STEPS and (stream.seed, stream.steps) == (11, tuple(range(STEPS)))
+    assert len(views) == STEPS and (schedule.seed, schedule.steps) == (11, tuple(range(STEPS)))
     for view in views:
         found, classes = label(view), online.classes[view.index]
         wanted = by_hand(ask(view), classes, view.permutation)
-        assert isinstance(found, Answer) and found.logits is None and found.distances.dtype == torch.float32
+        assert isinstance(found, SoftLabels) and found.logits is None and found.distances.dtype == torch.float32
         torch.testing.assert_close(found.distances.double(), wanted, rtol=2**-10, atol=1e-6)  # half precision
         assert torch.equal(found.distances, distances(ask(view), classes, view.permutation).half().float())
     assert synset.targets.params == {"seed": 11, "images": 20, "batch": 8, "made_by": online.targets.params}
@@ -149,7 +150,7 @@ def test_losses_say_what_they_miss():
 
 def test_an_answer_of_both_kinds_serves_either_loss():
     student, classes = torch.randn(6, 4), torch.arange(6) % 4
-    labels = Labels.of(classes, Answer(student, torch.rand(6, 2)))
+    labels = Labels.of(classes, SoftLabels(student, torch.rand(6, 2)))
     assert torch.equal(labels.logits, student) and labels.distances.shape == (6, 2)
     assert Labels.of(classes, None).logits is None and torch.equal(Labels.of(classes, student).logits, student)
 
@@ -159,10 +160,10 @@ def test_an_answer_of_both_kinds_serves_either_loss():
 
 def test_a_student_trains_by_the_stored_distances_as_written_out():
     synset = recorded(a_set())
-    label, stream = labeller_of(synset)
+    label, schedule = labeller_of(synset)
     one, two = (networks.create("convnet-d1-w8", channels=1, side=8, classes=10, seed=3).double() for _ in range(2))
     images = synset.images.double()
-    train(one, images, synset.classes, RECIPE, seed=3, labeller=label, stream=stream)
+    train(one, images, synset.classes, RECIPE, seed=3, labeller=label, schedule=schedule)
     sgd = torch.optim.SGD(two.parameters(), lr=0.05)
     for step, view in enumerate(views_of(images, RECIPE, BatchSchedule(11))):
         logits, classes = two(view.images), synset.classes[view.index]

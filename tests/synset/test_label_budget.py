@@ -40,7 +40,7 @@ from ddbench.synset.synset import Provenance, SynSet, Targets, load, save
 from ddbench.synset.targets import Binding, recording, targets_of
 from ddbench.synset.targets.replay import record_replay
 from ddbench.synset.targets.soft import labels_of
-from ddbench.training.batches import BatchSchedule
+from ddbench.training.batch_schedule import BatchSchedule
 from ddbench.training.compute import Compute
 from ddbench.training.loop import train
 from ddbench.training.recipe import StudentRecipe
@@ -87,7 +87,7 @@ def shown_to_student(synset, recipe=RECIPE):
         return shown[-1][1]
 
     student = networks.create(recipe.network, channels=1, side=8, classes=10, seed=3)
-    train(student, synset.images, synset.classes, recipe, seed=3, labeller=spy, stream=kind.stream(synset))
+    train(student, synset.images, synset.classes, recipe, seed=3, labeller=spy, schedule=kind.schedule(synset))
     return shown
 
 
@@ -270,7 +270,7 @@ def test_sets_that_cannot_be_packed():
         packed(a_set(targets=None))
     with pytest.raises(UsageError, match="student recipe"):
         packed(a_set(student_recipe=None))
-    with pytest.raises(UsageError, match="stream of seed 11, not of 12"):
+    with pytest.raises(UsageError, match="schedule of seed 11, not of 12"):
         packed(recorded(a_set()), 12)
 
 
@@ -307,13 +307,13 @@ def test_a_training_draws_kept_label_batches_by_key():
 
 def test_draws_are_uniform_and_of_the_step_alone():
     steps = (2, 3, 5, 7, 11, 13, 17, 19)
-    stream = BatchSchedule(4, steps, uniform=True)
-    drawn = torch.tensor([stream.view(step) for step in range(16000)])
+    schedule = BatchSchedule(4, steps, uniform=True)
+    drawn = torch.tensor([schedule.view(step) for step in range(16000)])
     counts = torch.stack([(drawn == step).sum() for step in steps]).double()
     assert float(((counts - 2000) ** 2 / 2000).sum()) < 24.3  # chi squared, 7 degrees of freedom, p = 0.001
     pairs = torch.bincount((drawn[:-1] == drawn[1:]).long()).double()
     assert float(pairs[1] / pairs.sum()) == pytest.approx(1 / 8, abs=0.012)  # the next does not know the last
-    assert [stream.view(step) for step in (15999, 3, 0)] == [int(drawn[step]) for step in (15999, 3, 0)]
+    assert [schedule.view(step) for step in (15999, 3, 0)] == [int(drawn[step]) for step in (15999, 3, 0)]
     assert [BatchSchedule(5, steps, uniform=True).view(step) for step in range(50)] != drawn[:50].tolist()
     with pytest.raises(UsageError, match="list"):
         BatchSchedule(0, uniform=True)

@@ -1,4 +1,4 @@
-"""Replay: stored logits are the online ones of the same stream, and a student sees the batches that they are of."""
+"""Replay: stored logits are the online ones of the same schedule, and a student sees the batches that they are of."""
 
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,8 @@ from ddbench.synset.targets import committee, targets_of
 from ddbench.synset.targets import recording as module
 from ddbench.synset.targets.encodings import LEVELS, TopK, encoding_of
 from ddbench.synset.targets.replay import record_replay
-from ddbench.training.batches import BatchSchedule, views_of
+from ddbench.training.batch_schedule import BatchSchedule
+from ddbench.training.batches import views_of
 from ddbench.training.compute import Compute
 from ddbench.training.loop import train
 from ddbench.training.recipe import StudentRecipe
@@ -49,7 +50,7 @@ def recorded(synset, **options):
 
 def shown_to_student(synset, recipe=RECIPE):
     """Batches and labels of a training on a set with replay, as they pass by."""
-    label, stream = labeller_of(synset)
+    label, schedule = labeller_of(synset)
     shown = []
 
     def spy(batch):
@@ -57,7 +58,7 @@ def shown_to_student(synset, recipe=RECIPE):
         return shown[-1][1]
 
     student = networks.create(recipe.network, channels=1, side=8, classes=10, seed=3)
-    train(student, synset.images, synset.classes, recipe, seed=3, labeller=spy, stream=stream)
+    train(student, synset.images, synset.classes, recipe, seed=3, labeller=spy, schedule=schedule)
     return shown
 
 
@@ -86,11 +87,11 @@ def test_labels_are_the_online_ones_rounded(name, bn, sub_batch):
 def test_students_of_the_online_teachers_and_of_the_replay_become_alike():
     online = a_set()
     ask, _ = labeller_of(online)
-    label, stream = labeller_of(recorded(online))
+    label, schedule = labeller_of(recorded(online))
     found = []
     for labeller in (ask, label):
         student = networks.create("convnet-d1-w8", channels=1, side=8, classes=10, seed=3)
-        train(student, online.images, online.classes, RECIPE, seed=3, labeller=labeller, stream=stream)
+        train(student, online.images, online.classes, RECIPE, seed=3, labeller=labeller, schedule=schedule)
         found.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
     assert not torch.equal(*found) and torch.allclose(*found, atol=1e-4)
 

@@ -10,12 +10,13 @@ from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space, transform_for
 from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
+from ddbench.evaluation.reference_teacher import reference_teacher
 from ddbench.randomness import forked
 from ddbench.synset import teachers
 from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets import Binding, committee, find_target_kind, online_teacher, targets_of
 from ddbench.synset.targets.teachers import _only_norms_care
-from ddbench.training.batches import Batch
+from ddbench.training.batch_schedule import Batch
 from ddbench.training.losses import LOSSES, Labels
 
 CPU = torch.device("cpu")
@@ -58,7 +59,7 @@ def batch(synset, index=(3, 1, 4), permutation=None, weight=1.0):
 
 def a_teacher(seed=0, space="normalised"):
     digits = load_dataset("digits")
-    found = teachers.reference_teacher(find_protocol("toy-soft-v1").reference(digits), digits, CPU, seed=seed)
+    found = reference_teacher(find_protocol("toy-soft-v1").reference(digits), digits, CPU, seed=seed)
     found = replace(found, space=make_space(space, digits))
     teachers.keep(found)
     return found
@@ -335,4 +336,4 @@ def test_teachers_that_are_not_in_the_cache_can_be_given():
 def test_no_kind_but_replay_asks_for_a_stream(toys):
     for synset in (a_set(soft()), a_set(online_teacher(a_teacher()))):
         kind, _ = targets_of(synset)
-        assert kind.stream(synset) is None
+        assert kind.schedule(synset) is None

@@ -14,6 +14,7 @@ from ddbench.data.spaces import Space, make_space, transform_for
 from ddbench.errors import UsageError
 from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
+from ddbench.evaluation.reference_teacher import reference_teacher
 from ddbench.evaluation.sizes import bytes_of
 from ddbench.extras.demo import shown
 from ddbench.extras.import_export import export_set, import_set
@@ -27,7 +28,8 @@ from ddbench.synset.targets import Binding, online_teacher, targets_of
 from ddbench.synset.targets.replay import record_replay
 from ddbench.synset.views import drawn, expand, find_view_kind, training_count, training_images
 from ddbench.synset.views.tiles import one_tile
-from ddbench.training.batches import Batches, BatchSchedule, Order, views_of
+from ddbench.training.batch_schedule import BatchSchedule
+from ddbench.training.batches import Batches, Order, views_of
 from ddbench.training.compute import Compute
 from ddbench.training.loop import train
 from ddbench.training.recipe import StudentRecipe
@@ -261,8 +263,8 @@ def test_canvases_are_the_training_images():
 
 
 def test_views_and_augmentations_have_draws_of_their_own():
-    stream = BatchSchedule(5, (2, 3, 11), drawn(canvases()))
-    batches = Batches(CANVASES, TILED, stream)
+    schedule = BatchSchedule(5, (2, 3, 11), drawn(canvases()))
+    batches = Batches(CANVASES, TILED, schedule)
     for step, view in ((0, 2), (1, 3), (2, 11), (4, 3)):
         wanted = one_tile(CANVASES[Order(N, 6, 5).at(view)], rng(5, "view", view), factor=2)
         generator = rng(5, "augment", view)
@@ -288,7 +290,7 @@ def final_loss(synset, protocol="shipped-v1"):
 
 def test_a_student_is_shown_tiles():
     synset = canvases()
-    assert final_loss(synset) == trained(*expanded(synset), stream=BatchSchedule(3, draw=drawn(synset)))
+    assert final_loss(synset) == trained(*expanded(synset), schedule=BatchSchedule(3, draw=drawn(synset)))
     assert final_loss(synset) != final_loss(replace(synset, views=None))
 
 
@@ -312,7 +314,7 @@ def test_canvases_are_mapped_once_and_tiles_taken_in_the_teachers_space(toys):
 def a_teacher():
     digits = load_dataset("digits")
     recipe = find_protocol("toy-soft-v1").reference(digits)
-    found = teachers.reference_teacher(recipe, digits, torch.device("cpu"))
+    found = reference_teacher(recipe, digits, torch.device("cpu"))
     teachers.keep(found)
     return found
 
@@ -324,14 +326,14 @@ def test_a_replay_holds_the_labels_of_the_tiles(toys):
     stored = replace(online, targets=record_replay(online, digits, cpu, seed=11))
     kind, targets = targets_of(stored)
     batches = [*views_of(CANVASES, recipe, BatchSchedule(11, draw=drawn(online)))]
-    again = [*views_of(CANVASES, recipe, kind.stream(stored))]
+    again = [*views_of(CANVASES, recipe, kind.schedule(stored))]
     for place, (batch, same) in enumerate(zip(batches, again, strict=True)):
         assert torch.equal(batch.images, same.images)
         assert torch.equal(targets.tensors["logits"][place], teacher.module(cpu)(batch.images).half())
     by_hand = trained(
         *expanded(online),
         recipe,
-        stream=BatchSchedule(11, draw=drawn(online)),
+        schedule=BatchSchedule(11, draw=drawn(online)),
         labeller=kind.bind(Binding(stored, digits, cpu)),
     )
     assert final_loss(stored) == by_hand

@@ -11,7 +11,6 @@ from ddbench.system import code
 CANNOT_CHANGE_A_NUMBER = {
     "ddbench": "names to import from elsewhere",
     "ddbench.records.addresses": "where files of submissions are",
-    "ddbench.training.allocator": "how freed memory is kept",
     "ddbench.system.code": "the versions themselves",
     "ddbench.system.downloads": "files, checked by their hashes",
     "ddbench.system.environment": "what is recorded beside a number",
@@ -32,7 +31,7 @@ USED_BY_METHODS = (
     "ddbench.data.registry",
     "ddbench.distillation.task",
     "ddbench.networks.clip",
-    "ddbench.training.saved_bytes",
+    "ddbench.training.memory",
     "ddbench.synset.projection",
     "ddbench.data.resizing",
 )

@@ -12,7 +12,9 @@ from ddbench import networks
 from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space, transform_for
 from ddbench.errors import CannotWrite, UsageError
+from ddbench.evaluation import reference_teacher as reference
 from ddbench.evaluation.protocol import find_protocol
+from ddbench.evaluation.reference_teacher import measured_accuracy, reference_teacher
 from ddbench.jobs.pool import PRELOAD
 from ddbench.synset import teachers
 from ddbench.training.cache import Cache
@@ -264,7 +266,7 @@ def toy_recipe(digits):
 def test_the_reference_teacher_by_definition(toys):
     digits = load_dataset("digits")
     recipe = toy_recipe(digits)
-    teacher = teachers.reference_teacher(recipe, digits, CPU)
+    teacher = reference_teacher(recipe, digits, CPU)
     network = networks.create(recipe.network, channels=1, side=8, classes=10, seed=0, key=("reference-teacher",))
     space = make_space("normalised", digits)
     images = transform_for(space, digits).encode(digits.train.read().float() / 255)
@@ -279,36 +281,36 @@ def test_the_reference_teacher_by_definition(toys):
 def test_teachers_are_trained_once_kept_by_content_and_remade(toys, monkeypatch, caplog):
     digits = load_dataset("digits")
     trainings = []
-    real = teachers.train
+    real = reference.train
 
     def spy(*args, **kwargs):
         trainings.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(teachers, "train", spy)
-    first = teachers.reference_teacher(toy_recipe(digits), digits, CPU)
-    assert teachers.reference_teacher(toy_recipe(digits), digits, CPU).hash == first.hash and len(trainings) == 1
+    monkeypatch.setattr(reference, "train", spy)
+    first = reference_teacher(toy_recipe(digits), digits, CPU)
+    assert reference_teacher(toy_recipe(digits), digits, CPU).hash == first.hash and len(trainings) == 1
     assert teachers.recall(first.hash).hash == first.hash and teachers.recall("0" * 64) is None
-    accuracy = teachers.measured_accuracy(first, digits, CPU)
-    assert teachers.measured_accuracy(first, digits, CPU) == accuracy
+    accuracy = measured_accuracy(first, digits, CPU)
+    assert measured_accuracy(first, digits, CPU) == accuracy
     path = next((teachers.cache_dir() / "teachers").glob("*.safetensors"))
     flip(path, -1)
-    assert teachers.reference_teacher(toy_recipe(digits), digits, CPU).hash == first.hash and len(trainings) == 2
+    assert reference_teacher(toy_recipe(digits), digits, CPU).hash == first.hash and len(trainings) == 2
     assert "damaged" in caplog.text
     (teachers.cache_dir() / "teachers" / f"{first.hash}.accuracy.json").write_text("{")
-    assert teachers.measured_accuracy(first, digits, CPU) == accuracy
+    assert measured_accuracy(first, digits, CPU) == accuracy
     path.unlink()
     with pytest.raises(UsageError, match=first.hash[:12]):
         teachers.require(first.hash)
     changed = toy_recipe(digits).model_copy(update={"max_steps": 3})
-    assert teachers.reference_teacher(changed, digits, CPU).hash != first.hash and len(trainings) == 3
+    assert reference_teacher(changed, digits, CPU).hash != first.hash and len(trainings) == 3
 
 
 def test_a_teachers_hash_covers_weights_and_facts(toys):
     from dataclasses import replace
 
     digits = load_dataset("digits")
-    teacher = teachers.reference_teacher(toy_recipe(digits), digits, CPU)
+    teacher = reference_teacher(toy_recipe(digits), digits, CPU)
     name = next(iter(teacher.state))
     others = [
         replace(teacher, state={**teacher.state, name: teacher.state[name] + 1}),

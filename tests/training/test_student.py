@@ -14,7 +14,8 @@ from ddbench.data.spaces import make_space, transform_for
 from ddbench.data.streamed import ReadImages
 from ddbench.errors import JobFailed, UsageError
 from ddbench.randomness import forked, rng
-from ddbench.training.batches import BatchSchedule, Order, views_of
+from ddbench.training.batch_schedule import BatchSchedule
+from ddbench.training.batches import Order, views_of
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import accuracy, predict, score, train
 from ddbench.training.losses import LOSSES, Labels
@@ -64,9 +65,9 @@ def by_hand(images, classes, steps, batch, seed, *, lr=0.05, momentum=0.9, decay
     """Momentum SGD with weight decay and a step schedule, as written in any textbook."""
     model = network().train()
     buffers = [torch.zeros_like(p) for p in model.parameters()]
-    stream = torch.cat([torch.randperm(len(images), generator=rng(seed, "epoch", e)) for e in range(steps)])
+    schedule = torch.cat([torch.randperm(len(images), generator=rng(seed, "epoch", e)) for e in range(steps)])
     for step in range(steps if stop is None else stop):
-        index = stream[step * batch : (step + 1) * batch]
+        index = schedule[step * batch : (step + 1) * batch]
         logits = model(images[index])
         loss = -(logits - logits.logsumexp(1, keepdim=True))[torch.arange(batch), classes[index]].mean()
         gradients = torch.autograd.grad(loss, list(model.parameters()))
@@ -474,10 +475,10 @@ def test_a_stream_of_another_seed_shows_its_batches_and_leaves_the_networks_draw
         shown.append(batch)
         return torch.zeros(len(batch.images), 10)
 
-    def run(seed, stream):
+    def run(seed, schedule):
         student = with_dropout()
         soft = plan.model_copy(update={"loss": {"name": "soft-ce"}})
-        train(student, images, classes, soft, seed=seed, labeller=spy, stream=stream)
+        train(student, images, classes, soft, seed=seed, labeller=spy, schedule=schedule)
         return weights(student)
 
     own, lent = run(1, None), run(1, BatchSchedule(8))
@@ -497,7 +498,7 @@ def test_pruned_steps_are_seen_again_and_again():
         return torch.zeros(len(batch.images), 10)
 
     plan = recipe(loss={"name": "soft-ce"})
-    train(network(), images, classes, plan, seed=0, labeller=spy, stream=BatchSchedule(0, (1, 4, 9)))
+    train(network(), images, classes, plan, seed=0, labeller=spy, schedule=BatchSchedule(0, (1, 4, 9)))
     assert steps == [1, 4, 9, 1, 4, 9, 1, 4, 9, 1]
 
 

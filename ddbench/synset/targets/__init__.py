@@ -15,7 +15,7 @@ from ddbench import plugins
 from ddbench.data.dataset import Dataset
 from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet, Targets
-from ddbench.training.batches import BatchSchedule, Labeller
+from ddbench.training.batch_schedule import BatchSchedule, Labeller
 
 if TYPE_CHECKING:
     from ddbench.synset.teachers import Teacher
@@ -51,7 +51,7 @@ class TargetKind(ABC):
 
     @abstractmethod
     def bind(self, binding: Binding) -> Labeller:
-        """The function that gives a batch's logits [b, K], or an `Answer` with what else a loss reads."""
+        """The function that gives a batch's logits [b, K], or `SoftLabels` with what else a loss reads."""
 
     @abstractmethod
     def bytes(self, synset: SynSet) -> dict[str, int]:
@@ -61,7 +61,7 @@ class TargetKind(ABC):
         """The teachers that these targets ask; none for stored labels."""
         return []
 
-    def stream(self, synset: SynSet) -> BatchSchedule | None:
+    def schedule(self, synset: SynSet) -> BatchSchedule | None:
         """The batches that a student must see, where the labels are of no others; None: any."""
         return None
 

@@ -1,8 +1,8 @@
-"""`distances`: two numbers for each image of a stream's batches, instead of all logits of a teacher (DBR, arXiv 2503.18267).
+"""`distances`: two numbers for each image of a schedule's batches, instead of all logits of a teacher (DBR, arXiv 2503.18267).
 
 They are the cross-entropies of the teachers' logits for the image as augmented and mixed: with the image's own one-hot
 label, d_org, and with that of the image which is mixed into it, d_aug (`ddbench.training.losses.distances`). They hold for that
-view only; so, as in a replay, they are of the views of a recorded stream, and a student sees the same batches again.
+view only; so, as in a replay, they are of the views of a recorded schedule, and a student sees the same batches again.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,15 +19,15 @@ from ddbench.synset.targets.recording import (
     Form,
     check_entries,
     check_makers,
-    check_stream,
+    check_schedule,
     entries_of,
     record,
+    schedule_of,
     stored_bytes,
-    stream_of,
 )
 from ddbench.synset.teachers import Teacher
-from ddbench.training.batches import Batch, BatchSchedule, Labeller
-from ddbench.training.losses import Answer, distances
+from ddbench.training.batch_schedule import Batch, BatchSchedule, Labeller, SoftLabels
+from ddbench.training.losses import distances
 from ddbench.training.recipe import StudentRecipe
 
 
@@ -43,7 +43,7 @@ FORM = Form("distances", _shapes, _write, "keep fewer steps, or let the teachers
 
 
 class Distances(TargetKind):
-    """Distances of a stream's batches.
+    """Distances of a schedule's batches.
 
     Tensors: `steps` int64 [S], the views that are kept, rising; `distances` float16 [S, b, 2], d_org and d_aug, 0 or more.
     Params: `ddbench.synset.targets.recording.PARAMS`. The loss `dbr` reads them.
@@ -52,24 +52,24 @@ class Distances(TargetKind):
     def check(self, synset: SynSet) -> None:
         """See the base class."""
         targets = own_targets(synset)
-        check_stream(synset)
+        check_schedule(synset)
         check_entries(targets, lambda: _shapes(targets.params["batch"]))
         if float(targets.tensors["distances"].min()) < 0:
             raise UsageError("distances targets: distances must be 0 or more")
         check_makers(targets)
 
     def bind(self, binding: Binding) -> Labeller:
-        """The stored distances of a batch's view; of another stream's batch, a UsageError."""
+        """The stored distances of a batch's view; of another schedule's batch, a UsageError."""
         entry = entries_of(own_targets(binding.synset), binding.device)
-        return lambda batch: Answer(distances=entry(batch)["distances"].float())
+        return lambda batch: SoftLabels(distances=entry(batch)["distances"].float())
 
     def bytes(self, synset: SynSet) -> dict[str, int]:
         """See the base class."""
         return stored_bytes(synset)
 
-    def stream(self, synset: SynSet) -> BatchSchedule:
+    def schedule(self, synset: SynSet) -> BatchSchedule:
         """The batches that the distances are of."""
-        return stream_of(synset)
+        return schedule_of(synset)
 
 
 def record_distances(

@@ -17,7 +17,7 @@ from ddbench.synset.projection import COLUMNS, Encoder, Form, Projector, check_f
 from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets import Binding, TargetKind, own_targets
 from ddbench.synset.teachers import Teacher
-from ddbench.training.batches import Batch, Labeller
+from ddbench.training.batch_schedule import Batch, Labeller
 
 PARAMS = {"encoder", "columns", "conv", "scale", "normalised"}
 ENCODERS = {"teacher": {"kind", "hash"}, "open_clip": {"kind", "model", "tag", "weights"}}

@@ -1,6 +1,6 @@
-"""What `replay` and `distances` share: entries about the batches of a stream, made ahead by teachers and stored by step.
+"""What `replay` and `distances` share: entries about the batches of a schedule, made ahead by teachers and stored by step.
 
-Crops, flips and mixes of a batch are functions of the stream's seed and a step, so none of them is stored; the student
+Crops, flips and mixes of a batch are functions of the schedule's seed and a step, so none of them is stored; the student
 must draw by that seed. Where only some steps are kept, a training goes through them again and again, or draws one of them
 for every step (LPLD).
 """
@@ -21,16 +21,17 @@ from ddbench.synset.targets.encodings import Shapes, Tensors, check_shapes, shap
 from ddbench.synset.targets.teachers import TEACHERS, check_params
 from ddbench.synset.teachers import Teacher
 from ddbench.synset.views import drawn, training_count, training_images
-from ddbench.training.batches import Batch, Batches, BatchSchedule
+from ddbench.training.batch_schedule import Batch, BatchSchedule
+from ddbench.training.batches import Batches
 
 MAX_BYTES = 8 * 2**30
 PARAMS = {"seed", "images", "batch", "made_by"}
-"""`seed` of the stream; `images`, how many training images it is drawn from; `batch`, b; `made_by`, the params of the
+"""`seed` of the schedule; `images`, how many training images it is drawn from; `batch`, b; `made_by`, the params of the
 `teachers` targets that made the entries: those networks need not be there, but by them a baseline's own images are
 labelled.
 
 `draw` may be left out: "cycle", step t of a training sees view t mod S of those kept; or "uniform", it sees one drawn by
-the stream's seed and t, with replacement."""
+the schedule's seed and t, with replacement."""
 Draw = Literal["cycle", "uniform"]
 DRAWS: tuple[Draw, ...] = ("cycle", "uniform")
 STEP_BYTES = torch.int64.itemsize  # the number of a step, stored with its entry
@@ -81,7 +82,7 @@ def record(
         dataset: that it is of.
         device: where the teachers run.
         form: how entries are written.
-        seed: of the stream that is drawn.
+        seed: of the schedule that is drawn.
         keep: steps to label, rising; None: all that the recipe takes.
         draw: how a training takes them, see `PARAMS`.
         loop: see `filled`.
@@ -153,8 +154,8 @@ def _steps(kind: str, total: int, keep: Sequence[int] | None) -> Sequence[int]:
     return keep
 
 
-def check_stream(synset: SynSet, more: Iterable[str] = ()) -> None:
-    """UsageError unless the params are `PARAMS` and `more`, and of a stream that a training of this set can see."""
+def check_schedule(synset: SynSet, more: Iterable[str] = ()) -> None:
+    """UsageError unless the params are `PARAMS` and `more`, and of a schedule that a training of this set can see."""
     targets = own_targets(synset)
     kind, params, allowed = targets.kind, targets.params, PARAMS | set(more)
     if set(params) - {"draw"} != allowed:
@@ -191,7 +192,7 @@ def check_makers(targets: Targets) -> None:
 
 
 def entries_of(targets: Targets, device: torch.device) -> Callable[[Batch], Tensors]:
-    """The stored entry of a batch's view, on a device; of another stream's batch, a UsageError."""
+    """The stored entry of a batch's view, on a device; of another schedule's batch, a UsageError."""
     places = {step: place for place, step in enumerate(targets.tensors["steps"].tolist())}
     stored = {name: tensor for name, tensor in targets.tensors.items() if name != "steps"}
 
@@ -204,7 +205,7 @@ def entries_of(targets: Targets, device: torch.device) -> Callable[[Batch], Tens
     return entry
 
 
-def stream_of(synset: SynSet) -> BatchSchedule:
+def schedule_of(synset: SynSet) -> BatchSchedule:
     """The batches that the entries are of."""
     targets = own_targets(synset)
     uniform = targets.params.get("draw") == "uniform"

@@ -1,8 +1,8 @@
-"""`replay`: the logits that teachers gave to the batches of a stream, stored; a student sees the same batches again.
+"""`replay`: the logits that teachers gave to the batches of a schedule, stored; a student sees the same batches again.
 
 Fast knowledge distillation (FKD; SRe2L, CDA and CV-DD relabel so) stores crops, flips and mixes of every batch beside
 its logits. Here they are functions of a seed and a step, so nothing but logits is stored, and the student must draw by
-that seed: `stream`.
+that seed: `schedule`.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,21 +22,21 @@ from ddbench.synset.targets.recording import (
     Loop,
     check_entries,
     check_makers,
-    check_stream,
+    check_schedule,
     drawn_by,
     entries_of,
     filled,
     record,
+    schedule_of,
     stored_bytes,
-    stream_of,
 )
 from ddbench.synset.teachers import Teacher
-from ddbench.training.batches import Batch, BatchSchedule, Labeller
+from ddbench.training.batch_schedule import Batch, BatchSchedule, Labeller
 from ddbench.training.recipe import StudentRecipe
 
 
 class Replay(TargetKind):
-    """Logits of a stream's batches.
+    """Logits of a schedule's batches.
 
     Tensors: `steps` int64 [S], the views that are kept, rising; and, by encoding (`ddbench.synset.targets.encodings`),
     `logits` float16 [S, b, K]; or `logits` int8 [S, b, K] with `scale` and `offset` float32 [S, b]; or `values` float16
@@ -48,13 +48,13 @@ class Replay(TargetKind):
     def check(self, synset: SynSet) -> None:
         """See the base class."""
         targets, classes = own_targets(synset), len(synset.class_names)
-        check_stream(synset, ["encoding"])
+        check_schedule(synset, ["encoding"])
         check_entries(targets, lambda: stored_encoding(targets, classes).shapes(targets.params["batch"], classes))
         stored_encoding(targets, classes).check(targets.tensors, classes)
         check_makers(targets)
 
     def bind(self, binding: Binding) -> Labeller:
-        """The stored logits of a batch's view; of another stream's batch, a UsageError."""
+        """The stored logits of a batch's view; of another schedule's batch, a UsageError."""
         targets, classes = own_targets(binding.synset), len(binding.synset.class_names)
         encoding, entry = stored_encoding(targets, classes), entries_of(targets, binding.device)
         return lambda batch: encoding.read(entry(batch), classes)
@@ -63,9 +63,9 @@ class Replay(TargetKind):
         """See the base class."""
         return stored_bytes(synset)
 
-    def stream(self, synset: SynSet) -> BatchSchedule:
+    def schedule(self, synset: SynSet) -> BatchSchedule:
         """The batches that the labels are of."""
-        return stream_of(synset)
+        return schedule_of(synset)
 
 
 def record_replay(

@@ -7,7 +7,7 @@ from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets import Binding, TargetKind, own_targets
 from ddbench.synset.targets.encodings import check_shapes, encoding_of, stored_encoding
 from ddbench.synset.views import drawn, training_count
-from ddbench.training.batches import Batch, Labeller
+from ddbench.training.batch_schedule import Batch, Labeller
 
 FORMS = ("logits", "probabilities")
 PACKED = ("int8", "topk")

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from ddbench.data.spaces import transform_for
 from ddbench.errors import UsageError
 from ddbench.hashing import is_digest
-from ddbench.networks.ghost_batch_norm import group_batch_norms
+from ddbench.networks.ghost_batch_norm import use_ghost_batch_norm
 from ddbench.randomness import forked
 from ddbench.synset.synset import SynSet
 from ddbench.synset.targets import Binding, TargetKind
 from ddbench.synset.teachers import Teacher, require
-from ddbench.training.batches import Batch
+from ddbench.training.batch_schedule import Batch
 
 BN_MODES = ("eval", "batch")
 
@@ -115,7 +115,7 @@ def _asked(teacher: Teacher, binding: Binding) -> Callable[[Tensor], Tensor]:
     if sub_batch is None:
         return module
     if _only_norms_care(module, (2, teacher.channels, teacher.side, teacher.side), binding.device):
-        group_batch_norms(module, sub_batch)
+        use_ghost_batch_norm(module, sub_batch)
         return module
     return lambda images: torch.cat([module(part) for part in images.split(sub_batch)])
 

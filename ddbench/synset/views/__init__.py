@@ -16,7 +16,7 @@ from ddbench.data.spaces import Space, transform_for
 from ddbench.data.streamed import ReadImages
 from ddbench.errors import UsageError
 from ddbench.synset.synset import MAX_IMAGES, SynSet, Views, check_dataset
-from ddbench.training.batches import Images
+from ddbench.training.batch_schedule import Images
 
 GROUP = "ddbench.views"
 

@@ -54,7 +54,7 @@ def _measure(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, ip
         student = task.create_network("prior", teacher.network)
         shown, labels = task.training_images(synset)
         recipe, labeller = hyper.student_of(task), task.labeller(synset)
-        stream = targets_of(synset)[0].stream(synset)
+        schedule = targets_of(synset)[0].schedule(synset)
 
         def loop(start: int, total: int) -> Iterator[int]:
             return task.loop(start, total, f"measuring the prior of {teacher.network}")
@@ -66,7 +66,7 @@ def _measure(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, ip
             recipe,
             seed=task.stage_seed,
             labeller=labeller,
-            stream=stream,
+            schedule=schedule,
             loop=loop,
             checkpoint=training,
         )

@@ -24,7 +24,7 @@ from ddbench.randomness import rng, seed_of
 from ddbench.synset.projection import Encoder, clip_encoder, teacher_encoder, text_columns
 from ddbench.synset.teachers import Teacher
 from ddbench.system.code import SYNTHESIS
-from ddbench.training.batches import Images
+from ddbench.training.batch_schedule import Images
 from ddbench.training.loop import train
 
 from ..decoupled.squeeze import SqueezeFields, squeeze

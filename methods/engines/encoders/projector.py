@@ -38,7 +38,7 @@ from ddbench.synset.projection import (
 from ddbench.synset.synset import Targets
 from ddbench.synset.targets.projector import form_of
 from ddbench.system.code import SYNTHESIS
-from ddbench.training.batches import Labeller
+from ddbench.training.batch_schedule import Labeller
 from ddbench.training.loop import train
 from ddbench.training.recipe import Component, StudentRecipe
 

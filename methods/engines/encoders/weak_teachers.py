@@ -20,7 +20,7 @@ from ddbench.networks import canonical
 from ddbench.randomness import rng, seed_of
 from ddbench.synset.teachers import Teacher
 from ddbench.system.code import SYNTHESIS
-from ddbench.training.batches import Batch, Labeller
+from ddbench.training.batch_schedule import Batch, Labeller
 from ddbench.training.cache import Cache
 from ddbench.training.loop import train
 

@@ -22,7 +22,7 @@ from ddbench.networks.parts import Network
 from ddbench.randomness import seed_of
 from ddbench.synset.teachers import Teacher
 from ddbench.system.code import SYNTHESIS
-from ddbench.training.batches import Batch, Images
+from ddbench.training.batch_schedule import Batch, Images
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import train
 from ddbench.training.recipe import Component, StudentRecipe

@@ -25,7 +25,7 @@ from ddbench.errors import JobFailed, UsageError
 from ddbench.hashing import digest
 from ddbench.randomness import Key, forked, rng
 from ddbench.synset.teachers import Teacher
-from ddbench.training.saved_bytes import kept_bytes
+from ddbench.training.memory import saved_activation_bytes
 
 from ..matching.matching import dsa_ops, reader
 from .expert_step import Batch, step
@@ -231,7 +231,7 @@ class Experts:
         data = self._task.dataset
         image = torch.zeros(1, data.channels, data.side, data.side)
         vector = torch.zeros(self.network.size, requires_grad=True)
-        kept = kept_bytes(lambda: self.network(vector, image), [vector])
+        kept = saved_activation_bytes(lambda: self.network(vector, image), [vector])
         free, _ = torch.cuda.mem_get_info(self._task.device)
         needed = self.recipe.batch * kept * (3 if self.recipe.gradient_penalty else 1)
         return max(1, min(GROUP, free // (4 * needed)))  # a quarter: images, and what is computed beside what is kept

@@ -1,4 +1,4 @@
-"""Streams: each step's batch by its number, in any order."""
+"""Schedules: each step's batch by its number, in any order."""
 
 import math
 
@@ -8,7 +8,8 @@ import torch
 from ddbench.augment import build_augmentation, build_mixing
 from ddbench.errors import UsageError
 from ddbench.randomness import rng
-from ddbench.training.batches import Batches, BatchSchedule, Order, views_of
+from ddbench.training.batch_schedule import BatchSchedule
+from ddbench.training.batches import Batches, Order, views_of
 from ddbench.training.recipe import StudentRecipe
 
 SHAPES = [(30, 12), (24, 12), (7, 3), (5, 12), (12, 12), (1, 4), (100, 7), (7, 5)]
@@ -42,7 +43,7 @@ def test_every_epoch_is_a_permutation_and_batches_are_constant(count, batch):
     order = Order(count, batch, 3)
     batches = [order.at(step) for step in range(steps)]
     assert {len(b) for b in batches} == {min(batch, count)}
-    drawn = torch.cat(batches)  # the remainder of an epoch opens the next one, so the stream is permutations in a row
+    drawn = torch.cat(batches)  # the remainder of an epoch opens the next one, so the schedule is permutations in a row
     epochs = [epoch for epoch in drawn.split(count) if len(epoch) == count]
     assert len(epochs) >= 2
     for epoch in epochs:
