@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ddbench.budget import Budget
 from ddbench.errors import UsageError
-from ddbench.evaluation.from_tensors import from_tensors
+from ddbench.evaluation.from_tensors import Numbers, from_tensors
 from ddbench.jobs.ddp import ONE_JOB, DDPExecutor
 from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.jobs.pool import Engine
@@ -216,15 +214,15 @@ def pack_labels(
 
 
 def evaluate(
-    images: torch.Tensor | SynSet | Path | str,
-    labels: torch.Tensor | None = None,
+    images: Numbers | SynSet | Path | str,
+    labels: Numbers | None = None,
     *,
     dataset: str | None = None,
     protocol: str = "hard-v1",
     network: str | None = None,
     seeds: int | Sequence[int] = 5,
     space: str = "normalised",
-    soft_labels: torch.Tensor | None = None,
+    soft_labels: Numbers | None = None,
     syn_lr: float | None = None,
     name: str | None = None,
     borrow: Path | str | None = None,
@@ -244,15 +242,15 @@ def evaluate(
     """Train and test students on a set, from a file or from anyone's own loop.
 
     Args:
-        images: float tensor [n, C, H, W] in `space` with `labels`; a `SynSet`; or a set's file.
-        labels: int64 [n] classes, for a tensor.
-        dataset: name of the data set; needed for a tensor, and for a set made on a folder ("folder:PATH").
+        images: floats [n, C, H, W] in `space` with `labels`, a tensor, NumPy array or list; a `SynSet`; or a set's file.
+        labels: classes [n], whole numbers, that go with images in memory.
+        dataset: name of the data set; needed for images in memory, and for a set made on a folder ("folder:PATH").
         protocol: what to score by.
         network: student network; None is the protocol's default.
         seeds: how many evaluation seeds (0, 1, ...), or which.
-        space: of a tensor: "pixel", "normalised" or "zca".
-        soft_labels: logits [n, K] that go with a tensor, for `shipped-v1`.
-        syn_lr: learned step size that goes with a tensor: the set then ships a student recipe with it.
+        space: of images in memory: "pixel", "normalised" or "zca".
+        soft_labels: logits [n, K] that go with images in memory, for `shipped-v1`.
+        syn_lr: learned step size that goes with images in memory: the set then ships a student recipe with it.
         name: method name of an imported set, for tables; None: the one given when it was imported.
         borrow: file of a set whose student recipe this one is trained by (a baseline under `shipped-v1`).
         dataset_name: name of a folder data set in records.
@@ -305,18 +303,18 @@ def evaluate(
 
 
 def _as_set(
-    images: torch.Tensor | SynSet | Path | str,
-    labels: torch.Tensor | None,
+    images: Numbers | SynSet | Path | str,
+    labels: Numbers | None,
     dataset: str | None,
     dataset_name: str | None,
     space: str,
-    soft_labels: torch.Tensor | None,
+    soft_labels: Numbers | None,
     syn_lr: float | None,
     name: str,
 ) -> tuple[SynSet, DataName]:
-    if isinstance(images, torch.Tensor):
+    if not isinstance(images, SynSet | Path | str):
         if labels is None or dataset is None:
-            raise UsageError("a tensor of images needs labels and the name of its data set")
+            raise UsageError("images in memory need labels and the name of their data set")
         data = DataName(dataset, dataset_name)
         made = from_tensors(images, labels, data.load(), space=space, soft_labels=soft_labels, syn_lr=syn_lr, name=name)
         return made, data

@@ -10,8 +10,6 @@ from ddbench import plugins
 from ddbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from ddbench.distillation.task import Task
-    from ddbench.synset.synset import SynSet
     from ddbench.training.precision import Execution
 
 GROUP = "ddbench.methods"
@@ -40,7 +38,7 @@ class Method:
     Attributes:
         name: what people type.
         hyper: the hyper-parameter class.
-        distill: the method itself.
+        distill: the method itself, `distill(task: Task, hyper) -> SynSet`; its types are not named here, as they load torch.
         title, paper, arxiv: for tables and pages; empty for a baseline without a paper.
         differences: in which points this implementation differs from the paper; tables footnote it.
         balanced: every class gets `ipc` images; the conformance test checks it.
@@ -54,7 +52,7 @@ class Method:
 
     name: str
     hyper: type[Hyper]
-    distill: Callable[["Task", Any], "SynSet"]
+    distill: Callable[[Any, Any], Any]
     title: str = ""
     paper: str = ""
     arxiv: str = ""
@@ -75,9 +73,7 @@ def method_names() -> tuple[str, ...]:
 
 def find_method(name: str) -> Method:
     """The method registered under `name`; UsageError if there is none, or if what is registered is no method."""
-    found = plugins.find(GROUP, name)
-    if not isinstance(found, Method):
-        raise UsageError(
-            f"method {name!r}: its entry point gives {type(found).__name__}, not a ddbench.distillation.method.Method"
-        )
-    return found
+    method = plugins.find(GROUP, name)
+    if not isinstance(method, Method):
+        raise UsageError(f"method {name!r}: its entry point gives {type(method).__name__}, not a Method")
+    return method

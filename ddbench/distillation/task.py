@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,9 +18,7 @@ from ddbench.errors import JobFailed, UsageError
 from ddbench.progress import Reporter
 from ddbench.randomness import Key, forked, rng
 from ddbench.synset import targets, teachers, views
-from ddbench.synset.label_compression import Packing, packed_targets
 from ddbench.synset.synset import SynSet
-from ddbench.synset.targets.distances import record_distances
 from ddbench.synset.teachers import Teacher
 from ddbench.system import code
 from ddbench.training.batch_schedule import Images, Labeller
@@ -151,10 +149,12 @@ class Task:
         """Training images float32 [n, C, H, W] in `space` and int64 labels [n], on the device.
 
         Raises:
-            UsageError: the split is too large to be held; use `batches`.
+            UsageError: the split is too large to be held; use `images` or `read`.
         """
         if not self._source.train.resident:
-            raise UsageError(f"{self._source.id} does not fit in memory: this method needs tensors(), not batches()")
+            raise UsageError(
+                f"{self._source.id} does not fit in memory, which this method needs: it calls tensors(), not images()"
+            )
         if space not in self._cached:
             self._cached = {space: self._encode(space, self._kept)}  # one space at a time: they are large
         return self._cached[space], self.dataset.labels.to(self.device)
@@ -165,12 +165,6 @@ class Task:
 
     def _read_images(self, space: Space, places: torch.Tensor | None) -> Images:
         return ReadImages.of(self._source.train, transform_for(space, self._source), self.device, places)
-
-    def batches(self, space: Space, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """The training split in index order: images, labels and places, `size` at a time, on the device."""
-        for places in torch.arange(len(self.dataset.labels)).split(size):
-            origin = places if self._kept is None else self._kept[places]
-            yield self._encode(space, origin), self.dataset.labels[places].to(self.device), places
 
     def _encode(self, space: Space, indices: torch.Tensor | None) -> torch.Tensor:
         data, transform = self.dataset, transform_for(space, self._source).to(self.device)
@@ -265,34 +259,6 @@ class Task:
         """What labels a student's batches by the targets of a set made here."""
         kind, _ = targets.targets_of(synset)
         return kind.bind(targets.Binding(synset, self._source, self.device, self.recall_teacher))
-
-    def replayed(self, synset: SynSet, packing: Packing | None = None) -> SynSet:
-        """A set whose teachers label online, with the logits stored that they would give; see `targets.replay`.
-
-        Without a packing all label batches are stored, in fp16.
-        """
-        stored = packed_targets(
-            synset,
-            self._source,
-            packing or Packing(),
-            self.device,
-            seed=self.seed,
-            loop=lambda start, total: self.loop(start, total, "storing labels"),
-            recall=self.recall_teacher,
-        )
-        return replace(synset, targets=stored)
-
-    def with_distances(self, synset: SynSet) -> SynSet:
-        """A set whose teachers label online, with their logits' distances stored instead; see `targets.distances`."""
-        stored = record_distances(
-            synset,
-            self._source,
-            self.device,
-            seed=self.seed,
-            loop=lambda start, total: self.loop(start, total, "storing distances"),
-            recall=self.recall_teacher,
-        )
-        return replace(synset, targets=stored)
 
     @contextmanager
     def apart(self, ipc: int, checkpoint: Checkpoint) -> Iterator[None]:

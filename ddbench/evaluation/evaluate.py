@@ -19,7 +19,6 @@ from ddbench.evaluation.reference_teacher import measured_accuracy, reference_te
 from ddbench.evaluation.sizes import bytes_of
 from ddbench.hashing import digest
 from ddbench.records.record import Record, Run, SynSetFacts, TeacherFacts, now
-from ddbench.synset.matched_recipe import Lender
 from ddbench.synset.synset import SynSet, check_dataset
 from ddbench.synset.targets import Binding, online_teacher, targets_of
 from ddbench.synset.teachers import Teacher
@@ -34,6 +33,20 @@ from ddbench.training.stacked import stackable, train_together
 
 log = logging.getLogger("ddbench")
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class RecipeOwner:
+    """Whose training recipe a baseline is trained by: that set's method, and the hash of its recipe (imported: its own)."""
+
+    method: str
+    recipe_hash: str
+
+
+def owner_of(synset: SynSet) -> RecipeOwner:
+    """The owner that a set's provenance names."""
+    made = synset.provenance
+    return RecipeOwner(made.method, made.recipe_hash or synset.hash)
 
 
 def student_recipe(synset: SynSet, dataset: Dataset, protocol: Protocol, network: str | None) -> StudentRecipe:
@@ -60,12 +73,12 @@ def evaluate_seeds(
     setting: Compute,
     network: str | None = None,
     label: str | None = None,
-    lender: Lender | None = None,
+    owner: RecipeOwner | None = None,
     progress: Progress | None = None,
 ) -> Record:
     """Train students on a set, one a seed, and test them; the record holds these runs.
 
-    A student that diverges gives a failed run with its reason. See `base_record` for `label` and `lender`.
+    A student that diverges gives a failed run with its reason. See `base_record` for `label` and `owner`.
 
     Raises:
         NotScored: the protocol does not apply to this set.
@@ -76,7 +89,7 @@ def evaluate_seeds(
     device = setting.apply()
     recipe = student_recipe(synset, dataset, protocol, network)
     reference = _reference(protocol, dataset, device, progress)
-    record = base_record(synset, protocol, recipe, label=label, lender=lender)
+    record = base_record(synset, protocol, recipe, label=label, owner=owner)
     teachers = {reference.hash: (reference, True)} if reference else {}
     if recipe.labels == "targets":
         kind, _ = targets_of(synset)
@@ -235,7 +248,7 @@ def base_record(
     recipe: StudentRecipe,
     *,
     label: str | None = None,
-    lender: Lender | None = None,
+    owner: RecipeOwner | None = None,
 ) -> Record:
     """The record of a set under a protocol, without runs.
 
@@ -244,7 +257,7 @@ def base_record(
         protocol: the protocol.
         recipe: the resolved student recipe, whose network is the student network.
         label: name of an imported set's method.
-        lender: of a baseline that borrows a set's student recipe: who from.
+        owner: of a matched-recipe baseline: whose training recipe it is.
     """
     with _said_by_the_set():
         made, own = synset.provenance, synset.student_recipe
@@ -257,7 +270,7 @@ def base_record(
                 protocol,
                 recipe.network,
                 student_recipe_hash=shipped,
-                lender=lender,
+                owner=owner,
             )
         plain = {"name": "imported", "method": label or made.method}
         return Record(
@@ -272,8 +285,8 @@ def base_record(
             recipe=plain,
             recipe_hash=digest(plain),
             imported=synset.hash,
-            borrowed=lender.method if lender else None,
-            lender=lender.recipe_hash if lender else None,
+            borrowed=owner.method if owner else None,
+            lender=owner.recipe_hash if owner else None,
         )
 
 
@@ -285,7 +298,7 @@ def planned_record(
     student_network: str,
     *,
     student_recipe_hash: str | None = None,
-    lender: Lender | None = None,
+    owner: RecipeOwner | None = None,
 ) -> Record:
     """The record of a cell of the grid, known before its set is: from a resolved recipe as plain data."""
     return Record(
@@ -301,8 +314,8 @@ def planned_record(
         recipe=plain,
         recipe_hash=recipe_hash,
         synthesis_seed=seed,
-        borrowed=lender.method if lender else None,
-        lender=lender.recipe_hash if lender else None,
+        borrowed=owner.method if owner else None,
+        lender=owner.recipe_hash if owner else None,
     )
 
 

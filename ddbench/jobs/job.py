@@ -16,14 +16,14 @@ from ddbench.distillation.recipes import Resolved, restore
 from ddbench.distillation.snapshots import Snapshots, kept_at
 from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation.evaluate import evaluate_seeds
+from ddbench.evaluation.evaluate import RecipeOwner, evaluate_seeds, owner_of
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.evaluation.reference_teacher import measured_accuracy
 from ddbench.hashing import canonical_json, digest
 from ddbench.progress import Reporter
 from ddbench.records.record import Record
 from ddbench.settings import cache_dir
-from ddbench.synset.matched_recipe import Lender, borrow, lender_of
+from ddbench.synset.matched_recipe import match_recipe
 from ddbench.synset.synset import SynSet, load, save
 from ddbench.synset.teachers import roles
 from ddbench.system import code
@@ -300,18 +300,18 @@ class EvaluateJob:
 
 def borrowed_set(
     synset: SynSet, lender: Path | None, dataset: Dataset, setting: Compute
-) -> tuple[SynSet, Lender | None]:
+) -> tuple[SynSet, RecipeOwner | None]:
     """The set as it is trained on: with what it borrows from the lender's file, and who that is."""
     if lender is None:
         return synset, None
     other = load(lender)
-    return borrow(synset, other, dataset, setting.apply()), lender_of(other)
+    return match_recipe(synset, other, dataset, setting.apply()), owner_of(other)
 
 
 def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:
     """Train and test the students of a job; see `ddbench.evaluation.evaluate.evaluate_seeds` for what it raises."""
     dataset, show = job.data.load(), reporter or Reporter()
-    synset, lender = borrowed_set(load(job.synset), job.lender, dataset, job.setting)
+    synset, owner = borrowed_set(load(job.synset), job.lender, dataset, job.setting)
     at = "" if job.step is None else f" at step {job.step}"
     label = f"{synset.provenance.method}{at}, {job.protocol}, {job.which()}"
     return evaluate_seeds(
@@ -322,6 +322,6 @@ def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:
         setting=job.setting,
         network=job.network,
         label=job.label,
-        lender=lender,
+        owner=owner,
         progress=lambda done, total: show.advance(label, done, total),
     )

@@ -66,6 +66,6 @@ def _drop_inner(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any
 
 def _add_inner(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Undo `_drop_inner` before a state is loaded."""
-    for name in module.norm.state_dict():
+    for name in module.get_submodule("norm").state_dict():
         if prefix + name in state:
             state[prefix + INNER + name] = state.pop(prefix + name)

@@ -26,8 +26,8 @@ from ddbench.synset.synset import Provenance, SynSet, Targets, stored_parts
 from ddbench.synset.targets import targets_of
 from ddbench.synset.targets.encodings import ENCODINGS, encoding_of, stored_encoding
 from ddbench.synset.targets.recording import DRAWS, STEP_BYTES, Draw, Loop
-from ddbench.synset.targets.replay import record_replay, require_room, rewritten
 from ddbench.synset.targets.soft import packed
+from ddbench.synset.targets.stored_soft_labels import record_soft_labels, reencoded, require_room
 from ddbench.synset.teachers import Teacher
 from ddbench.synset.views import training_count
 from ddbench.training.recipe import StudentRecipe
@@ -211,7 +211,7 @@ def packed_targets(
         if kept <= len(steps):
             places = packing.choose(len(steps), kept, seed)
             if stored_encoding(targets, classes).suffices(encoding_of(packing.encoding, packing.topk, classes)):
-                return rewritten(synset, places, encoding=packing.encoding, topk=packing.topk, draw=draw, loop=loop)
+                return reencoded(synset, places, encoding=packing.encoding, topk=packing.topk, draw=draw, loop=loop)
             chosen: list[int] | None = steps[places].tolist()
         else:
             chosen = _chosen(packing, recipe, images, classes, seed)
@@ -219,7 +219,7 @@ def packed_targets(
     else:
         chosen = _chosen(packing, recipe, images, classes, seed)
     how: dict[str, Any] = {"encoding": packing.encoding, "topk": packing.topk, "keep": chosen, "draw": draw}
-    return record_replay(synset, dataset, device, seed=seed, loop=loop, recall=recall, **how)
+    return record_soft_labels(synset, dataset, device, seed=seed, loop=loop, recall=recall, **how)
 
 
 def _chosen(packing: Packing, recipe: StudentRecipe, images: int, classes: int, seed: int) -> list[int] | None:

@@ -64,7 +64,7 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class Form:
+class ProjectorForm:
     """How factors and features become logits: form of a convolution's matrix, scale s, whether E(x) has length 1."""
 
     conv: ConvForm = "square"
@@ -169,13 +169,13 @@ def conv_change(a: Tensor, b: Tensor, weight: torch.Size, form: ConvForm) -> Ten
     return (a @ b).view(outputs, height, inputs, width).permute(0, 2, 1, 3)
 
 
-def matrix_shapes(encoder: Encoder, classes: int, form: Form) -> dict[str, tuple[int, int]]:
+def matrix_shapes(encoder: Encoder, classes: int, form: ProjectorForm) -> dict[str, tuple[int, int]]:
     """Rows and columns of every part that can be adapted: the convolutions and W."""
     shapes = {name: matrix_shape(part.weight.shape, form.conv) for name, part in convolutions(encoder.module).items()}
     return {**shapes, COLUMNS: (encoder.width, classes)}
 
 
-def check_factors(encoder: Encoder, classes: int, factors: Factors, form: Form) -> None:
+def check_factors(encoder: Encoder, classes: int, factors: Factors, form: ProjectorForm) -> None:
     """UsageError unless the factors are of this encoder's parts and of their shapes, no rank above its matrix's."""
     shapes = matrix_shapes(encoder, classes, form)
     parts = {name.removesuffix(end) for end in (".a", ".b") for name in factors if name.endswith(end)}
@@ -209,7 +209,7 @@ def changed_columns(columns: Tensor, factors: Factors) -> Tensor:
     return columns + factors[f"{COLUMNS}.a"] @ factors[f"{COLUMNS}.b"]
 
 
-def project(features: Tensor, columns: Tensor, form: Form) -> Tensor:
+def project(features: Tensor, columns: Tensor, form: ProjectorForm) -> Tensor:
     """Logits s W^T E(x), [b, K], of features [b, d]."""
     shown = F.normalize(features, dim=1) if form.normalised else features
     return form.scale * (shown @ columns)
@@ -220,7 +220,7 @@ class Projector(nn.Module):
 
     columns: Tensor
 
-    def __init__(self, encoder: Encoder, columns: Tensor, factors: Factors, form: Form) -> None:
+    def __init__(self, encoder: Encoder, columns: Tensor, factors: Factors, form: ProjectorForm) -> None:
         """Merge, on the CPU; the encoder itself is left as it is."""
         super().__init__()
         self.side, self.form = encoder.side, form

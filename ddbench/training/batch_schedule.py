@@ -13,6 +13,9 @@ import torch
 from ddbench.errors import UsageError
 from ddbench.randomness import rng
 
+Transformation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+"""Changes images [b, C, H, W] by draws of a generator: an augmentation, or a view."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -67,7 +70,7 @@ class BatchSchedule:
 
     seed: int
     steps: tuple[int, ...] | None = None
-    draw: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
+    draw: Transformation | None = None
     uniform: bool = False
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.randomness import rng
-from ddbench.synset.matched_recipe import borrow
+from ddbench.synset.matched_recipe import match_recipe
 from ddbench.synset.targets import recording, targets_of
 from ddbench.training.batches import views_of
 from ddbench.training.checkpoints import Checkpoint
@@ -370,7 +370,7 @@ def test_distances_are_of_the_teachers_logits_for_the_seeds_stream():
 def test_the_shipped_student_trains_and_random_borrows_its_labels(labels):
     synset, protocol = distil(labels=labels), find_protocol("shipped-v1")
     random = find_method("random").distill(a_task(), find_method("random").hyper())
-    lent = borrow(random, synset, digits())
+    lent = match_recipe(random, synset, digits())
     assert lent.student_recipe == synset.student_recipe and lent.targets.kind == synset.targets.kind
     assert (lent.targets.params == synset.targets.params) and torch.equal(lent.indices, random.indices)
     for made in (synset, lent):

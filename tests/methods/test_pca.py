@@ -22,7 +22,7 @@ from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.settings import cache_dir
-from ddbench.synset.matched_recipe import borrow
+from ddbench.synset.matched_recipe import match_recipe
 from ddbench.synset.views import drawn, expand
 from ddbench.training.batch_schedule import BatchSchedule
 from ddbench.training.batches import views_of
@@ -172,7 +172,7 @@ def test_scores_are_made_once_for_all_settings():
 def test_random_borrows_the_recipe_and_is_shown_whole():
     digits, synset = load_dataset("digits"), distilled()
     job = DistillJob.of(DataName("digits"), resolve(find_method("random"), digits, Budget(2)), SEED, Compute())
-    found = borrow(distill_job(job), synset, digits)
+    found = match_recipe(distill_job(job), synset, digits)
     assert found.student_recipe == synset.student_recipe and found.views is None and found.targets is None
     for each in (found, synset):
         run = evaluate_seeds(each, digits, find_protocol("shipped-v1"), seeds=(0,), setting=Compute()).runs[0]

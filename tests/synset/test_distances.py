@@ -18,12 +18,12 @@ from ddbench.evaluation.sizes import bytes_of
 from ddbench.jobs.estimate import estimate_student
 from ddbench.jobs.job import DataName
 from ddbench.synset import teachers
-from ddbench.synset.matched_recipe import borrow
+from ddbench.synset.matched_recipe import match_recipe
 from ddbench.synset.synset import Provenance, SynSet, Targets, load, save
 from ddbench.synset.targets import committee, targets_of
 from ddbench.synset.targets import recording as module
 from ddbench.synset.targets.distances import record_distances
-from ddbench.synset.targets.replay import record_replay
+from ddbench.synset.targets.stored_soft_labels import record_soft_labels
 from ddbench.training.batch_schedule import BatchSchedule, SoftLabels
 from ddbench.training.batches import views_of
 from ddbench.training.compute import Compute
@@ -203,7 +203,7 @@ def test_bytes_are_two_halves_a_view_and_a_number_a_step():
     assert kind.bytes(synset) == {"targets": STEPS * (8 * 2 * 2 + 8)} and kind.teachers(synset) == []
     lines = bytes_of(synset, load_dataset("digits"), find_protocol("shipped-v1"))
     assert lines["targets"] == STEPS * (8 * 2 * 2 + 8) and "external" not in lines
-    logits = replace(synset, targets=record_replay(a_set(), load_dataset("digits"), CPU, seed=11))
+    logits = replace(synset, targets=record_soft_labels(a_set(), load_dataset("digits"), CPU, seed=11))
     assert targets_of(logits)[0].bytes(logits)["targets"] == STEPS * (8 * 10 * 2 + 8)
 
 
@@ -290,21 +290,21 @@ def baseline(count=20):
 @pytest.mark.parametrize("options", [{}, {"keep": [1, 2]}], ids=str)
 def test_a_baseline_gets_distances_of_its_own_images_by_the_same_teachers(options, monkeypatch):
     digits, other = load_dataset("digits"), recorded(a_set(), **options)
-    found = borrow(baseline(), other, digits)
+    found = match_recipe(baseline(), other, digits)
     online = replace(baseline(), student_recipe=RECIPE, targets=Targets("teachers", other.targets.params["made_by"]))
     wanted = record_distances(online, digits, CPU, seed=11, **options)
     assert found.student_recipe == RECIPE and found.targets.params == other.targets.params
     assert all(torch.equal(found.targets.tensors[name], tensor) for name, tensor in wanted.tensors.items())
     assert not torch.equal(found.targets.tensors["distances"], other.targets.tensors["distances"])
     monkeypatch.setattr("ddbench.synset.matched_recipe.record_distances", None)  # made once
-    assert borrow(baseline(), other, digits).hash == found.hash
+    assert match_recipe(baseline(), other, digits).hash == found.hash
     larger = borrow_larger(other, monkeypatch)
     assert larger.targets.tensors["steps"].tolist() == (options.get("keep") or list(range(3 * 25 // 8)))
 
 
 def borrow_larger(other, monkeypatch):
     monkeypatch.setattr("ddbench.synset.matched_recipe.record_distances", record_distances)
-    found = borrow(baseline(25), other, load_dataset("digits"))
+    found = match_recipe(baseline(25), other, load_dataset("digits"))
     targets_of(found)
     return found
 
@@ -312,8 +312,8 @@ def borrow_larger(other, monkeypatch):
 def test_distances_and_replays_of_one_seed_are_kept_apart():
     digits = load_dataset("digits")
     stored = recorded(a_set())
-    logits = replace(stored, targets=record_replay(a_set(), digits, CPU, seed=11))
-    kinds = [borrow(baseline(), other, digits).targets.kind for other in (stored, logits, stored)]
+    logits = replace(stored, targets=record_soft_labels(a_set(), digits, CPU, seed=11))
+    kinds = [match_recipe(baseline(), other, digits).targets.kind for other in (stored, logits, stored)]
     assert kinds == ["distances", "replay", "distances"]
 
 
@@ -322,4 +322,4 @@ def test_a_baseline_whose_teachers_are_gone_is_a_line():
     params = {"seed": 0, "images": 20, "batch": 8, "made_by": made_by}
     tensors = {"steps": torch.arange(STEPS), "distances": torch.zeros(STEPS, 8, 2).half()}
     with pytest.raises(UsageError, match="not in the cache"):
-        borrow(baseline(), a_set(targets=Targets("distances", params, tensors)), load_dataset("digits"))
+        match_recipe(baseline(), a_set(targets=Targets("distances", params, tensors)), load_dataset("digits"))

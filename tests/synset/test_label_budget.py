@@ -35,11 +35,11 @@ from ddbench.records.store import RecordStore
 from ddbench.report.format import size
 from ddbench.synset import label_compression, teachers
 from ddbench.synset.label_compression import Packing, full_bytes, full_size, pack_labels, parts
-from ddbench.synset.matched_recipe import borrow
+from ddbench.synset.matched_recipe import match_recipe
 from ddbench.synset.synset import Provenance, SynSet, Targets, load, save
 from ddbench.synset.targets import Binding, recording, targets_of
-from ddbench.synset.targets.replay import record_replay
 from ddbench.synset.targets.soft import labels_of
+from ddbench.synset.targets.stored_soft_labels import record_soft_labels
 from ddbench.training.batch_schedule import BatchSchedule
 from ddbench.training.compute import Compute
 from ddbench.training.loop import train
@@ -64,7 +64,7 @@ a_set = partial(small_sets.a_set, RECIPE)
 
 
 def recorded(synset, **options):
-    return replace(synset, targets=record_replay(synset, load_dataset("digits"), CPU, seed=11, **options))
+    return replace(synset, targets=record_soft_labels(synset, load_dataset("digits"), CPU, seed=11, **options))
 
 
 def packed(synset, seed=None, **packing):
@@ -388,18 +388,18 @@ def test_a_baseline_borrows_the_packing():
         digits, classes=digits.train.labels[:20], indices=torch.arange(20), space=make_space("normalised", digits)
     )
     pruned = packed(a_set(), 11, encoding="int8", ratio=4.0)
-    found = borrow(own, pruned, digits)
+    found = match_recipe(own, pruned, digits)
     online = replace(own, student_recipe=RECIPE, targets=Targets("teachers", pruned.targets.params["made_by"]))
     assert found.targets.params == pruned.targets.params and found.targets.params["draw"] == "uniform"
     assert found.hash == packed(online, 11, encoding="int8", ratio=4.0).hash
-    in_turn = borrow(own, packed(a_set(), 11, encoding="int8", ratio=4.0, draw="cycle"), digits)
+    in_turn = match_recipe(own, packed(a_set(), 11, encoding="int8", ratio=4.0, draw="cycle"), digits)
     assert "draw" not in in_turn.targets.params
     teacher = a_teacher()
     made = Provenance(method="toy", teachers={teacher.hash: {"label_weight": 1.0}})
     soft = packed(replace(soft_set(), provenance=made), encoding="topk", topk=3)
-    lent = borrow(own, soft, digits)
+    lent = match_recipe(own, soft, digits)
     targets_of(lent)
-    plain = borrow(own, replace(soft_set(), provenance=made), digits)
+    plain = match_recipe(own, replace(soft_set(), provenance=made), digits)
     assert lent.targets.params == soft.targets.params
     assert torch.equal(lent.targets.tensors["values"], plain.targets.tensors["labels"].topk(3, dim=1).values.half())
 

@@ -22,10 +22,10 @@ from ddbench.jobs import estimate
 from ddbench.jobs.job import DataName
 from ddbench.randomness import rng
 from ddbench.synset import teachers, views
-from ddbench.synset.matched_recipe import borrow
+from ddbench.synset.matched_recipe import match_recipe
 from ddbench.synset.synset import SynSet, Targets, Views, load, save
 from ddbench.synset.targets import Binding, online_teacher, targets_of
-from ddbench.synset.targets.replay import record_replay
+from ddbench.synset.targets.stored_soft_labels import record_soft_labels
 from ddbench.synset.views import drawn, expand, find_view_kind, training_count, training_images
 from ddbench.synset.views.tiles import one_tile
 from ddbench.training.batch_schedule import BatchSchedule
@@ -323,7 +323,7 @@ def test_a_replay_holds_the_labels_of_the_tiles(toys):
     digits, cpu, teacher = load_dataset("digits"), torch.device("cpu"), a_teacher()
     recipe = TILED.model_copy(update={"labels": "targets", "loss": {"name": "kl", "temperature": 4.0}})
     online = canvases(student_recipe=recipe, targets=online_teacher(teacher))
-    stored = replace(online, targets=record_replay(online, digits, cpu, seed=11))
+    stored = replace(online, targets=record_soft_labels(online, digits, cpu, seed=11))
     kind, targets = targets_of(stored)
     batches = [*views_of(CANVASES, recipe, BatchSchedule(11, draw=drawn(online)))]
     again = [*views_of(CANVASES, recipe, kind.schedule(stored))]
@@ -349,7 +349,7 @@ def test_one_soft_label_for_a_canvas_is_refused():
 def test_a_baseline_borrows_the_recipe_and_not_the_views():
     digits = load_dataset("digits")
     own = replace(a_set(), views=None)
-    found = borrow(own, canvases(), digits)
+    found = match_recipe(own, canvases(), digits)
     assert found.views is None and found.student_recipe == TILED and found.targets is None
     assert final_loss(found) == trained(*expanded(own))
 

@@ -16,7 +16,7 @@ from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets import Binding, TargetKind, own_targets
 from ddbench.synset.targets.encodings import Shapes
 from ddbench.synset.targets.recording import (
-    Form,
+    EntryFormat,
     check_entries,
     check_makers,
     check_schedule,
@@ -39,7 +39,7 @@ def _write(batch: Batch, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
     return {"distances": distances(logits, classes, batch.permutation).half()}
 
 
-FORM = Form("distances", _shapes, _write, "keep fewer steps, or let the teachers label online")
+FORMAT = EntryFormat("distances", _shapes, _write, "keep fewer steps, or let the teachers label online")
 
 
 class Distances(TargetKind):
@@ -83,12 +83,12 @@ def record_distances(
     recall: Callable[[str], Teacher | None] | None = None,
 ) -> Targets:
     """Store the distances of the batches of a student's training ahead; see `ddbench.synset.targets.recording.record`."""
-    return record(synset, dataset, device, FORM, seed=seed, keep=keep, loop=loop, recall=recall)
+    return record(synset, dataset, device, FORMAT, seed=seed, keep=keep, loop=loop, recall=recall)
 
 
 def require_room(recipe: StudentRecipe, images: int) -> None:
     """UsageError where the distances of all steps of a training on so many images would be too large."""
-    FORM.require_room(min(recipe.batch, images), recipe.steps(images))
+    FORMAT.require_room(min(recipe.batch, images), recipe.steps(images))
 
 
 DISTANCES = Distances()

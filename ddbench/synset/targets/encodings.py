@@ -153,11 +153,15 @@ def encoding_of(name: str, kept: int | None, classes: int) -> Encoding:
     return TopK(kept)
 
 
+def stored_topk(targets: Targets) -> int | None:
+    """How many logits of a row targets keep; None where they are not written by "topk"."""
+    values = targets.tensors.get("values")
+    return values.shape[-1] if values is not None and values.ndim else None
+
+
 def stored_encoding(targets: Targets, classes: int) -> Encoding:
     """How the logits of targets with an encoding are written; UsageError if that is unknown, or k is out of range."""
-    values = targets.tensors.get("values")
-    kept = values.shape[-1] if values is not None and values.ndim else None
-    return encoding_of(targets.params["encoding"], kept, classes)
+    return encoding_of(targets.params["encoding"], stored_topk(targets), classes)
 
 
 def shapes_bytes(shapes: Shapes) -> int:

@@ -13,7 +13,15 @@ from ddbench.data.spaces import transform_for
 from ddbench.errors import UsageError
 from ddbench.hashing import digest, is_digest
 from ddbench.networks import clip
-from ddbench.synset.projection import COLUMNS, Encoder, Form, Projector, check_factors, named_encoder, text_columns
+from ddbench.synset.projection import (
+    COLUMNS,
+    Encoder,
+    Projector,
+    ProjectorForm,
+    check_factors,
+    named_encoder,
+    text_columns,
+)
 from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets import Binding, TargetKind, own_targets
 from ddbench.synset.teachers import Teacher
@@ -53,7 +61,7 @@ class Projected(TargetKind):
             "model": ..., "tag": ... or null, "weights": digest}, with "seed" where the tag is null: drawn weights.
         columns: null, W is stored as the tensor `columns` [d, K]; or {"prompt": "a photo of a {}.", "texts": digest}: W is
             made of one text for each class by the encoder's own text tower, and needs no storage.
-        conv, scale, normalised: see `projection.Form`.
+        conv, scale, normalised: see `projection.ProjectorForm`.
 
     Tensors are the factors, float32, by the names of `projection.Factors`.
     """
@@ -122,10 +130,10 @@ def projector_of(synset: SynSet, recall: Callable[[str], Teacher | None] | None 
     )
 
 
-def form_of(targets: Targets) -> Form:
+def form_of(targets: Targets) -> ProjectorForm:
     """How the targets' factors become logits."""
     params = targets.params
-    return Form(params["conv"], params["scale"], params["normalised"])
+    return ProjectorForm(params["conv"], params["scale"], params["normalised"])
 
 
 def _columns(targets: Targets, class_names: tuple[str, ...]) -> Tensor:

@@ -39,7 +39,7 @@ Loop = Callable[[int, int], Iterable[int]]
 
 
 @dataclass(frozen=True)
-class Form:
+class EntryFormat:
     """How entries are written.
 
     Attributes:
@@ -67,7 +67,7 @@ def record(
     synset: SynSet,
     dataset: Dataset,
     device: torch.device,
-    form: Form,
+    form: EntryFormat,
     *,
     seed: int,
     keep: Sequence[int] | None = None,

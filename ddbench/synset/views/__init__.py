@@ -10,13 +10,12 @@ from abc import ABC, abstractmethod
 import torch
 
 from ddbench import plugins
-from ddbench.augment import Augmentation
 from ddbench.data.dataset import Dataset
 from ddbench.data.spaces import Space, transform_for
 from ddbench.data.streamed import ReadImages
 from ddbench.errors import UsageError
 from ddbench.synset.synset import MAX_IMAGES, SynSet, Views, check_dataset
-from ddbench.training.batch_schedule import Images
+from ddbench.training.batch_schedule import Images, Transformation
 
 GROUP = "ddbench.views"
 
@@ -46,7 +45,7 @@ class ViewKind(ABC):
         Of a kind that draws, the stored images: `count` is their number.
         """
 
-    def draw(self, synset: SynSet) -> Augmentation | None:
+    def draw(self, synset: SynSet) -> Transformation | None:
         """What turns a batch of training images into full-size views of them, by a generator; None: they are shown whole.
 
         The batch may be in another pixel or normalised space than the set's.
@@ -78,7 +77,7 @@ def training_count(synset: SynSet) -> int:
     return count
 
 
-def drawn(synset: SynSet) -> Augmentation | None:
+def drawn(synset: SynSet) -> Transformation | None:
     """What a training shows of its images, for `BatchSchedule.draw`; None: the images themselves. UsageError as `expand`."""
     if synset.views is None:
         return None

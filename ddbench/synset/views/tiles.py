@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from ddbench.augment import Augmentation, resized_crop
+from ddbench.augment import resized_crop
 from ddbench.data.dataset import Dataset
 from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet
 from ddbench.synset.views import ViewKind
+from ddbench.training.batch_schedule import Transformation
 
 
 class Tiles(ViewKind):
@@ -42,7 +43,7 @@ class Tiles(ViewKind):
         """See the base class: the canvases."""
         return synset.pixels(dataset), synset.classes
 
-    def draw(self, synset: SynSet) -> Augmentation | None:
+    def draw(self, synset: SynSet) -> Transformation | None:
         """See the base class: `one_tile`."""
         factor = _factor(synset)
         return partial(one_tile, factor=factor) if factor > 1 else None

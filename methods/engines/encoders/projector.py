@@ -27,8 +27,8 @@ from ddbench.synset.projection import (
     COLUMNS,
     ConvForm,
     Encoder,
-    Form,
     Projector,
+    ProjectorForm,
     changed_columns,
     changed_weights,
     convolutions,
@@ -78,9 +78,9 @@ class FitFields(Hyper):
         if self.rank_conv and not convolutions(encoder.module):
             raise UsageError(f"encoder {encoder.name} has no convolutions to adapt: set rank_conv to 0")
 
-    def form(self) -> Form:
+    def form(self) -> ProjectorForm:
         """How factors and features become logits."""
-        return Form(self.conv_form, self.scale, self.normalised)
+        return ProjectorForm(self.conv_form, self.scale, self.normalised)
 
     def fit_recipe(self, task: Task, name: str) -> StudentRecipe:
         """The training of the factors."""
@@ -129,7 +129,7 @@ class Adapted(nn.Module):
 
     columns: Tensor
 
-    def __init__(self, start: Start, factors: Mapping[str, Tensor], form: Form) -> None:
+    def __init__(self, start: Start, factors: Mapping[str, Tensor], form: ProjectorForm) -> None:
         """Take factors by name, to be learned; the encoder's own weights are not."""
         super().__init__()
         self.form, self.side = form, start.encoder.side

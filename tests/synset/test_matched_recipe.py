@@ -11,10 +11,10 @@ from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.evaluation.reference_teacher import reference_teacher
 from ddbench.synset import teachers
-from ddbench.synset.matched_recipe import borrow, by_classes
+from ddbench.synset.matched_recipe import by_classes, match_recipe
 from ddbench.synset.synset import Provenance, SynSet, Targets, Views
 from ddbench.synset.targets import committee, online_teacher, targets_of
-from ddbench.synset.targets.replay import record_replay
+from ddbench.synset.targets.stored_soft_labels import record_soft_labels
 from ddbench.training.recipe import StudentRecipe
 
 CPU = torch.device("cpu")
@@ -57,7 +57,7 @@ def a_teacher(seed=0):
 
 
 def lent(other, own=None):
-    return borrow(own or baseline(), other, load_dataset("digits"))
+    return match_recipe(own or baseline(), other, load_dataset("digits"))
 
 
 def test_a_recipe_on_classes_is_taken_as_it_is():
@@ -122,7 +122,7 @@ def test_nothing_to_borrow():
 def a_replay(makers=(0, 1), own=None, **options):
     """A lender whose labels are stored logits of two teachers."""
     online = lender(targets=committee([(a_teacher(seed), 0.5 + seed) for seed in makers], "batch", 3), **(own or {}))
-    return replace(online, targets=record_replay(online, load_dataset("digits"), CPU, seed=4, **options))
+    return replace(online, targets=record_soft_labels(online, load_dataset("digits"), CPU, seed=4, **options))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_replay_is_made_again_for_other_images(toys, options):
     assert found.student_recipe == RECIPE and found.targets.kind == "replay"
     assert found.targets.params == other.targets.params
     online = replace(baseline(), student_recipe=RECIPE, targets=Targets("teachers", other.targets.params["made_by"]))
-    wanted = record_replay(online, digits, CPU, seed=4, **options)
+    wanted = record_soft_labels(online, digits, CPU, seed=4, **options)
     assert {name: t.shape for name, t in found.targets.tensors.items()} == {
         name: t.shape for name, t in other.targets.tensors.items()
     }
@@ -145,7 +145,7 @@ def test_a_replay_is_made_again_for_other_images(toys, options):
 def test_a_replay_is_made_once(toys, monkeypatch):
     other = a_replay()
     first = lent(other)
-    monkeypatch.setattr("ddbench.synset.matched_recipe.record_replay", None)
+    monkeypatch.setattr("ddbench.synset.matched_recipe.record_soft_labels", None)
     assert lent(other).hash == first.hash
 
 
@@ -191,7 +191,7 @@ def test_a_baseline_trains_without_the_lenders_views(toys):
 
 def test_a_replay_with_views_is_made_again_without(toys):
     online = compensated(targets=online_teacher(a_teacher()))
-    other = replace(online, targets=record_replay(online, load_dataset("digits"), CPU, seed=4))
+    other = replace(online, targets=record_soft_labels(online, load_dataset("digits"), CPU, seed=4))
     assert other.targets.params["images"] == 30 and len(other.targets.tensors["steps"]) == 12
     found = lent(other)
     assert found.targets.params["images"] == 10 and found.targets.tensors["steps"].tolist() == [0, 1, 2, 3]
@@ -234,7 +234,7 @@ def test_sets_must_match():
     digits = load_dataset("digits")
     with pytest.raises(UsageError, match="--set space=zca"):
         lent(lender(space=make_space("zca", digits), targets=LEARNED))
-    with pytest.raises(UsageError, match="cannot borrow"):
+    with pytest.raises(UsageError, match="cannot be trained by"):
         lent(lender(dataset="mnist", targets=LEARNED))
-    with pytest.raises(UsageError, match="cannot borrow"):
+    with pytest.raises(UsageError, match="cannot be trained by"):
         lent(replace(lender(targets=LEARNED), split_hash="0" * 64))

@@ -18,7 +18,7 @@ from ddbench.synset.targets import Binding, TargetKind, own_targets
 from ddbench.synset.targets.encodings import encoding_of, stored_encoding
 from ddbench.synset.targets.recording import (
     Draw,
-    Form,
+    EntryFormat,
     Loop,
     check_entries,
     check_makers,
@@ -35,7 +35,7 @@ from ddbench.training.batch_schedule import Batch, BatchSchedule, Labeller
 from ddbench.training.recipe import StudentRecipe
 
 
-class Replay(TargetKind):
+class StoredSoftLabels(TargetKind):
     """Logits of a schedule's batches.
 
     Tensors: `steps` int64 [S], the views that are kept, rising; and, by encoding (`ddbench.synset.targets.encodings`),
@@ -68,7 +68,7 @@ class Replay(TargetKind):
         return schedule_of(synset)
 
 
-def record_replay(
+def record_soft_labels(
     synset: SynSet,
     dataset: Dataset,
     device: torch.device,
@@ -104,7 +104,7 @@ def record_replay(
     return replace(made, params={"encoding": encoding, **made.params})
 
 
-def rewritten(
+def reencoded(
     synset: SynSet,
     places: Tensor,
     *,
@@ -121,7 +121,7 @@ def rewritten(
         encoding: how logits are stored from now on.
         topk: for "topk": how many logits of a row to keep.
         draw: how a training takes them from now on.
-        loop: as for `record_replay`.
+        loop: as for `record_soft_labels`.
     """
     targets, classes = own_targets(synset), len(synset.class_names)
     before, after = stored_encoding(targets, classes), encoding_of(encoding, topk, classes)
@@ -152,14 +152,14 @@ def require_room(
     form.require_room(min(recipe.batch, images), steps or recipe.steps(images))
 
 
-def _form(encoding: str, topk: int | None, classes: int) -> Form:
+def _form(encoding: str, topk: int | None, classes: int) -> EntryFormat:
     how = encoding_of(encoding, topk, classes)
 
     def write(batch: Batch, logits: Tensor, own: Tensor) -> dict[str, Tensor]:
         return how.write(logits)
 
     cheaper = "keep fewer steps, store int8 or topk, or let the teachers label online"
-    return Form("replay", lambda rows: how.shapes(rows, classes), write, cheaper)
+    return EntryFormat("replay", lambda rows: how.shapes(rows, classes), write, cheaper)
 
 
-REPLAY = Replay()
+STORED_SOFT_LABELS = StoredSoftLabels()

@@ -19,7 +19,7 @@ from ddbench.synset.synset import Views, load, save
 from ddbench.synset.targets import committee, targets_of
 from ddbench.synset.targets import recording as module
 from ddbench.synset.targets.encodings import LEVELS, TopK, encoding_of
-from ddbench.synset.targets.replay import record_replay
+from ddbench.synset.targets.stored_soft_labels import record_soft_labels
 from ddbench.training.batch_schedule import BatchSchedule
 from ddbench.training.batches import views_of
 from ddbench.training.compute import Compute
@@ -44,7 +44,7 @@ a_set = partial(small_sets.a_set, RECIPE)
 
 
 def recorded(synset, **options):
-    made = record_replay(synset, load_dataset("digits"), CPU, seed=11, **options)
+    made = record_soft_labels(synset, load_dataset("digits"), CPU, seed=11, **options)
     return replace(synset, targets=made)
 
 
