@@ -1,4 +1,4 @@
-"""What a method is written with: `from ddbench.distillation import Hyper, Method, Task`.
+"""Package of a method's author: `from ddbench.distillation import Hyper, Method, Task`.
 
 Each name is imported when first used, so that listing methods loads no torch.
 """

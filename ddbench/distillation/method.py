@@ -1,4 +1,4 @@
-"""What a method is: one frozen class of hyper-parameters and one function `distill(task, hyper) -> SynSet`."""
+"""Methods: one frozen class of hyper-parameters and one function `distill(task, hyper) -> SynSet`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Hyper(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     def execution(self) -> "Execution":
-        """How the steps of the synthesis are computed: in float32 and as written, unless a method has fields for it."""
+        """Precision and compilation of the synthesis: float32 and as written, unless a method has fields for it."""
         from ddbench.training.precision import Execution
 
         return Execution()
@@ -43,7 +43,7 @@ class Method:
         differences: in which points this implementation differs from the paper; tables footnote it.
         balanced: every class gets `ipc` images; the conformance test checks it.
         budgets: which budgets make sense: "ipc", "fraction", "all".
-        network: distillation network where no recipe names one; a method may need batch normalisation.
+        network: distillation network where no recipe names one; a method may need batch normalization.
         toy: hyper-parameters that make it fast on digits at IPC `toy_ipc`, for the conformance test.
         toy_ipc: the smallest IPC on digits that its definition allows.
         deterministic: it draws nothing by the synthesis seed, so that every seed gives the same set.
@@ -67,12 +67,12 @@ class Method:
 
 
 def method_names() -> tuple[str, ...]:
-    """The names of all installed methods."""
+    """Names of all installed methods."""
     return plugins.names(GROUP)
 
 
 def find_method(name: str) -> Method:
-    """The method registered under `name`; UsageError if there is none, or if what is registered is no method."""
+    """Method registered under `name`; UsageError if there is none, or if what is registered is no method."""
     method = plugins.find(GROUP, name)
     if not isinstance(method, Method):
         raise UsageError(f"method {name!r}: its entry point gives {type(method).__name__}, not a Method")

@@ -34,7 +34,7 @@ ENCODED_AT_ONCE = 5000
 
 @dataclass(frozen=True, eq=False)
 class TaskData:
-    """What a method may know of the data set. `labels` are those of the training split (of what `tensors` gives)."""
+    """Facts of the data set that a method may know. `labels` are those of the training split (of what `tensors` gives)."""
 
     id: str
     class_names: tuple[str, ...]
@@ -82,7 +82,7 @@ class LoggedTeacher:
 
 
 class Task:
-    """The training split, the budget, the distillation network, keyed randomness, cached stages and checkpoints."""
+    """Training split, budget, distillation network, keyed randomness, caches and checkpoints of one distillation."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Task:
         self.teachers: dict[str, dict[str, Any]] = {}
         """Facts of the teachers used, by hash; a method adds to it, the set's provenance shows it."""
         self.logged_teachers: dict[str, LoggedTeacher] = {}
-        """What `credit` was told, by name."""
+        """Networks that `log_teacher` named, by name."""
 
     def _describe(self, labels: torch.Tensor) -> TaskData:
         source = self._source
@@ -128,11 +128,11 @@ class Task:
         return forked(self.seed, SYNTHESIS, *key)
 
     def space(self, kind: str) -> Space:
-        """The data set's "pixel", "normalised" or "zca" space."""
+        """Data set's "pixel", "normalised" or "zca" space."""
         return make_space(kind, self._source)
 
     def holdout(self, fraction: float) -> Held:
-        """Set a fixed, stratified part of the training split aside; `tensors` and stages then do without it.
+        """Set a fixed, stratified part of the training split aside; `tensors` and caches then do without it.
 
         Raises:
             UsageError: `tensors` was asked for before, or another fraction was.
@@ -187,7 +187,7 @@ class Task:
         return [(labels == c).nonzero()[:, 0] for c in range(len(self.dataset.class_names))]
 
     def create_network(self, *key: Key, name: str | None = None) -> nn.Module:
-        """The distillation network (or another), freshly initialised by key, on the device, in train mode."""
+        """Distillation network (or another), freshly initialized by key, on the device, in train mode."""
         data = self.dataset
         network = networks.create(
             name or self.network,
@@ -200,7 +200,7 @@ class Task:
         return network.to(self.device).train()
 
     def create_stage_network(self, *key: Key, name: str | None = None) -> nn.Module:
-        """The distillation network (or another), initialised by stage seed and key, on the CPU: stages begin with it."""
+        """Distillation network (or another), initialized by stage seed and key, on the CPU: what is cached begins with it."""
         data = self.dataset
         shape = {"channels": data.channels, "side": data.side, "classes": len(data.class_names)}
         return networks.create(name or self.network, **shape, seed=self.stage_seed, key=key)
@@ -211,14 +211,14 @@ class Task:
         key: Mapping[str, Any],
         build: Callable[[], tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]],
     ) -> Artifact:
-        """A cached product; `key` says how it is made, data set, holdout, precision and stage seed are added.
+        """Return a cached artifact; `key` says how it is made, data set, holdout, precision and stage seed are added.
 
-        `build` must draw by `stage_seed`, never by the synthesis seed: runs of all seeds share the product.
+        `build` must draw by `stage_seed`, never by the synthesis seed: runs of all seeds share the artifact.
         """
         return self.open_cache(name, key).product(build)
 
     def open_cache(self, name: str, key: Mapping[str, Any]) -> Cache:
-        """The stage itself, for products made of several entries (experts, committees)."""
+        """Open the cache itself, for what is made of several entries (experts, committees)."""
         full = {
             "method": dict(key),
             "dataset": self.dataset.id,
@@ -226,37 +226,36 @@ class Task:
             "holdout": self._reserved,
             "precision": "float32",
             "seed": self.stage_seed,
-            **(
-                {"synthesis": code.SYNTHESIS} if code.SYNTHESIS > 1 else {}
-            ),  # what the first version made has no such field
         }
+        if code.SYNTHESIS > 1:  # what the first version made has no such field
+            full["synthesis"] = code.SYNTHESIS
         return Cache(name, full)
 
     def teacher(self, network: str, space: Space, recipe_hash: str, state: dict[str, torch.Tensor]) -> Teacher:
         """A trained network of this data set, with all that is needed to use it; see `Teacher`."""
         return Teacher.of(self._source, network=network, space=space, recipe_hash=recipe_hash, state=state)
 
-    def cached_teacher(self, stage: Cache, entry: str, make: Callable[[], Teacher]) -> Teacher:
-        """The network that an entry of a stage names, made where it is missing; see `teachers.cached`."""
-        return teachers.cached(stage, entry, make, keep=self.keep_teacher, recall=self.recall_teacher)
+    def cached_teacher(self, cache: Cache, entry: str, make: Callable[[], Teacher]) -> Teacher:
+        """Return the network that an entry of a cache names, made where it is missing; see `teachers.cached`."""
+        return teachers.cached(cache, entry, make, keep=self.keep_teacher, recall=self.recall_teacher)
 
     def keep_teacher(self, teacher: Teacher) -> str:
         """Put a trained network into the cache and return its hash; what is made of it names it by that."""
         return teachers.keep(teacher)
 
     def recall_teacher(self, wanted: str) -> Teacher | None:
-        """The network that was kept under this hash, or None: the cache may have lost it."""
+        """Network that was kept under this hash, or None: the cache may have lost it."""
         return teachers.recall(wanted)
 
     def training_images(self, synset: SynSet) -> tuple[Images, torch.Tensor]:
-        """What a student trains on, views expanded: float32 [N, C, H, W] in the set's space, int64 classes [N].
+        """Give what a student trains on, views expanded: float32 [N, C, H, W] in the set's space, int64 classes [N].
 
         Views that are drawn batch by batch are the schedule's, `BatchSchedule(seed, draw=ddbench.synset.views.drawn(synset))`.
         """
         return views.training_images(synset, self._source, self.device)
 
     def labeller(self, synset: SynSet) -> Labeller:
-        """What labels a student's batches by the targets of a set made here."""
+        """Give what labels a student's batches by the targets of a set made here."""
         kind, _ = targets.targets_of(synset)
         return kind.bind(targets.Binding(synset, self._source, self.device, self.recall_teacher))
 
@@ -275,7 +274,7 @@ class Task:
             self.budget, self.ipc, self.fraction, self.seed, self._checkpoint, self._snapshots = own
 
     def resume(self) -> Any:
-        """The state of the last checkpoint, or None: nested dicts and lists of tensors and plain values."""
+        """State of the last checkpoint, or None: nested dicts and lists of tensors and plain values."""
         return self._checkpoint.load()
 
     def checkpoint(self, state: Callable[[], Any]) -> None:
@@ -311,7 +310,7 @@ class Task:
         When the method is done the runner measures its test accuracy, for people: no method sees it.
 
         Args:
-            name: of the network in this task; a later credit replaces an earlier one of the same name.
+            name: of the network in this task; a later one replaces an earlier one of the same name.
             teacher: gives the network; called after the method is done, so that nothing is held for it.
             role: what such networks are called in the singular; those of one role are shown together.
             facts: plain data to keep with the hash and accuracy in the set's provenance: the epoch.
@@ -327,7 +326,7 @@ class Task:
         indices: torch.Tensor | None = None,
         **more: Any,
     ) -> SynSet:
-        """The method's result.
+        """Make the method's result.
 
         Args:
             space: that the images live in.

@@ -85,7 +85,7 @@ def from_tensors(
 
 
 def shipped_recipe(dataset: Dataset, syn_lr: float | None, soft: bool) -> StudentRecipe | None:
-    """The student recipe of a set that brings a step size or soft labels; None for one that brings neither."""
+    """Student recipe of a set that brings a step size or soft labels; None for one that brings neither."""
     if syn_lr is not None and not (math.isfinite(syn_lr) and syn_lr > 0):
         raise UsageError(f"the step size must be a finite number above 0, not {syn_lr}")
     if syn_lr is None and not soft:
@@ -159,7 +159,7 @@ def _soft(labels: torch.Tensor, count: int, class_names: tuple[str, ...], form: 
 
 
 def are_probabilities(labels: torch.Tensor) -> bool:
-    """Whether every row of [n, K] is 0 or more and sums to 1."""
+    """Tell whether every row of [n, K] is 0 or more and sums to 1."""
     return float(labels.min()) >= 0 and float((labels.float().sum(1) - 1).abs().max()) <= 1e-3
 
 

@@ -68,10 +68,8 @@ Differences from the paper: none, there is no paper. Not yet measured.
 from typing import Literal
 
 import torch
+from ddbench.distillation import Hyper, Method, SynSet, Task
 from ddbench.errors import NotDefined
-from ddbench.distillation.method import Hyper, Method
-from ddbench.synset.synset import SynSet
-from ddbench.distillation.task import Task
 from pydantic import Field
 
 

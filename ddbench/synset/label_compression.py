@@ -7,11 +7,10 @@ step, uniformly with replacement.
 
 Differences from the paper:
 - how a share is rounded is *not established*: down, so that the result never exceeds the budget;
-- draws are keyed by the schedule's seed and the step: all students of a set see the same ones, as of any replay;
+- draws are keyed by the schedule's seed and the step: all students of a set see the same ones, as of any stored labels;
 - crops, flips and mixes follow from a seed and a step and take no bytes, but a kept batch's step is stored: 8 bytes.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal, get_args
@@ -28,7 +27,7 @@ from ddbench.synset.targets.encodings import ENCODINGS, encoding_of, stored_enco
 from ddbench.synset.targets.recording import DRAWS, STEP_BYTES, Draw, Loop
 from ddbench.synset.targets.soft import packed
 from ddbench.synset.targets.stored_soft_labels import record_soft_labels, reencoded, require_room
-from ddbench.synset.teachers import Teacher
+from ddbench.synset.teachers import Recall
 from ddbench.synset.views import training_count
 from ddbench.training.recipe import StudentRecipe
 
@@ -39,7 +38,7 @@ MOST = 100_000_000  # label batches that a random share is drawn from
 
 @dataclass(frozen=True)
 class Packing:
-    """How labels are packed.
+    """Encoding and budget of stored labels.
 
     Attributes:
         encoding: "fp16", "int8" or "topk".
@@ -81,7 +80,7 @@ class Packing:
 
     @property
     def limited(self) -> bool:
-        """Whether there is a budget."""
+        """Tell whether there is a budget."""
         return self.ratio is not None or self.bytes is not None
 
     def words(self) -> str:
@@ -97,7 +96,7 @@ class Packing:
         return self.bytes
 
     def batches(self, recipe: StudentRecipe, images: int, classes: int) -> int:
-        """How many label batches of a training on so many images are kept.
+        """Count the label batches of a training on so many images that are kept.
 
         Raises:
             UsageError: not one fits.
@@ -118,7 +117,7 @@ class Packing:
         require_room(recipe, images, classes, self.encoding, self.topk, kept)
 
     def choose(self, total: int, kept: int, seed: int) -> torch.Tensor:
-        """Which of `total` label batches are kept: int64 [kept], rising; random ones by the schedule's seed."""
+        """Choose which of `total` label batches are kept: int64 [kept], rising; random ones by the schedule's seed."""
         if self.keep == "first" or kept == total:
             return torch.arange(kept)
         if total > MOST:
@@ -193,9 +192,9 @@ def packed_targets(
     *,
     seed: int,
     loop: Loop | None = None,
-    recall: Callable[[str], Teacher | None] | None = None,
+    recall: Recall | None = None,
 ) -> Targets:
-    """The packed targets of a set; see `pack_labels`. `recall` gives a teacher by its hash; None: those in the cache."""
+    """Packed targets of a set; see `pack_labels`. `recall` gives a teacher by its hash; None: those in the cache."""
     _, targets = targets_of(synset)
     if targets.kind == "soft":
         return _soft(synset, targets, packing)
@@ -204,6 +203,7 @@ def packed_targets(
     recipe, images, classes = _recipe(synset), training_count(synset), len(synset.class_names)
     total, kept = recipe.steps(images), packing.batches(recipe, images, classes)
     draw: Draw = packing.draw if kept < total else "cycle"
+    chosen: list[int] | None = None
     if targets.kind == "replay":
         steps, seed = targets.tensors["steps"], targets.params["seed"]
         if not packing.limited:
@@ -212,21 +212,14 @@ def packed_targets(
             places = packing.choose(len(steps), kept, seed)
             if stored_encoding(targets, classes).suffices(encoding_of(packing.encoding, packing.topk, classes)):
                 return reencoded(synset, places, encoding=packing.encoding, topk=packing.topk, draw=draw, loop=loop)
-            chosen: list[int] | None = steps[places].tolist()
-        else:
-            chosen = _chosen(packing, recipe, images, classes, seed)
+            chosen = steps[places].tolist()
         synset = replace(synset, targets=Targets("teachers", targets.params["made_by"]))
-    else:
-        chosen = _chosen(packing, recipe, images, classes, seed)
+    if chosen is None:
+        packing.require_room(recipe, images, classes)
+        if kept < total:
+            chosen = packing.choose(total, kept, seed).tolist()
     how: dict[str, Any] = {"encoding": packing.encoding, "topk": packing.topk, "keep": chosen, "draw": draw}
     return record_soft_labels(synset, dataset, device, seed=seed, loop=loop, recall=recall, **how)
-
-
-def _chosen(packing: Packing, recipe: StudentRecipe, images: int, classes: int, seed: int) -> list[int] | None:
-    """The steps of a training whose labels are kept, room for them asked first; None: all."""
-    packing.require_room(recipe, images, classes)
-    total, kept = recipe.steps(images), packing.batches(recipe, images, classes)
-    return None if kept == total else packing.choose(total, kept, seed).tolist()
 
 
 def _soft(synset: SynSet, targets: Targets, packing: Packing) -> Targets:

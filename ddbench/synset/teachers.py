@@ -78,10 +78,14 @@ class Teacher:
         return sum(tensor.nbytes for tensor in self.state.values())
 
     def module(self, device: torch.device) -> nn.Module:
-        """The network with its weights, in eval mode, without gradients."""
+        """Network with its weights, in eval mode, without gradients."""
         module = networks.create(self.network, channels=self.channels, side=self.side, classes=len(self.class_names))
         module.load_state_dict(self.state)
         return module.to(device).eval().requires_grad_(False)
+
+
+Recall = Callable[[str], Teacher | None]
+"""Gives a teacher by its hash, or None."""
 
 
 def keep(teacher: Teacher) -> str:
@@ -93,33 +97,33 @@ def keep(teacher: Teacher) -> str:
 
 
 def recall(wanted: str) -> Teacher | None:
-    """The teacher with this hash, or None if the cache does not have it."""
-    product = read_sealed(cache_dir() / "teachers" / f"{wanted}.safetensors")
-    return None if product is None or product.hash != wanted else _of_product(product)
+    """Teacher with this hash, or None if the cache does not have it."""
+    artifact = read_sealed(cache_dir() / "teachers" / f"{wanted}.safetensors")
+    return None if artifact is None or artifact.hash != wanted else _of_artifact(artifact)
 
 
 def read_teacher(path: Path) -> Teacher:
-    """The teacher in a file that anyone may have written.
+    """Teacher in a file that anyone may have written.
 
     Raises:
-        UsageError: in one line: no sealed product, not a teacher's facts, a network that is unknown or that the weights
+        UsageError: in one line: no sealed artifact, not a teacher's facts, a network that is unknown or that the weights
             do not fit.
     """
-    product = look_sealed(path)
+    artifact = look_sealed(path)
     try:
-        teacher = _of_product(product)
+        teacher = _of_artifact(artifact)
         shapes = _shapes(teacher)
     except ODD as error:
         raise UsageError(f"{path}: not the facts of a teacher: {' '.join(str(error).split())}") from error
-    found = {name: tuple(tensor.shape) for name, tensor in teacher.state.items()}
-    if found != shapes:
+    stored = {name: tuple(tensor.shape) for name, tensor in teacher.state.items()}
+    if stored != shapes:
         raise UsageError(f"{path}: the weights do not fit the network {teacher.network}")
     return teacher
 
 
-def _of_product(product: Artifact) -> Teacher:
-    facts = {**product.info, "class_names": tuple(product.info["class_names"])}
-    return Teacher(**{**facts, "space": Space.from_json(facts["space"])}, state=product.tensors)
+def _of_artifact(artifact: Artifact) -> Teacher:
+    facts = {**artifact.info, "class_names": tuple(artifact.info["class_names"])}
+    return Teacher(**{**facts, "space": Space.from_json(facts["space"])}, state=artifact.tensors)
 
 
 def _shapes(teacher: Teacher) -> dict[str, tuple[int, ...]]:
@@ -139,12 +143,12 @@ def _shapes(teacher: Teacher) -> dict[str, tuple[int, ...]]:
 
 
 def require(wanted: str) -> Teacher:
-    """The teacher with this hash; UsageError if it is not in the cache."""
+    """Teacher with this hash; UsageError if it is not in the cache."""
     teacher = recall(wanted)
     if teacher is None:
         raise UsageError(
             f"teacher {wanted[:12]} is not in the cache ({cache_dir() / 'teachers'}): "
-            "distil the set again here, or put the teacher's file there"
+            "distill the set again here, or put the teacher's file there"
         )
     return teacher
 
@@ -155,7 +159,7 @@ def cached(
     make: Callable[[], Teacher],
     *,
     keep: Callable[[Teacher], str] = keep,
-    recall: Callable[[str], Teacher | None] = recall,
+    recall: Recall = recall,
 ) -> Teacher:
     """Return the teacher that an entry of a cache names, made where the entry or the teacher is missing.
 
@@ -170,8 +174,8 @@ def cached(
     """
 
     def known() -> Teacher | None:
-        product = cache.load(entry)
-        return recall(product.info["teacher"]) if product else None
+        artifact = cache.load(entry)
+        return recall(artifact.info["teacher"]) if artifact else None
 
     teacher = known()
     if teacher is None:

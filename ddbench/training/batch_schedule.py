@@ -56,7 +56,7 @@ Labeller = Callable[[Batch], torch.Tensor | SoftLabels]
 
 @dataclass(frozen=True)
 class BatchSchedule:
-    """Whose draws a training sees: permutations, views, augmentation, mix. The network's own draws are not of it.
+    """Keyed draws of a training: permutations, views, augmentation, mix; the network's own draws are not among them.
 
     Attributes:
         seed: keys every draw.
@@ -80,7 +80,7 @@ class BatchSchedule:
             raise UsageError("a batch schedule that draws its views uniformly needs the list of them")
 
     def view(self, step: int) -> int:
-        """The view that a step sees."""
+        """View that a step sees."""
         if self.steps is None:
             return step
         if not self.uniform:
@@ -89,15 +89,15 @@ class BatchSchedule:
 
 
 class Images(Protocol):
-    """The images of a training: a tensor [n, C, H, W], or what reads some of them when they are asked for."""
+    """Images of a training: a tensor [n, C, H, W], or what reads some of them when they are asked for."""
 
     @property
     def device(self) -> torch.device:
-        """Where the images are given."""
+        """Device of the images."""
         ...
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of them."""
         ...
 
     def __getitem__(self, places: torch.Tensor, /) -> torch.Tensor:

@@ -12,7 +12,7 @@ from ddbench.training.recipe import StudentRecipe
 
 
 class Order:
-    """Which images a step takes: every epoch a keyed permutation, constant batches, a remainder opening the next."""
+    """Order of the images: every epoch a keyed permutation, constant batches, a remainder opening the next."""
 
     def __init__(self, count: int, batch: int, seed: int) -> None:
         """Order `count` images in batches of `batch`; fewer images are one batch."""
@@ -31,7 +31,7 @@ class Order:
 
 
 class Batches:
-    """The batches of a training, by step."""
+    """Batches of a training, by step."""
 
     def __init__(self, images: Images, recipe: StudentRecipe, schedule: BatchSchedule) -> None:
         """Bind a recipe's batch size, augmentations and mix to images [n, C, H, W]; UsageError if a part is unknown."""
@@ -41,7 +41,7 @@ class Batches:
         self._order = Order(len(images), recipe.batch, schedule.seed)
 
     def at(self, step: int) -> Batch:
-        """What step `step` of the training sees, on the images' device."""
+        """Make the batch of a step, on the images' device."""
         view, seed = self._schedule.view(step), self._schedule.seed
         index = self._order.at(view).to(self._images.device)
         chosen, generator = self._images[index], rng(seed, "augment", view)
@@ -58,7 +58,7 @@ class Batches:
 def views_of(
     images: Images, recipe: StudentRecipe, schedule: BatchSchedule, steps: Iterable[int] | None = None
 ) -> Iterator[Batch]:
-    """The batches that `train` sees, for those who label ahead: of all steps of the recipe, or of those given.
+    """Batches that `train` sees, for those who label ahead: of all steps of the recipe, or of those given.
 
     Args:
         images: float32 [n, C, H, W], those of the training.

@@ -84,7 +84,7 @@ def _environment(nodes: int) -> Iterator[None]:
 
 
 def node_rank(nodes: int) -> int:
-    """Which of the nodes this is, by the environment, which must name the first as well."""
+    """Rank of this node, by the environment, which must name the first as well."""
     missing = [name for name in OF_A_NODE if not os.environ.get(name)]
     if missing:
         raise UsageError(f"--nodes {nodes}: the environment has no {' and no '.join(missing)}")

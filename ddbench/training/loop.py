@@ -37,7 +37,7 @@ Loop = Callable[[int, int], Iterable[int]]
 
 @dataclass(frozen=True)
 class Training:
-    """What a training leaves: steps taken, the last step's loss, seconds (those before a resumption included)."""
+    """Result of a training: steps taken, the last step's loss, seconds (those before a resumption included)."""
 
     steps: int
     final_loss: float
@@ -102,7 +102,9 @@ def train(
         use_ghost_batch_norm(network, recipe.bn_batch)
     network.train()
     forward = (execution or Execution()).forward(ranks.forward(network) if ranks else network)
-    state = _State(checkpoint, network, optimizer, _identity(recipe, seed, schedule, len(images)))
+    uniform = ["uniform"] if schedule.uniform else []
+    identity = digest([recipe.model_dump(mode="json"), seed, schedule.seed, schedule.steps, len(images), *uniform])
+    state = _State(checkpoint, network, optimizer, identity)
     with forked(seed, "dropout"):
         done, loss, before = state.resume()
         for step in (loop or range)(done, steps):
@@ -130,12 +132,13 @@ def train(
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """What a training must know to go on, in a checkpoint; without one, a training begins at step 0."""
+    """State that a training goes on from, in a checkpoint; without one, it begins at step 0."""
 
     checkpoint: Checkpoint | None
     network: nn.Module
     optimizer: torch.optim.Optimizer
     identity: str
+    """Of the training that the state is of."""
 
     def resume(self) -> tuple[int, torch.Tensor, float]:
         """Take the saved state over, torch's generators too; gives steps done, the last loss, seconds so far."""
@@ -151,7 +154,7 @@ class _State:
         return saved["step"], torch.tensor(saved["loss"]), saved["seconds"]
 
     def _device(self) -> torch.device:
-        """Whose generator the network draws from, besides the CPU's."""
+        """Device whose generator the network draws from, besides the CPU's."""
         return next(self.network.parameters()).device
 
     def offer(self, done: int, loss: torch.Tensor, seconds: float) -> None:
@@ -174,14 +177,8 @@ class _State:
             self.checkpoint.save_when_due(state)
 
 
-def _identity(recipe: StudentRecipe, seed: int, schedule: BatchSchedule, images: int) -> str:
-    """Which training a saved state is of."""
-    drawn = ["uniform"] if schedule.uniform else []
-    return digest([recipe.model_dump(mode="json"), seed, schedule.seed, schedule.steps, images, *drawn])
-
-
 def diverged(loss: float, step: int) -> JobFailed:
-    """The failure of a training whose loss is not finite."""
+    """Failure of a training whose loss is not finite."""
     return JobFailed(f"the student's loss is not finite ({loss}) at step {step}")
 
 

@@ -22,7 +22,7 @@ Weight = Annotated[float, Field(ge=0)]
 
 @dataclass(frozen=True)
 class Labels:
-    """What a batch's images stand for.
+    """Labels of a batch.
 
     Attributes:
         classes: int64 [b].
@@ -72,8 +72,8 @@ def kullback_leibler(temperature: Positive = 1.0, squared: bool = False) -> Loss
 
     def loss(student: torch.Tensor, labels: Labels) -> torch.Tensor:
         wanted = F.log_softmax(_logits(labels) / temperature, dim=1)
-        given = F.log_softmax(student / temperature, dim=1)
-        value = F.kl_div(given, wanted, reduction="batchmean", log_target=True)
+        logits = F.log_softmax(student / temperature, dim=1)
+        value = F.kl_div(logits, wanted, reduction="batchmean", log_target=True)
         return value * temperature**2 if squared else value
 
     return loss
@@ -128,8 +128,8 @@ def distance_regularised(alpha: Weight, difference: Literal["squared", "absolute
             raise UsageError(
                 "this loss needs a teacher's distances (targets of the kind distances), but there are none"
             )
-        found = distances(student, labels.classes, labels.permutation)
-        return classes(student, labels) + alpha * off(found, labels.distances.to(found.dtype))
+        own = distances(student, labels.classes, labels.permutation)
+        return classes(student, labels) + alpha * off(own, labels.distances.to(own.dtype))
 
     return loss
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """The processes of a training, seen from one of them."""
+    """Processes of a training, seen from one of them."""
 
     fabric: "Fabric"
 
@@ -41,7 +41,7 @@ class Ranks:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of them."""
         return self.fabric.world_size
 
     def shard(self, length: int) -> slice:

@@ -2,7 +2,7 @@
 
 Small sets keep a GPU idle: one student's step is mostly launches of small kernels. Here the forward and backward of S
 students are one (`torch.func.vmap` over their stacked weights and buffers). Batches, augmentation, labels, losses and
-the optimiser's steps are those of `ddbench.training.loop.train`, for each student apart; sums of other shapes may differ in
+the optimizer's steps are those of `ddbench.training.loop.train`, for each student apart; sums of other shapes may differ in
 the last digits, so being stacked is part of a run's identity. On a CPU one after another is as fast.
 """
 
@@ -29,14 +29,14 @@ from ddbench.training.recipe import StudentRecipe
 
 
 def stackable(network: nn.Module, name: str, side: int) -> bool:
-    """Whether a network trains in a stack: one of ours, without dropout, whose draws are keyed for each student alone."""
+    """Tell whether a network trains in a stack: one of ours, without dropout, whose draws are keyed for each student alone."""
     dropout = any(isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0 for part in network.modules())
     return networks.parse(name, side=side).library is None and not dropout
 
 
 @dataclass(frozen=True, eq=False)
 class StackedNetworks:
-    """The forward of networks of one architecture, all at once; their buffers become views of stacked ones."""
+    """Forward of networks of one architecture, all at once; their buffers become views of stacked ones."""
 
     members: Sequence[nn.Module]
     base: nn.Module

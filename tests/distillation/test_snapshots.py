@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from grids import toy_grid
 from typer.testing import CliRunner
 from watching import StopAt, Stopped
 
@@ -23,7 +24,6 @@ from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs import job as jobs
 from ddbench.jobs.estimate import estimate_distill
 from ddbench.jobs.job import DataName, DistillJob, cached_set, distill_job, finished
-from ddbench.jobs.sweep import Grid
 from ddbench.records.record import Record, Snapshot
 from ddbench.records.store import RecordStore, merge
 from ddbench.report.frame import cells
@@ -45,10 +45,7 @@ def a_job(name="toy", seed=0, snapshots=(), **overrides):
 
 
 def grid(**changes):
-    fields = {"methods": ["toy"], "datasets": [DataName("digits")], "budgets": [Budget(ipc=1)], "recipe": "generic"}
-    fields |= {"protocols": ["toy-hard-v1"], "seeds": (0, 1)}
-    changes["overrides"] = ["steps=4", *changes.get("overrides", [])]
-    return Grid(**{**fields, **changes})
+    return toy_grid(**{**changes, "overrides": ["steps=4", *changes.get("overrides", [])]})
 
 
 def runs():
@@ -57,6 +54,11 @@ def runs():
 
 def sets_at(job):
     return {step: load(path) for step, path in kept(job.snapshot_folder)[0].items()}
+
+
+def scored(synset, protocol, seed):
+    digits = load_dataset("digits")
+    return evaluate_seeds(synset, digits, find_protocol(protocol), seeds=(seed,), setting=Compute()).runs[0]
 
 
 # which steps
@@ -110,10 +112,7 @@ def test_snapshots_change_nothing_and_are_whole_sets(name):
         assert synset.header().keys() == made.header().keys() and synset.per_class() == made.per_class()
         assert synset.provenance.recipe_hash == job.resolved().hash
         assert (synset.targets and synset.targets.kind) == (made.targets and made.targets.kind)
-    run = evaluate_seeds(
-        found[0], load_dataset("digits"), find_protocol("hard-v1"), seeds=(0,), setting=Compute()
-    ).runs[0]
-    assert run.status == "ok"
+    assert scored(found[0], "hard-v1", 0).status == "ok"
 
 
 SHORTER = [name for name in OFFERING if name in ("dm", "datadam", "mtt", "tesla", "ftd", "datm", "ast")]
@@ -138,14 +137,12 @@ def test_a_method_that_learns_nothing_has_none(name):
     assert not job.snapshot_folder.exists() and finished(job) is not None
 
 
-def test_nobody_asks_nothing_is_made(toys):
-    distill_job(a_job())
-    assert toys.count("set") == 1 and not a_job().snapshot_folder.exists()
-
-
-def test_a_dry_run_keeps_none(toys):
+def test_nobody_asks_or_a_dry_run_and_nothing_is_made(toys):
     estimate_distill(a_job(snapshots=HALVES))
     assert not a_job().snapshot_folder.exists()
+    before = toys.count("set")
+    distill_job(a_job())
+    assert toys.count("set") == before + 1 and not a_job().snapshot_folder.exists()
 
 
 def test_a_method_that_promises_and_does_not_offer_fails(toys, monkeypatch):
@@ -231,10 +228,7 @@ def test_no_stage_that_distils_keeps_any(tmp_path):
 
 def alone(step, seed):
     """The accuracy of a student on the snapshot, trained by itself."""
-    path = kept(a_job().snapshot_folder)[0][step]
-    return evaluate_seeds(
-        load(path), load_dataset("digits"), find_protocol("toy-hard-v1"), seeds=(seed,), setting=Compute()
-    ).runs[0]
+    return scored(load(kept(a_job().snapshot_folder)[0][step]), "toy-hard-v1", seed)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -329,7 +329,7 @@ def test_an_appeal_is_written_only_if_it_is_one(tmp_path, results):
 def test_products_are_told_apart_by_where_they_are(tmp_path):
     from ddbench.training.sealed import write_sealed
 
-    with pytest.raises(UsageError, match="no sealed product"):
+    with pytest.raises(UsageError, match="no sealed artifact"):
         shared_product(tmp_path / "none", "hf:a/b/c")
     place = tmp_path / "stages" / "experts" / ("0" * 32) / "0-1.safetensors"
     sealed = write_sealed(place, {}, {"loss": 0.5})

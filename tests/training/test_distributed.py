@@ -9,16 +9,14 @@ from types import SimpleNamespace
 import pytest
 import ranks
 import torch
+from grids import toy_grid
 
 import ddbench
 from ddbench.api import setting
-from ddbench.budget import Budget
 from ddbench.cli import options
 from ddbench.errors import CannotWrite, UsageError
 from ddbench.jobs.ddp import DDPExecutor
-from ddbench.jobs.job import DataName
 from ddbench.jobs.pool import Work
-from ddbench.jobs.sweep import Grid
 from ddbench.records.store import read_record
 from ddbench.settings import results_dir
 from ddbench.system.rank import follow, follows
@@ -111,7 +109,7 @@ def test_a_run_says_how_many_trained_it(toys):
     """Not how many it was asked for."""
     with pytest.raises(UsageError, match="devices 2, but this process trains with 1"):
         check_devices(setting(devices=2))
-    report = ddbench.sweep(grid(setting(devices=2)))
+    report = ddbench.sweep(toy_grid(setting=setting(devices=2)))
     assert report.done == 0 and "devices 2, but this process trains with 1" in report.problems[0]
 
 
@@ -168,25 +166,20 @@ def test_what_is_missing_is_said(monkeypatch):
         launch(ranks.refusal, device="cpu", devices=2)
 
 
-def grid(how, **changes):
-    fields = {"methods": ["toy"], "datasets": [DataName("digits")], "budgets": [Budget(ipc=1)], "recipe": "generic"}
-    return Grid(**{**fields, "protocols": ["toy-hard-v1"], "seeds": (0, 1), "setting": how, **changes})
-
-
 def runs(report):
     return [run for path in report.records for run in read_record(path).runs]
 
 
 def test_a_sweep_in_processes_that_train_together(toys, tmp_path):
-    alone = runs(ddbench.sweep(grid(setting()), results=tmp_path / "alone"))
-    report = ddbench.sweep(grid(setting(devices=2)), results=tmp_path / "two", engine=DDPExecutor(2))
+    alone = runs(ddbench.sweep(toy_grid(setting=setting()), results=tmp_path / "alone"))
+    report = ddbench.sweep(toy_grid(setting=setting(devices=2)), results=tmp_path / "two", engine=DDPExecutor(2))
     assert (report.done, report.exit_code()) == (2, 0)
     for one, two in zip(alone, runs(report), strict=True):
         assert (one.devices, two.devices, two.status, two.steps) == (1, 2, "ok", one.steps)
         assert two.final_loss == pytest.approx(one.final_loss, rel=1e-3)
     assert '"devices": 2' in report.records[0].read_text()
     assert '"devices"' not in next((tmp_path / "alone").rglob("*.json")).read_text()
-    again = ddbench.sweep(grid(setting(devices=2)), results=tmp_path / "two", engine=DDPExecutor(2))
+    again = ddbench.sweep(toy_grid(setting=setting(devices=2)), results=tmp_path / "two", engine=DDPExecutor(2))
     assert (again.reused, again.done) == (2, 0)
 
 

@@ -4,17 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from grids import toy_grid
 from torch._dynamo.testing import CompileCounter
 
 import ddbench
 from ddbench import networks
 from ddbench.api import setting
-from ddbench.budget import Budget
 from ddbench.data.registry import load_dataset
 from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
-from ddbench.jobs.job import DataName
-from ddbench.jobs.sweep import Grid
 from ddbench.records.store import RecordStore, read_record
 from ddbench.training import compute, precision
 from ddbench.training.compute import Compute, repays
@@ -140,17 +138,7 @@ def test_auto_compiles_what_repays_it():
 
 
 def sweep(how, seeds):
-    return ddbench.sweep(
-        Grid(
-            ["toy"],
-            [DataName("digits")],
-            [Budget(ipc=1)],
-            ["toy-hard-v1"],
-            seeds=seeds,
-            recipe="generic",
-            setting=how,
-        )
-    )
+    return ddbench.sweep(toy_grid(seeds=seeds, setting=how))
 
 
 def stored(report):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ddbench.training.memory import MMAP_THRESHOLD, TRIM_THRESHOLD, give_back, keep_freed_memory
+from ddbench.training.memory import MMAP_THRESHOLD, TRIM_THRESHOLD, keep_freed_memory
 
 FAULTS = """
 import resource, sys, torch
@@ -75,8 +75,3 @@ def test_an_older_library_takes_a_lower_threshold(monkeypatch):
     monkeypatch.setattr("ddbench.training.memory._glibc", lambda: SimpleNamespace(mallopt=mallopt))
     assert keep_freed_memory.__wrapped__()
     assert asked == [(MMAP_THRESHOLD, 2**30), (MMAP_THRESHOLD, 2**25), (TRIM_THRESHOLD, 2**31 - 1)]
-
-
-def test_may_be_asked_for_again_and_everywhere() -> None:
-    assert keep_freed_memory() == keep_freed_memory()
-    give_back()

@@ -4,18 +4,16 @@ import copy
 
 import pytest
 import torch
+from grids import toy_grid
 
 import ddbench
 from ddbench import networks
-from ddbench.budget import Budget
 from ddbench.cli.planning import missing_work
 from ddbench.data.registry import load_dataset
 from ddbench.errors import JobFailed
 from ddbench.evaluation import evaluate
 from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
-from ddbench.jobs.job import DataName
-from ddbench.jobs.sweep import Grid
 from ddbench.records.store import RecordStore
 from ddbench.training.batch_schedule import BatchSchedule
 from ddbench.training.compute import Compute
@@ -144,14 +142,8 @@ def test_what_does_not_fit_is_halved(toy_set, monkeypatch):
 def test_bf16_stacks_as_well():
     chosen, (images, classes) = recipe("convnet-d2-w8"), data()
     together = [member.float() for member in members("convnet-d2-w8")]
-    found = train_together(
-        together,
-        images.float(),
-        classes,
-        chosen,
-        schedules=[BatchSchedule(seed) for seed in SEEDS],
-        execution=Execution("bf16"),
-    )
+    schedules, how = [BatchSchedule(seed) for seed in SEEDS], Execution("bf16")
+    found = train_together(together, images.float(), classes, chosen, schedules=schedules, execution=how)
     assert all(weights.dtype == torch.float32 for member in together for weights in member.parameters())
     alone = [train(m, images, classes, chosen, seed=s) for s, m in zip(SEEDS, members("convnet-d2-w8"), strict=True)]
     for one, two in zip(found, alone, strict=True):
@@ -160,16 +152,7 @@ def test_bf16_stacks_as_well():
 
 def test_a_stack_is_one_job(toys, tmp_path):
     def left(stack):
-        how = Compute(stack=stack)
-        cells = Grid(
-            ["toy"],
-            [DataName("digits")],
-            [Budget(ipc=1)],
-            ["toy-hard-v1"],
-            seeds=(0, 1, 2),
-            recipe="generic",
-            setting=how,
-        ).cells()
+        cells = toy_grid(seeds=(0, 1, 2), setting=Compute(stack=stack)).cells()
         return missing_work(cells, RecordStore(tmp_path))
 
     assert (left(False), left(True)) == (1 + 3, 1 + 1)

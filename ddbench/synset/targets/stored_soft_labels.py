@@ -1,8 +1,8 @@
-"""`replay`: the logits that teachers gave to the batches of a schedule, stored; a student sees the same batches again.
+"""Stored soft labels (fast knowledge distillation, FKD; arXiv 2112.01528): teachers' logits for the batches of a schedule.
 
-Fast knowledge distillation (FKD; SRe2L, CDA and CV-DD relabel so) stores crops, flips and mixes of every batch beside
-its logits. Here they are functions of a seed and a step, so nothing but logits is stored, and the student must draw by
-that seed: `schedule`.
+SRe2L, CDA and CV-DD relabel so, and store crops, flips and mixes of every batch beside its logits. Here those follow from
+a seed and a step, so nothing but logits is stored, and the student must draw by that seed: `schedule`. In files the kind
+is called `replay`.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,58 +14,38 @@ from torch import Tensor
 
 from ddbench.data.dataset import Dataset
 from ddbench.synset.synset import SynSet, Targets
-from ddbench.synset.targets import Binding, TargetKind, own_targets
-from ddbench.synset.targets.encodings import encoding_of, stored_encoding
-from ddbench.synset.targets.recording import (
-    Draw,
-    EntryFormat,
-    Loop,
-    check_entries,
-    check_makers,
-    check_schedule,
-    drawn_by,
-    entries_of,
-    filled,
-    record,
-    schedule_of,
-    stored_bytes,
-)
-from ddbench.synset.teachers import Teacher
-from ddbench.training.batch_schedule import Batch, BatchSchedule, Labeller
+from ddbench.synset.targets import own_targets
+from ddbench.synset.targets.encodings import Shapes, Tensors, encoding_of, stored_encoding
+from ddbench.synset.targets.recording import Draw, EntryFormat, Loop, RecordedTargets, drawn_by, filled, record
+from ddbench.synset.teachers import Recall
+from ddbench.training.batch_schedule import Batch
 from ddbench.training.recipe import StudentRecipe
 
 
-class StoredSoftLabels(TargetKind):
+class StoredSoftLabels(RecordedTargets):
     """Logits of a schedule's batches.
 
-    Tensors: `steps` int64 [S], the views that are kept, rising; and, by encoding (`ddbench.synset.targets.encodings`),
-    `logits` float16 [S, b, K]; or `logits` int8 [S, b, K] with `scale` and `offset` float32 [S, b]; or `values` float16
-    [S, b, k] with `indices` int16 (int32 above 32,768 classes) [S, b, k] and `rest` float16 [S, b].
+    Tensors beside `steps`, by encoding (`ddbench.synset.targets.encodings`): `logits` float16 [S, b, K]; or `logits` int8
+    [S, b, K] with `scale` and `offset` float32 [S, b]; or `values` float16 [S, b, k] with `indices` int16 (int32 above
+    32,768 classes) [S, b, k] and `rest` float16 [S, b].
 
-    Params: `encoding`, "fp16", "int8" or "topk"; and those of `ddbench.synset.targets.recording.PARAMS`.
+    Params beside `PARAMS`: `encoding`, "fp16", "int8" or "topk".
     """
 
-    def check(self, synset: SynSet) -> None:
+    more_params = frozenset({"encoding"})
+
+    def shapes(self, targets: Targets, classes: int) -> Shapes:
         """See the base class."""
-        targets, classes = own_targets(synset), len(synset.class_names)
-        check_schedule(synset, ["encoding"])
-        check_entries(targets, lambda: stored_encoding(targets, classes).shapes(targets.params["batch"], classes))
+        return stored_encoding(targets, classes).shapes(targets.params["batch"], classes)
+
+    def check_values(self, targets: Targets, classes: int) -> None:
+        """See the base class."""
         stored_encoding(targets, classes).check(targets.tensors, classes)
-        check_makers(targets)
 
-    def bind(self, binding: Binding) -> Labeller:
-        """The stored logits of a batch's view; of another schedule's batch, a UsageError."""
-        targets, classes = own_targets(binding.synset), len(binding.synset.class_names)
-        encoding, entry = stored_encoding(targets, classes), entries_of(targets, binding.device)
-        return lambda batch: encoding.read(entry(batch), classes)
-
-    def bytes(self, synset: SynSet) -> dict[str, int]:
+    def reader(self, targets: Targets, classes: int) -> Callable[[Tensors], Tensor]:
         """See the base class."""
-        return stored_bytes(synset)
-
-    def schedule(self, synset: SynSet) -> BatchSchedule:
-        """The batches that the labels are of."""
-        return schedule_of(synset)
+        encoding = stored_encoding(targets, classes)
+        return lambda entry: encoding.read(entry, classes)
 
 
 def record_soft_labels(
@@ -79,25 +59,11 @@ def record_soft_labels(
     draw: Draw = "cycle",
     topk: int | None = None,
     loop: Loop | None = None,
-    recall: Callable[[str], Teacher | None] | None = None,
+    recall: Recall | None = None,
 ) -> Targets:
-    """Store the logits of the batches of a student's training ahead.
+    """Record the logits of the batches of a student's training, `topk` of a row for the encoding "topk".
 
-    Args:
-        synset: see `ddbench.synset.targets.recording.record`, as the arguments that say likewise.
-        dataset: likewise.
-        device: likewise.
-        seed: likewise.
-        encoding: how logits are stored.
-        keep: likewise.
-        draw: likewise.
-        topk: for "topk": how many logits of a row to keep.
-        loop: likewise.
-        recall: likewise.
-
-    Raises:
-        UsageError: the set is of another kind, the labels would be too large, a teacher is missing.
-        JobFailed: a logit is not finite, or beyond what the encoding holds.
+    Other arguments and errors are those of `ddbench.synset.targets.recording.record`.
     """
     form = _form(encoding, topk, len(synset.class_names))
     made = record(synset, dataset, device, form, seed=seed, keep=keep, draw=draw, loop=loop, recall=recall)
@@ -113,7 +79,7 @@ def reencoded(
     draw: Draw = "cycle",
     loop: Loop | None = None,
 ) -> Targets:
-    """The stored logits of some of a set's kept steps, in another encoding or the same; no teacher is asked.
+    """Stored logits of some of a set's kept steps, in another encoding or the same; no teacher is asked.
 
     Args:
         synset: its targets are of the kind `replay`.

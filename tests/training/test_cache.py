@@ -1,4 +1,4 @@
-"""Stages: built once, sealed, made again when damaged; teachers; checkpoints."""
+"""Cache: what is built once, sealed, made again when damaged; teachers; checkpoints."""
 
 import json
 import logging
@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ddbench import networks
 from ddbench.data.registry import load_dataset
@@ -36,44 +37,45 @@ class Builder:
         return {"x": torch.arange(4.0)}, {"note": [1, "a"]}
 
 
-def file_of(stage):
-    (path,) = stage.folder.glob("*.safetensors")
+def file_of(cache):
+    (path,) = cache.folder.glob("*.safetensors")
     return path
 
 
 def test_a_product_is_built_once():
-    build, stage = Builder(), Cache("experts", {"lr": 0.1})
-    first = stage.product(build)
+    build, cache = Builder(), Cache("experts", {"lr": 0.1})
+    first = cache.product(build)
     second = Cache("experts", {"lr": 0.1}).product(build)
     assert build.calls == 1 and first.hash == second.hash and len(first.hash) == 64
     assert torch.equal(second.tensors["x"], torch.arange(4.0)) and second.info == {"note": [1, "a"]}
-    assert json.loads((stage.folder / "key.json").read_text()) == {"lr": 0.1}
-    assert stage.entries() == ["product"]
+    assert json.loads((cache.folder / "key.json").read_text()) == {"lr": 0.1}
+    assert cache.entries() == ["product"]
 
 
 def test_an_entry_can_be_dropped():
-    stage = Cache("experts", {"lr": 0.1})
+    cache = Cache("experts", {"lr": 0.1})
     for name in ("000-001", "000-002"):
-        stage.save(name, {"x": torch.zeros(2)})
-    stage.drop("000-001")
-    stage.drop("000-001")
-    assert stage.entries() == ["000-002"] and stage.load("000-001") is None
+        cache.save(name, {"x": torch.zeros(2)})
+    assert cache.entries() == ["000-001", "000-002"]
+    cache.drop("000-001")
+    cache.drop("000-001")
+    assert cache.entries() == ["000-002"] and cache.load("000-001") is None
 
 
 def test_an_entry_in_the_making_has_a_checkpoint_until_it_is_sealed():
-    stage = Cache("squeeze", {"lr": 0.1})
+    cache = Cache("squeeze", {"lr": 0.1})
     for name in ("resnet18", "resnet50"):
-        half = stage.checkpoint(name)
+        half = cache.checkpoint(name)
         half.interval = 0.0
         half.save_when_due(lambda name=name: {"step": 3, "network": {name: torch.ones(2)}})
-    assert stage.entries() == [] and stage.load("resnet18") is None  # half an entry is none
+    assert cache.entries() == [] and cache.load("resnet18") is None  # half an entry is none
     again = Cache("squeeze", {"lr": 0.1}).checkpoint("resnet18").load()
     assert again["step"] == 3 and torch.equal(again["network"]["resnet18"], torch.ones(2))
     assert Cache("squeeze", {"lr": 0.2}).checkpoint("resnet18").load() is None
-    stage.save("resnet18", {"x": torch.zeros(1)})
-    assert stage.checkpoint("resnet18").load() is None and stage.checkpoint("resnet50").load()["step"] == 3
-    assert stage.entries() == ["resnet18"]
-    assert not list(stage.folder.glob("*resnet18*checkpoint*"))
+    cache.save("resnet18", {"x": torch.zeros(1)})
+    assert cache.checkpoint("resnet18").load() is None and cache.checkpoint("resnet50").load()["step"] == 3
+    assert cache.entries() == ["resnet18"]
+    assert not list(cache.folder.glob("*resnet18*checkpoint*"))
 
 
 def test_every_difference_of_the_key_separates():
@@ -98,47 +100,33 @@ DAMAGE = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-3]),
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("hello"),
-    "other": lambda path: write_other(path),
+    "other": lambda path: save_file({"x": torch.zeros(3)}, path),
 }
-
-
-def write_other(path):
-    from safetensors.torch import save_file
-
-    save_file({"x": torch.zeros(3)}, path)
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_damaged_entry_is_made_again_with_a_warning(damage, caplog):
-    build, stage = Builder(), Cache("experts", {"lr": 0.1})
-    first = stage.product(build)
-    damage(file_of(stage))
+    build, cache = Builder(), Cache("experts", {"lr": 0.1})
+    first = cache.product(build)
+    damage(file_of(cache))
     with caplog.at_level(logging.WARNING, "ddbench"):
-        again = stage.product(build)
+        again = cache.product(build)
     assert build.calls == 2 and again.hash == first.hash and torch.equal(again.tensors["x"], first.tensors["x"])
     assert len(caplog.records) == 1 and "damaged" in caplog.text
-    assert stage.product(build).hash == first.hash and build.calls == 2
+    assert cache.product(build).hash == first.hash and build.calls == 2
 
 
 def test_a_build_that_fails_leaves_nothing_and_can_be_repeated():
-    build, stage = Builder(), Cache("experts", {"lr": 0.1})
+    build, cache = Builder(), Cache("experts", {"lr": 0.1})
 
     def broken():
         raise RuntimeError("out of luck")
 
     with pytest.raises(RuntimeError):
-        stage.product(broken)
-    assert stage.entries() == []
-    stage.product(build)
+        cache.product(broken)
+    assert cache.entries() == []
+    cache.product(build)
     assert build.calls == 1
-
-
-def test_entries_are_added_on_demand():
-    stage = Cache("experts", {"lr": 0.1})
-    for name in ("0-0", "0-1", "1-0"):
-        stage.save(name, {"w": torch.full((2,), float(name[0]))}, {"epoch": int(name[-1])})
-    assert stage.entries() == ["0-0", "0-1", "1-0"] and stage.load("2-0") is None
-    assert stage.load("1-0").info == {"epoch": 0} and float(stage.load("1-0").tensors["w"][0]) == 1
 
 
 def test_the_environment_is_recorded_and_not_hashed(tmp_path, monkeypatch):
