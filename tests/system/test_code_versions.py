@@ -29,8 +29,10 @@ CANNOT_CHANGE_A_NUMBER = {
 """Modules of the core that no pin covers, and why."""
 USED_BY_METHODS = (
     "ddbench.data.registry",
+    "ddbench.distillation.labels",
     "ddbench.distillation.task",
     "ddbench.networks.clip",
+    "ddbench.training.loop",
     "ddbench.training.memory",
     "ddbench.synset.projection",
     "ddbench.data.resizing",
