@@ -32,7 +32,7 @@ from ddbench.distillation.task import Task
 from ddbench.networks import create
 from ddbench.randomness import rng
 from ddbench.training.compute import Compute
-from ddbench.training.meter import Meter
+from ddbench.training.memory import Meter
 
 CLASSES = 10
 REFERENCE = "reference, 1 block"

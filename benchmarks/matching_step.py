@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ddbench.augment import DSA
 from ddbench.networks import create
 from ddbench.randomness import rng
-from ddbench.training.meter import Meter
+from ddbench.training.memory import Meter
 
 CLASSES, IPC, POOL = 10, 10, 500
 BATCH = {"dm": 256, "datadam": 64}

@@ -29,7 +29,7 @@ from ddbench.records.statistics import compare, summarize
 from ddbench.records.store import RecordStore
 from ddbench.report.format import between, percent, signed
 from ddbench.report.frame import SETTING, results_frame
-from ddbench.training.meter import Meter
+from ddbench.training.memory import Meter
 
 CPU = torch.device("cpu")
 FAMILY = ("prune", "prune-kd", "pca", "dq")

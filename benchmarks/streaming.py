@@ -31,14 +31,14 @@ from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import transform_for
 from ddbench.distillation.task import Task
 from ddbench.evaluation.protocol import find_protocol
+from ddbench.evaluation.reference_teacher import reference_teacher
 from ddbench.synset.synset import SynSet
-from ddbench.synset.teachers import reference_teacher
 from ddbench.synset.views import training_images
-from ddbench.training.batches import Labeller
+from ddbench.training.batch_schedule import Labeller
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.compute import Compute
 from ddbench.training.loop import accuracy, train
-from ddbench.training.meter import Meter
+from ddbench.training.memory import Meter
 from ddbench.training.recipe import StudentRecipe
 
 CLASSES, SOURCES, TESTS = 10, 40, 4

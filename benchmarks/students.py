@@ -33,7 +33,7 @@ from ddbench.evaluation.protocol import find_protocol
 from ddbench.networks import create
 from ddbench.randomness import rng
 from ddbench.system.environment import environment, find_device
-from ddbench.training.batches import BatchSchedule
+from ddbench.training.batch_schedule import BatchSchedule
 from ddbench.training.compute import Compute
 from ddbench.training.loop import train
 from ddbench.training.precision import Execution
@@ -93,8 +93,8 @@ def ours(execution: Execution, device: torch.device, students: int, steps: int) 
     if students == 1:
         train(networks[0], images, classes, chosen, seed=0, execution=execution)
         return
-    streams = [BatchSchedule(seed) for seed in range(students)]
-    train_together(networks, images, classes, chosen, streams=streams, execution=execution)
+    schedules = [BatchSchedule(seed) for seed in range(students)]
+    train_together(networks, images, classes, chosen, schedules=schedules, execution=execution)
 
 
 def seconds_of(work: Callable[[int], None], steps: int, device: torch.device) -> float:

@@ -48,7 +48,7 @@ from ddbench.distillation.task import Task
 from ddbench.networks import create
 from ddbench.randomness import rng
 from ddbench.training.compute import Compute
-from ddbench.training.meter import Meter
+from ddbench.training.memory import Meter
 
 CLASSES, SIDE = 10, 32
 MEMORY = ((1, 50), (10, 30))  # IPC, N

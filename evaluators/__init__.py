@@ -1,1 +1,1 @@
-"""The protocols: frozen constants, and nothing else. A changed number is a new version with a new name."""
+"""Protocols: frozen constants, and nothing else. A changed number is a new version with a new name."""

@@ -69,7 +69,7 @@ HARD_SMALL_V1 = Protocol(
 
 
 def without_augmentation(tiers: tuple[Tier, ...]) -> tuple[Tier, ...]:
-    """The same students without augmentation and mixing."""
+    """Same students without augmentation and mixing."""
     return tuple(replace(tier, student={**tier.student, "augmentations": [], "mix": None}) for tier in tiers)
 
 

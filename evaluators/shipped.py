@@ -1,4 +1,4 @@
-"""The set's own student recipe, played as its method says: optimiser, learned step size, loss, labels, epochs."""
+"""Student recipe of the set itself, played as its method says: optimizer, learned step size, loss, labels, epochs."""
 
 from ddbench.evaluation.protocol import Protocol
 

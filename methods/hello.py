@@ -81,7 +81,7 @@ def distill(task: Task, hyper: HelloHyper) -> SynSet:
     student = hyper.student(task, loss={"name": "mse-ce", "beta": hyper.beta}, labels="targets")
     fields: dict[str, Any] = {"images": images, "classes": classes, "codec": hyper.codec}
     synset = task.synset(space=space, student_recipe=student, targets=targets, **fields)
-    task.credit("projector", lambda: projector_of(synset, task.recall_teacher), role="projector")
+    task.log_teacher("projector", lambda: projector_of(synset, task.recall_teacher), role="projector")
     return synset
 
 

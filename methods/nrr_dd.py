@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ddbench.data.spaces import Space
+from ddbench.distillation.labels import store_distances
 from ddbench.distillation.method import Method
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
@@ -95,7 +96,7 @@ class NRRDDHyper(DecoupledHyper):
 
     def stored(self, task: Task, synset: SynSet) -> SynSet:
         """See the base class."""
-        return task.with_distances(synset) if self.labels == "distances" else super().stored(task, synset)
+        return store_distances(task, synset) if self.labels == "distances" else super().stored(task, synset)
 
 
 def distill(task: Task, hyper: NRRDDHyper) -> SynSet:

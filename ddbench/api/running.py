@@ -333,9 +333,9 @@ def evaluate(
         protocol: what to score by.
         network: student network; None is the protocol's default.
         seeds: how many evaluation seeds (0, 1, ...), or which.
-        space: of a tensor: "pixel", "normalised" or "zca".
-        soft_labels: logits [n, K] that go with a tensor, for `shipped-v1`.
-        syn_lr: learned step size that goes with a tensor: the set then ships a student recipe with it.
+        space: of images in memory: "pixel", "normalised" or "zca".
+        soft_labels: logits [n, K] that go with images in memory, for `shipped-v1`.
+        syn_lr: learned step size that goes with images in memory: the set then ships a student recipe with it.
         name: method name of an imported set, for tables; None: the one given when it was imported.
         borrow: file of a set whose student recipe this one is trained by (a baseline under `shipped-v1`).
         dataset_name: name of a folder data set in records.

@@ -11,7 +11,7 @@ from ddbench.data.spaces import Transform
 
 @dataclass(frozen=True, eq=False)
 class ReadImages:
-    """Some images of a split, or all, in a space; a batch takes memory, the split does not. See `ddbench.training.batches.Images`.
+    """Some images of a split, or all, in a space; a batch takes memory, the split does not. See `ddbench.training.batch_schedule.Images`.
 
     Attributes:
         split: what is read.

@@ -1,4 +1,4 @@
-"""What a method is: one frozen class of hyper-parameters and one function `distill(task, hyper) -> SynSet`."""
+"""Methods: one frozen class of hyper-parameters and one function `distill(task, hyper) -> SynSet`."""
 
 import ast
 from collections.abc import Callable, Mapping
@@ -13,8 +13,6 @@ from ddbench import plugins
 from ddbench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
-    from ddbench.distillation.task import Task
-    from ddbench.synset.synset import SynSet
     from ddbench.training.precision import Execution
 
 GROUP = "ddbench.methods"
@@ -30,7 +28,7 @@ class Hyper(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     def execution(self) -> "Execution":
-        """How the steps of the synthesis are computed: in float32 and as written, unless a method has fields for it."""
+        """Precision and compilation of the synthesis: float32 and as written, unless a method has fields for it."""
         from ddbench.training.precision import Execution
 
         return Execution()
@@ -43,12 +41,12 @@ class Method:
     Attributes:
         name: what people type.
         hyper: the hyper-parameter class.
-        distill: the method itself.
+        distill: the method itself, `distill(task: Task, hyper) -> SynSet`; its types are not named here, as they load torch.
         title, paper, arxiv: for tables and pages; empty for a baseline without a paper.
         differences: in which points this implementation differs from the paper; tables footnote it.
         balanced: every class gets `ipc` images; the conformance test checks it.
         budgets: which budgets make sense: "ipc", "fraction", "all".
-        network: distillation network where no recipe names one; a method may need batch normalisation.
+        network: distillation network where no recipe names one; a method may need batch normalization.
         toy: hyper-parameters that make it fast on digits at IPC `toy_ipc`, for the conformance test.
         toy_ipc: the smallest IPC on digits that its definition allows.
         deterministic: it draws nothing by the synthesis seed, so that every seed gives the same set.
@@ -57,7 +55,7 @@ class Method:
 
     name: str
     hyper: type[Hyper]
-    distill: Callable[["Task", Any], "SynSet"]
+    distill: Callable[[Any, Any], Any]
     title: str = ""
     paper: str = ""
     arxiv: str = ""
@@ -97,15 +95,13 @@ def declared_budgets(name: str) -> tuple[str, ...] | None:
 
 
 def method_names() -> tuple[str, ...]:
-    """The names of all installed methods."""
+    """Names of all installed methods."""
     return plugins.names(GROUP)
 
 
 def find_method(name: str) -> Method:
-    """The method registered under `name`; UsageError if there is none, or if what is registered is no method."""
-    found = plugins.find(GROUP, name)
-    if not isinstance(found, Method):
-        raise UsageError(
-            f"method {name!r}: its entry point gives {type(found).__name__}, not a ddbench.distillation.method.Method"
-        )
-    return found
+    """Method registered under `name`; UsageError if there is none, or if what is registered is no method."""
+    method = plugins.find(GROUP, name)
+    if not isinstance(method, Method):
+        raise UsageError(f"method {name!r}: its entry point gives {type(method).__name__}, not a Method")
+    return method

@@ -1,6 +1,6 @@
-"""What the recipes of a file share, spelt out: bases that they are like, lists of data sets, columns of values."""
+"""Recipe files spelt out: bases that recipes are like, lists of data sets, columns of values."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,12 +21,12 @@ MOST_BASES = 2048
 MOST_FIELDS = 256
 MOST_NOTES = 64
 LONGEST_SOURCE = 10_000
-"""What a file may hold once it is spelt out: a megabyte of bases that double would fill any memory."""
+"""Limits of a file once it is spelt out: a megabyte of bases that double would fill any memory."""
 Fields = Annotated[dict[str, Any], Field(max_length=MOST_FIELDS)]
 
 
-class Part(BaseModel):
-    """A `[base.NAME]` or a `[[recipe]]` as it is written: all that it does not say is left to what it is like."""
+class RecipePart(BaseModel):
+    """A `[base.NAME]` or a `[[recipe]]` as it is written: all that it leaves out is taken from what it is like."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
     like: str | Annotated[list[str], Field(max_length=16)] = []
@@ -43,29 +43,24 @@ class Part(BaseModel):
     each: dict[str, list[Any]] = {}
 
     @model_validator(mode="after")
-    def _said_once(self) -> "Part":
+    def _set_once(self) -> "RecipePart":
         if both := sorted(self.hyper.keys() & self.each.keys()):
             raise ValueError(f"{both[0]!r} stands in hyper and in each")
         return self
 
-    def said(self) -> dict[str, Any]:
-        """What stands here, without `like`; its note as a list of one, since those of the bases come before it."""
-        said = self.model_dump(exclude_unset=True, exclude={"like", "note"})
-        return said | {"notes": [] if self.note is None else [self.note]}
 
-
-class Written(BaseModel):
+class WrittenFile(BaseModel):
     """A recipe file as it is written."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
     method: str
     generic: dict[str, Any] = {}
-    base: Annotated[dict[Name, Part], Field(max_length=MOST_BASES)] = {}
-    recipe: list[Part] = []
+    base: Annotated[dict[Name, RecipePart], Field(max_length=MOST_BASES)] = {}
+    recipe: list[RecipePart] = []
 
 
-def spelt_out(written: Written) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every recipe of a file with all its fields, in order, behind the key that it is written at.
+def spelt_out(written: WrittenFile) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every recipe of a file with all its fields, in order, behind the key that it is written at.
 
     Raises:
         UsageError: a base that does not stand above, a column that does not fit, too much; begins with the key.
@@ -83,17 +78,19 @@ def spelt_out(written: Written) -> Iterator[tuple[str, dict[str, Any]]]:
             yield key, fields
 
 
-def _merged(part: Part, bases: Mapping[str, dict[str, Any]], key: str) -> dict[str, Any]:
-    """What a part says, over what the bases say that it is like, of which a later one goes before an earlier.
+def _merged(part: RecipePart, bases: Mapping[str, dict[str, Any]], key: str) -> dict[str, Any]:
+    """Merge a part over the bases that it is like, of which a later one goes before an earlier.
 
     Bases stand above what is like them, so that no circle can be.
     """
+    own = part.model_dump(exclude_unset=True, exclude={"like", "note"})
+    own["notes"] = [] if part.note is None else [part.note]
     merged: dict[str, Any] = {"hyper": {}, "each": {}, "notes": []}
     for name in [part.like] if isinstance(part.like, str) else part.like:
         if name not in bases:
             raise UsageError(f"{key}.like: {unknown('base above it', name, bases)}")
         merged = _over(merged, bases[name])
-    merged = _over(merged, part.said())
+    merged = _over(merged, own)
     if len(merged["hyper"]) + len(merged["each"]) > MOST_FIELDS:
         raise UsageError(f"{key}: more than {MOST_FIELDS} hyper-parameters")
     if len(merged["notes"]) > MOST_NOTES:
@@ -102,7 +99,7 @@ def _merged(part: Part, bases: Mapping[str, dict[str, Any]], key: str) -> dict[s
 
 
 def _over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of both; where both say something, what `above` says. Its notes go after those that it keeps."""
+    """Join the fields of both; where both have one, that of `above`. Its notes go after those that it keeps."""
     if any(kind in above for kind in BUDGETS):
         below = {key: value for key, value in below.items() if key not in BUDGETS}
     hyper, each = above.get("hyper", {}), above.get("each", {})
@@ -116,17 +113,23 @@ def _over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _recipes(part: Mapping[str, Any], key: str) -> Iterator[dict[str, Any]]:
-    """The recipes of a part: one for each data set, and where it has columns, one for each budget."""
+    """Yield the recipes of a part: one for each data set, and where it has columns, one for each budget."""
     same = {name: value for name, value in part.items() if name not in ("each", "notes")}
     datasets = part.get("dataset")
     for data in [{"dataset": name} for name in datasets] if isinstance(datasets, list) else [{}]:
         for column, budget in _budgets(part, key):
-            hyper = part["hyper"] | _values(part["each"], column)
-            yield {**same, **data, **budget, "hyper": hyper, **_source(part, column, key)}
+            values = {name: value[column] for name, value in part["each"].items() if value[column] != ABSENT}
+            recipe = {**same, **data, **budget, "hyper": part["hyper"] | values}
+            if "source" in part:
+                notes = [note if isinstance(note, str) else note[column] for note in part["notes"]]
+                recipe["source"] = "; ".join([part["source"], *(note for note in notes if note != ABSENT)])
+                if notes and len(recipe["source"]) > LONGEST_SOURCE:
+                    raise UsageError(f"{key}.note: a source of more than {LONGEST_SOURCE:,} letters")
+            yield recipe
 
 
 def _budgets(part: Mapping[str, Any], key: str) -> list[tuple[int, dict[str, Any]]]:
-    """The budgets that get a recipe of their own, numbered; a single nameless one where there are no columns."""
+    """Number the budgets that get a recipe of their own; a single nameless one where there are no columns."""
     columns = [(f"each.{name}", values) for name, values in part["each"].items()]
     columns += [("note", note) for note in part["notes"] if isinstance(note, list)]
     if not columns:
@@ -138,18 +141,3 @@ def _budgets(part: Mapping[str, Any], key: str) -> list[tuple[int, dict[str, Any
         if len(values) != len(part[kind]):
             raise UsageError(f"{key}.{name}: {len(values)} values for {len(part[kind])} of {kind}")
     return [(column, {kind: value}) for column, value in enumerate(part[kind])]
-
-
-def _values(each: Mapping[str, Sequence[Any]], column: int) -> dict[str, Any]:
-    return {name: values[column] for name, values in each.items() if values[column] != ABSENT}
-
-
-def _source(part: Mapping[str, Any], column: int, key: str) -> dict[str, str]:
-    """The source with its notes, if there is one."""
-    if "source" not in part:
-        return {}
-    notes = [note if isinstance(note, str) else note[column] for note in part["notes"]]
-    texts = [part["source"], *(note for note in notes if note != ABSENT)]
-    if notes and sum(map(len, texts)) > LONGEST_SOURCE:
-        raise UsageError(f"{key}.note: a source of more than {LONGEST_SOURCE:,} letters")
-    return {"source": "; ".join(texts)}

@@ -47,7 +47,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from ddbench.budget import Budget
 from ddbench.data.dataset import Dataset
 from ddbench.distillation.method import Hyper, Method, find_method
-from ddbench.distillation.recipe_sharing import Ipcs, Name, Shares, Written, spelt_out
+from ddbench.distillation.recipe_sharing import Ipcs, Name, Shares, WrittenFile, spelt_out
 from ddbench.errors import UsageError, first_problem, unknown
 from ddbench.hashing import digest
 from ddbench.networks import canonical
@@ -78,8 +78,8 @@ class RecipeEntry(BaseModel):
             raise ValueError("give one of ipc, fraction or all = true")
         return self
 
-    def budgets(self) -> list["Budget"]:
-        """The budgets that the entry is for."""
+    def budgets(self) -> list[Budget]:
+        """Budgets that the entry is for."""
         if self.all:
             return [Budget()]
         ipcs = self.ipc if isinstance(self.ipc, list) else [self.ipc]
@@ -115,7 +115,7 @@ class Resolved:
     source: str
 
     def to_json(self) -> dict[str, Any]:
-        """The recipe as plain data, without its source."""
+        """Recipe as plain data, without its source."""
         return {
             "method": self.method.name,
             "dataset": self.dataset,
@@ -133,7 +133,7 @@ class Resolved:
 
 
 def restore(plain: Mapping[str, Any], source: str = "") -> Resolved:
-    """The resolved recipe that `Resolved.to_json` wrote down, for another process or from a record."""
+    """Resolved recipe that `Resolved.to_json` wrote down, for another process or from a record."""
     method = find_method(plain["method"])
     return Resolved(
         method=method,
@@ -154,15 +154,11 @@ def parse(text: str, where: str) -> RecipeFile:
         UsageError: broken TOML, unknown or missing keys, wrong types, an unknown base; one line that names file and key.
     """
     try:
-        written = Written.model_validate(tomllib.loads(text))
+        written = WrittenFile.model_validate(tomllib.loads(text))
         recipes = [_entry(key, fields) for key, fields in spelt_out(written)]
     except ValidationError as error:
         raise UsageError(f"{where}: {first_problem(error)}") from error
-    except (
-        UsageError,
-        ValueError,
-        RecursionError,
-    ) as error:  # a TOMLDecodeError, a number of 5,000 digits, 1,000 brackets
+    except (UsageError, ValueError, RecursionError) as error:  # broken TOML, a number of 5,000 digits, 1,000 brackets
         raise UsageError(f"{where}: {error}") from error
     return RecipeFile(method=written.method, generic=written.generic, recipe=recipes)
 
@@ -175,7 +171,7 @@ def _entry(key: str, fields: Mapping[str, Any]) -> RecipeEntry:
 
 
 def published(method: Method) -> RecipeFile:
-    """The recipes that come with a method: `recipes/<name>.toml` beside its module; empty if there are none."""
+    """Recipes that come with a method: `recipes/<name>.toml` beside its module; empty if there are none."""
     package = sys.modules[method.distill.__module__].__package__  # a package's own name, where that is the module
     if package:
         file = resources.files(package) / "recipes" / f"{method.name}.toml"
@@ -231,12 +227,12 @@ def resolve(
 
 
 def family(dataset_id: str) -> str:
-    """The name of a data set without the content hash that a folder's id ends in."""
+    """Name of a data set without the content hash that a folder's id ends in."""
     return dataset_id.partition("@")[0]
 
 
 def entries_for(file: RecipeFile, dataset_id: str, budget: Budget) -> list[RecipeEntry]:
-    """The recipes of a file that are for a data set and budget."""
+    """Recipes of a file that are for a data set and budget."""
     wanted = (dataset_id, family(dataset_id))
     return [entry for entry in file.recipe if entry.dataset in wanted and budget in entry.budgets()]
 
@@ -309,15 +305,15 @@ def parse_overrides(method: Method, words: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: no `=`, an unknown key, a value that does not read as the field's type.
     """
-    found: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
             raise UsageError(f"--set {word}: KEY=VALUE is needed")
         if key not in method.hyper.model_fields:
             raise unknown(f"hyper-parameter of {method.name}", key, method.hyper.model_fields)
-        found[key] = _read(method, key, text)
-    return found
+        overrides[key] = _read(method, key, text)
+    return overrides
 
 
 def _read(method: Method, key: str, text: str) -> Any:

@@ -25,32 +25,32 @@ def even_shares(count: int) -> tuple[float, ...]:
 
 def checked_shares(shares: Iterable[float]) -> tuple[float, ...]:
     """Shares of a distillation in [0, 1), sorted, each once; 1 would be the finished set, which is always scored."""
-    found = tuple(sorted(set(shares)))
-    wrong = [share for share in found if not 0 <= share < 1]
+    checked = tuple(sorted(set(shares)))
+    wrong = [share for share in checked if not 0 <= share < 1]
     if wrong:
         raise UsageError(f"a snapshot is at a share from 0 to below 1 of the distillation, not at {wrong[0]:g}")
-    if len(found) > MOST:
-        raise UsageError(f"1 to {MOST} snapshots can be kept, not {len(found)}")
-    return found
+    if len(checked) > MOST:
+        raise UsageError(f"1 to {MOST} snapshots can be kept, not {len(checked)}")
+    return checked
 
 
 def steps_at(shares: Iterable[float], total: int) -> tuple[int, ...]:
-    """The steps done at these shares of `total` steps, to the nearest, each once, sorted; below `total`."""
+    """Steps done at these shares of `total` steps, to the nearest, each once, sorted; below `total`."""
     return tuple(sorted({min(int(share * total + 0.5), total - 1) for share in shares}))
 
 
 class Snapshots:
-    """Where the snapshots of one distillation go, and which are wanted."""
+    """Writer of the snapshots of one distillation that are wanted."""
 
     def __init__(self, folder: Path, shares: Sequence[float], finish: Callable[[SynSet, int, int], SynSet]) -> None:
         """Keep snapshots at `shares` in `folder`; `finish(set, step, total)` adds where a set comes from."""
         self.folder, self.shares, self.finish = folder, tuple(shares), finish
         self._total, self._wanted = 0, frozenset[int]()
         self.seconds = 0.0
-        """What making and writing them took: no part of what the set cost."""
+        """Seconds that making and writing them took: no part of what the set cost."""
 
     def steps(self, total: int) -> tuple[int, ...]:
-        """The steps that are wanted."""
+        """Steps that are wanted."""
         return steps_at(self.shares, total)
 
     def offer(self, step: int, total: int, make: Callable[[], SynSet]) -> None:
@@ -65,17 +65,17 @@ class Snapshots:
 
 
 def kept(folder: Path) -> tuple[dict[int, Path], int | None]:
-    """The files that are there by step, sorted, and of how many steps; None where there is none."""
-    found, totals = {}, set()
+    """Files that are there by step, sorted, and of how many steps; None where there is none."""
+    files, totals = {}, set()
     for path in sorted(folder.glob("*.safetensors")):
         if named := _NAME.fullmatch(path.stem):
-            found[int(named[1])] = path
+            files[int(named[1])] = path
             totals.add(int(named[2]))
-    return found, max(totals, default=None)
+    return files, max(totals, default=None)
 
 
 def kept_at(folder: Path, shares: Sequence[float]) -> dict[int, Path] | None:
-    """The files at these shares by step, or None unless all are there."""
-    found, total = kept(folder)
+    """Files at these shares by step, or None unless all are there."""
+    files, total = kept(folder)
     wanted = steps_at(shares, total) if total else ()
-    return {step: found[step] for step in wanted} if wanted and set(wanted) <= found.keys() else None
+    return {step: files[step] for step in wanted} if wanted and set(wanted) <= files.keys() else None

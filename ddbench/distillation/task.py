@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,13 +18,11 @@ from ddbench.errors import JobFailed, UsageError
 from ddbench.progress import Reporter
 from ddbench.randomness import Key, forked, rng
 from ddbench.synset import targets, teachers, views
-from ddbench.synset.label_compression import Packing, packed_targets
 from ddbench.synset.synset import SynSet
-from ddbench.synset.targets.distances import record_distances
 from ddbench.synset.teachers import Teacher
 from ddbench.system import code
-from ddbench.training.batches import Images, Labeller
-from ddbench.training.cache import Stage
+from ddbench.training.batch_schedule import Images, Labeller
+from ddbench.training.cache import Cache
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.sealed import Artifact
 
@@ -36,7 +34,7 @@ ENCODED_AT_ONCE = 5000
 
 @dataclass(frozen=True, eq=False)
 class TaskData:
-    """What a method may know of the data set. `labels` are those of the training split (of what `tensors` gives)."""
+    """Facts of the data set that a method may know. `labels` are those of the training split (of what `tensors` gives)."""
 
     id: str
     class_names: tuple[str, ...]
@@ -76,7 +74,7 @@ def stratified(labels: torch.Tensor, fraction: float, *key: Key) -> tuple[torch.
 
 
 @dataclass(frozen=True, eq=False)
-class Credit:
+class LoggedTeacher:
     """A trained network that a method used: what gives it, once the method is done, and facts to show with it."""
 
     teacher: Callable[[], Teacher]
@@ -84,7 +82,7 @@ class Credit:
 
 
 class Task:
-    """The training split, the budget, the distillation network, keyed randomness, cached stages and checkpoints."""
+    """Training split, budget, distillation network, keyed randomness, caches and checkpoints of one distillation."""
 
     def __init__(
         self,
@@ -112,8 +110,8 @@ class Task:
         self.dataset = self._describe(dataset.train.labels)
         self.teachers: dict[str, dict[str, Any]] = {}
         """Facts of the teachers used, by hash; a method adds to it, the set's provenance shows it."""
-        self.credits: dict[str, Credit] = {}
-        """What `credit` was told, by name."""
+        self.logged_teachers: dict[str, LoggedTeacher] = {}
+        """Networks that `log_teacher` named, by name."""
 
     def _describe(self, labels: torch.Tensor) -> TaskData:
         source = self._source
@@ -130,11 +128,11 @@ class Task:
         return forked(self.seed, SYNTHESIS, *key)
 
     def space(self, kind: str) -> Space:
-        """The data set's "pixel", "normalised" or "zca" space."""
+        """Data set's "pixel", "normalised" or "zca" space."""
         return make_space(kind, self._source)
 
     def holdout(self, fraction: float) -> Held:
-        """Set a fixed, stratified part of the training split aside; `tensors` and stages then do without it.
+        """Set a fixed, stratified part of the training split aside; `tensors` and caches then do without it.
 
         Raises:
             UsageError: `tensors` was asked for before, or another fraction was.
@@ -151,10 +149,12 @@ class Task:
         """Training images float32 [n, C, H, W] in `space` and int64 labels [n], on the device.
 
         Raises:
-            UsageError: the split is too large to be held; use `batches`.
+            UsageError: the split is too large to be held; use `images` or `read`.
         """
         if not self._source.train.resident:
-            raise UsageError(f"{self._source.id} does not fit in memory: this method needs tensors(), not batches()")
+            raise UsageError(
+                f"{self._source.id} does not fit in memory, which this method needs: it calls tensors(), not images()"
+            )
         if space not in self._cached:
             self._cached = {space: self._encode(space, self._kept)}  # one space at a time: they are large
         return self._cached[space], self.dataset.labels.to(self.device)
@@ -165,12 +165,6 @@ class Task:
 
     def _read_images(self, space: Space, places: torch.Tensor | None) -> Images:
         return ReadImages.of(self._source.train, transform_for(space, self._source), self.device, places)
-
-    def batches(self, space: Space, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """The training split in index order: images, labels and places, `size` at a time, on the device."""
-        for places in torch.arange(len(self.dataset.labels)).split(size):
-            origin = places if self._kept is None else self._kept[places]
-            yield self._encode(space, origin), self.dataset.labels[places].to(self.device), places
 
     def _encode(self, space: Space, indices: torch.Tensor | None) -> torch.Tensor:
         data, transform = self.dataset, transform_for(space, self._source).to(self.device)
@@ -193,7 +187,7 @@ class Task:
         return [(labels == c).nonzero()[:, 0] for c in range(len(self.dataset.class_names))]
 
     def create_network(self, *key: Key, name: str | None = None) -> nn.Module:
-        """The distillation network (or another), freshly initialised by key, on the device, in train mode."""
+        """Distillation network (or another), freshly initialized by key, on the device, in train mode."""
         data = self.dataset
         network = networks.create(
             name or self.network,
@@ -206,25 +200,25 @@ class Task:
         return network.to(self.device).train()
 
     def create_stage_network(self, *key: Key, name: str | None = None) -> nn.Module:
-        """The distillation network (or another), initialised by stage seed and key, on the CPU: stages begin with it."""
+        """Distillation network (or another), initialized by stage seed and key, on the CPU: what is cached begins with it."""
         data = self.dataset
         shape = {"channels": data.channels, "side": data.side, "classes": len(data.class_names)}
         return networks.create(name or self.network, **shape, seed=self.stage_seed, key=key)
 
-    def stage(
+    def cached(
         self,
         name: str,
         key: Mapping[str, Any],
         build: Callable[[], tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]],
     ) -> Artifact:
-        """A cached product; `key` says how it is made, data set, holdout, precision and stage seed are added.
+        """Return a cached artifact; `key` says how it is made, data set, holdout, precision and stage seed are added.
 
-        `build` must draw by `stage_seed`, never by the synthesis seed: runs of all seeds share the product.
+        `build` must draw by `stage_seed`, never by the synthesis seed: runs of all seeds share the artifact.
         """
-        return self.open_stage(name, key).product(build)
+        return self.open_cache(name, key).product(build)
 
-    def open_stage(self, name: str, key: Mapping[str, Any]) -> Stage:
-        """The stage itself, for products made of several entries (experts, committees)."""
+    def open_cache(self, name: str, key: Mapping[str, Any]) -> Cache:
+        """Open the cache itself, for what is made of several entries (experts, committees)."""
         full = {
             "method": dict(key),
             "dataset": self.dataset.id,
@@ -232,67 +226,38 @@ class Task:
             "holdout": self._reserved,
             "precision": "float32",
             "seed": self.stage_seed,
-            **(
-                {"synthesis": code.SYNTHESIS} if code.SYNTHESIS > 1 else {}
-            ),  # what the first version made has no such field
         }
-        return Stage(name, full)
+        if code.SYNTHESIS > 1:  # what the first version made has no such field
+            full["synthesis"] = code.SYNTHESIS
+        return Cache(name, full)
 
     def teacher(self, network: str, space: Space, recipe_hash: str, state: dict[str, torch.Tensor]) -> Teacher:
         """A trained network of this data set, with all that is needed to use it; see `Teacher`."""
         return Teacher.of(self._source, network=network, space=space, recipe_hash=recipe_hash, state=state)
 
-    def stage_teacher(self, stage: Stage, entry: str, make: Callable[[], Teacher]) -> Teacher:
-        """The network that an entry of a stage names, made where it is missing; see `teachers.staged`."""
-        return teachers.staged(stage, entry, make, keep=self.keep_teacher, recall=self.recall_teacher)
+    def cached_teacher(self, cache: Cache, entry: str, make: Callable[[], Teacher]) -> Teacher:
+        """Return the network that an entry of a cache names, made where it is missing; see `teachers.cached`."""
+        return teachers.cached(cache, entry, make, keep=self.keep_teacher, recall=self.recall_teacher)
 
     def keep_teacher(self, teacher: Teacher) -> str:
         """Put a trained network into the cache and return its hash; what is made of it names it by that."""
         return teachers.keep(teacher)
 
     def recall_teacher(self, wanted: str) -> Teacher | None:
-        """The network that was kept under this hash, or None: the cache may have lost it."""
+        """Network that was kept under this hash, or None: the cache may have lost it."""
         return teachers.recall(wanted)
 
     def training_images(self, synset: SynSet) -> tuple[Images, torch.Tensor]:
-        """What a student trains on, views expanded: float32 [N, C, H, W] in the set's space, int64 classes [N].
+        """Give what a student trains on, views expanded: float32 [N, C, H, W] in the set's space, int64 classes [N].
 
-        Views that are drawn batch by batch are the stream's, `BatchSchedule(seed, draw=ddbench.synset.views.drawn(synset))`.
+        Views that are drawn batch by batch are the schedule's, `BatchSchedule(seed, draw=ddbench.synset.views.drawn(synset))`.
         """
         return views.training_images(synset, self._source, self.device)
 
     def labeller(self, synset: SynSet) -> Labeller:
-        """What labels a student's batches by the targets of a set made here."""
+        """Give what labels a student's batches by the targets of a set made here."""
         kind, _ = targets.targets_of(synset)
         return kind.bind(targets.Binding(synset, self._source, self.device, self.recall_teacher))
-
-    def replayed(self, synset: SynSet, packing: Packing | None = None) -> SynSet:
-        """A set whose teachers label online, with the logits stored that they would give; see `targets.replay`.
-
-        Without a packing all label batches are stored, in fp16.
-        """
-        stored = packed_targets(
-            synset,
-            self._source,
-            packing or Packing(),
-            self.device,
-            seed=self.seed,
-            loop=lambda start, total: self.loop(start, total, "storing labels"),
-            recall=self.recall_teacher,
-        )
-        return replace(synset, targets=stored)
-
-    def with_distances(self, synset: SynSet) -> SynSet:
-        """A set whose teachers label online, with their logits' distances stored instead; see `targets.distances`."""
-        stored = record_distances(
-            synset,
-            self._source,
-            self.device,
-            seed=self.seed,
-            loop=lambda start, total: self.loop(start, total, "storing distances"),
-            recall=self.recall_teacher,
-        )
-        return replace(synset, targets=stored)
 
     @contextmanager
     def apart(self, ipc: int, checkpoint: Checkpoint) -> Iterator[None]:
@@ -309,7 +274,7 @@ class Task:
             self.budget, self.ipc, self.fraction, self.seed, self._checkpoint, self._snapshots = own
 
     def resume(self) -> Any:
-        """The state of the last checkpoint, or None: nested dicts and lists of tensors and plain values."""
+        """State of the last checkpoint, or None: nested dicts and lists of tensors and plain values."""
         return self._checkpoint.load()
 
     def checkpoint(self, state: Callable[[], Any]) -> None:
@@ -339,18 +304,18 @@ class Task:
         """Numbers for whoever watches: the loss, say."""
         self._reporter.metrics(step, metrics)
 
-    def credit(self, name: str, teacher: Callable[[], Teacher], *, role: str, **facts: Any) -> None:
+    def log_teacher(self, name: str, teacher: Callable[[], Teacher], *, role: str, **facts: Any) -> None:
         """Name a trained network that the result rests on, an expert say.
 
         When the method is done the runner measures its test accuracy, for people: no method sees it.
 
         Args:
-            name: of the network in this task; a later credit replaces an earlier one of the same name.
+            name: of the network in this task; a later one replaces an earlier one of the same name.
             teacher: gives the network; called after the method is done, so that nothing is held for it.
             role: what such networks are called in the singular; those of one role are shown together.
             facts: plain data to keep with the hash and accuracy in the set's provenance: the epoch.
         """
-        self.credits[name] = Credit(teacher, {"role": role, "name": name, **facts})
+        self.logged_teachers[name] = LoggedTeacher(teacher, {"role": role, "name": name, **facts})
 
     def synset(
         self,
@@ -361,7 +326,7 @@ class Task:
         indices: torch.Tensor | None = None,
         **more: Any,
     ) -> SynSet:
-        """The method's result.
+        """Make the method's result.
 
         Args:
             space: that the images live in.

@@ -15,17 +15,17 @@ from ddbench.data.dataset import Dataset
 from ddbench.data.spaces import Transform, transform_for
 from ddbench.errors import JobFailed, NotScored, UsageError, first_problem
 from ddbench.evaluation.protocol import Protocol
+from ddbench.evaluation.reference_teacher import measured_accuracy, reference_teacher
 from ddbench.evaluation.sizes import bytes_of
 from ddbench.hashing import digest
 from ddbench.records.record import Record, Run, SynSetFacts, TeacherFacts, now
-from ddbench.synset.matched_recipe import Lender
 from ddbench.synset.synset import SynSet, check_dataset
 from ddbench.synset.targets import Binding, online_teacher, targets_of
-from ddbench.synset.teachers import Teacher, measured_accuracy, reference_teacher
+from ddbench.synset.teachers import Teacher
 from ddbench.synset.views import drawn, training_images
 from ddbench.system import code
 from ddbench.system.environment import commit, versions
-from ddbench.training.batches import BatchSchedule, Labeller
+from ddbench.training.batch_schedule import BatchSchedule, Labeller
 from ddbench.training.compute import Compute, check_devices
 from ddbench.training.loop import Training, accuracy, train
 from ddbench.training.recipe import StudentRecipe
@@ -35,8 +35,22 @@ log = logging.getLogger("ddbench")
 Progress = Callable[[int, int], None]
 
 
+@dataclass(frozen=True)
+class RecipeOwner:
+    """Owner of the training recipe that a baseline is trained by: that set's method, and the hash of its recipe (imported: its own)."""
+
+    method: str
+    recipe_hash: str
+
+
+def owner_of(synset: SynSet) -> RecipeOwner:
+    """Owner that a set's provenance names."""
+    made = synset.provenance
+    return RecipeOwner(made.method, made.recipe_hash or synset.hash)
+
+
 def student_recipe(synset: SynSet, dataset: Dataset, protocol: Protocol, network: str | None) -> StudentRecipe:
-    """The training of a student on this set: the protocol's, or the set's own.
+    """Training of a student on this set: the protocol's, or the set's own.
 
     Raises:
         NotScored: the protocol plays the set's own recipe, and the set has none.
@@ -59,12 +73,12 @@ def evaluate_seeds(
     setting: Compute,
     network: str | None = None,
     label: str | None = None,
-    lender: Lender | None = None,
+    owner: RecipeOwner | None = None,
     progress: Progress | None = None,
 ) -> Record:
     """Train students on a set, one a seed, and test them; the record holds these runs.
 
-    A student that diverges gives a failed run with its reason. See `base_record` for `label` and `lender`.
+    A student that diverges gives a failed run with its reason. See `base_record` for `label` and `owner`.
 
     Raises:
         NotScored: the protocol does not apply to this set.
@@ -74,15 +88,24 @@ def evaluate_seeds(
     check_devices(setting)
     device = setting.apply()
     recipe = student_recipe(synset, dataset, protocol, network)
-    reference = _reference(protocol, dataset, device, progress)
-    record = base_record(synset, protocol, recipe, label=label, lender=lender)
-    teachers = {reference.hash: (reference, True)} if reference else {}
+    trained_by = protocol.reference(dataset)
+    reference = reference_teacher(trained_by, dataset, device, progress=progress) if trained_by else None
+    record = base_record(synset, protocol, recipe, label=label, owner=owner)
+    teachers = [reference] if reference else []
     if recipe.labels == "targets":
         kind, _ = targets_of(synset)
-        teachers |= {teacher.hash: (teacher, False) for teacher in kind.teachers(synset)}
-    facts = {key: _teacher_facts(teacher, dataset, device, is_ref) for key, (teacher, is_ref) in teachers.items()}
-    for key, (_, is_reference) in teachers.items():
-        _flag(protocol, dataset, facts[key], is_reference)
+        teachers += kind.teachers(synset)
+    facts = {
+        teacher.hash: TeacherFacts(
+            network=teacher.network,
+            accuracy=measured_accuracy(teacher, dataset, device),
+            reference=teacher is reference,
+            recipe_hash=teacher.recipe_hash,
+        )
+        for teacher in teachers
+    }
+    if reference:
+        _warn_of_accuracy(protocol, dataset, facts[reference.hash].accuracy)
     about = _synset_facts(synset, dataset, protocol, reference)
     runs = _Students(synset, dataset, protocol, recipe, reference, setting, progress).runs(seeds)
     return record.model_copy(
@@ -94,14 +117,9 @@ def evaluate_seeds(
     )
 
 
-def _reference(protocol: Protocol, dataset: Dataset, device: torch.device, progress: Progress | None) -> Teacher | None:
-    recipe = protocol.reference(dataset)
-    return reference_teacher(recipe, dataset, device, progress=progress) if recipe else None
-
-
 @dataclass(frozen=True, eq=False)
 class _Students:
-    """The students of a cell, and what they share."""
+    """Students of a cell, and what they share."""
 
     synset: SynSet
     dataset: Dataset
@@ -127,21 +145,28 @@ class _Students:
         reference, of_teacher = self.reference, self.protocol.space == "teacher"
         space = reference.space if reference is not None and of_teacher else self.synset.space
         images, classes = training_images(self.synset, dataset, device, space)
-        students = [_new_student(recipe, dataset, seed).to(device) for seed in seeds]
+        shape = {"channels": dataset.channels, "side": dataset.side, "classes": len(dataset.class_names)}
+        students = [networks.create(recipe.network, **shape, seed=seed, key=("student",)).to(device) for seed in seeds]
         stacked = self.setting.stack and stackable(students[0], recipe.network, dataset.side)
         execution = self.setting.execution(recipe, dataset, len(images))
-        about = {"synset": self.synset.hash, **self.setting.identity(), **_checkout(), **code_behind(self.synset)}
-        about |= {"compiled": execution.compiled, "stacked": stacked}
+        head, dirty = commit()
+        about = {
+            "synset": self.synset.hash,
+            **self.setting.identity(),
+            **{"versions": versions(), "commit": head, "dirty": dirty},
+            **code_behind(self.synset),
+            **{"compiled": execution.compiled, "stacked": stacked},
+        }
         try:
             labeller, kept = _labeller(recipe, self.synset, dataset, reference, device)
-            streams = [kept or BatchSchedule(seed, draw=drawn(self.synset)) for seed in seeds]
+            schedules = [kept or BatchSchedule(seed, draw=drawn(self.synset)) for seed in seeds]
             how: dict[str, Any] = {"labeller": labeller, "execution": execution, "progress": self.progress}
             if stacked:
-                done = train_together(students, images, classes, recipe, streams=streams, **how)
+                done = train_together(students, images, classes, recipe, schedules=schedules, **how)
             else:
                 done = [
-                    _outcome(student, images, classes, recipe, seed=seed, stream=stream, **how)
-                    for seed, student, stream in zip(seeds, students, streams, strict=True)
+                    _trained(student, images, classes, recipe, seed=seed, schedule=schedule, **how)
+                    for seed, student, schedule in zip(seeds, students, schedules, strict=True)
                 ]
         except JobFailed as failure:  # of all of them: what labels, or the stack
             done = [failure for _ in seeds]
@@ -153,19 +178,13 @@ class _Students:
 
 
 def code_behind(synset: SynSet) -> dict[str, Any]:
-    """The fields of a run that say by which code a set was made, where that is known, and by which it is scored here."""
+    """Fields of a run that say by which code a set was made, where that is known, and by which it is scored here."""
     made = synset.provenance
     known = {} if made.recipe_hash is None or made.seed is None else {"code": made.code, "synthesis": made.synthesis}
     return {**known, "training": code.TRAINING}
 
 
-def _checkout() -> dict[str, Any]:
-    """The fields of a run that say what code made it."""
-    head, dirty = commit()
-    return {"versions": versions(), "commit": head, "dirty": dirty}
-
-
-def _outcome(student: nn.Module, *args: Any, **how: Any) -> Training | JobFailed:
+def _trained(student: nn.Module, *args: Any, **how: Any) -> Training | JobFailed:
     """`train`, or why it failed."""
     try:
         return train(student, *args, **how)
@@ -173,26 +192,21 @@ def _outcome(student: nn.Module, *args: Any, **how: Any) -> Training | JobFailed
         return failure
 
 
-def _new_student(recipe: StudentRecipe, dataset: Dataset, seed: int) -> nn.Module:
-    shape = {"channels": dataset.channels, "side": dataset.side}
-    return networks.create(recipe.network, **shape, classes=len(dataset.class_names), seed=seed, key=("student",))
-
-
 def _scored(
     student: nn.Module, done: Training | JobFailed, dataset: Dataset, transform: Transform, device: torch.device
 ) -> dict[str, Any]:
-    """The fields of a run that say what a student reached, or why nothing: its training failed, or its test."""
+    """Fields of a run that say what a student reached, or why nothing: its training failed, or its test."""
     try:
         if isinstance(done, JobFailed):
             raise done
-        found = accuracy(student, dataset.test, transform, device)
+        result = accuracy(student, dataset.test, transform, device)
     except JobFailed as failure:
         return {"status": "failed", "reason": str(failure)}
     return {
         "status": "ok",
-        "top1": found.top1,
-        "top5": found.top5,
-        "per_class": found.per_class,
+        "top1": result.top1,
+        "top5": result.top5,
+        "per_class": result.per_class,
         "seconds": round(done.seconds, 3),
         "steps": done.steps,
         "final_loss": done.final_loss,
@@ -202,12 +216,12 @@ def _scored(
 def _labeller(
     recipe: StudentRecipe, synset: SynSet, dataset: Dataset, reference: Teacher | None, device: torch.device
 ) -> tuple[Labeller | None, BatchSchedule | None]:
-    """What labels a batch, and whose batches the labels are of, where they are of no others."""
+    """Give what labels a batch, and the schedule that the labels are bound to, if any."""
     if recipe.labels == "classes":
         return None, None
     if recipe.labels == "targets":
         kind, _ = targets_of(synset)
-        return kind.bind(Binding(synset, dataset, device)), kind.stream(synset)
+        return kind.bind(Binding(synset, dataset, device)), kind.schedule(synset)
     if reference is None:
         raise UsageError("the student recipe asks for the reference teacher, which only a soft protocol has")
     in_its_space = replace(synset, space=reference.space, targets=online_teacher(reference))
@@ -216,8 +230,8 @@ def _labeller(
 
 
 @contextmanager
-def _said_by_the_set() -> Iterator[None]:
-    """What a set says of itself, which its hash does not cover, goes into a record: UsageError where it does not fit."""
+def _provenance_checked() -> Iterator[None]:
+    """Raise UsageError where a set's provenance, which its hash does not cover, does not fit into a record."""
     try:
         yield
     except ValidationError as error:
@@ -234,45 +248,33 @@ def base_record(
     recipe: StudentRecipe,
     *,
     label: str | None = None,
-    lender: Lender | None = None,
+    owner: RecipeOwner | None = None,
 ) -> Record:
-    """The record of a set under a protocol, without runs.
+    """Make the record of a set under a protocol, without runs.
 
     Args:
         synset: distilled here (its provenance has recipe and seed) or imported (its hash stands in for them).
         protocol: the protocol.
         recipe: the resolved student recipe, whose network is the student network.
         label: name of an imported set's method.
-        lender: of a baseline that borrows a set's student recipe: who from.
+        owner: of a matched-recipe baseline: whose training recipe it is.
     """
-    with _said_by_the_set():
+    with _provenance_checked():
         made, own = synset.provenance, synset.student_recipe
-        shipped = own.hash() if protocol.shipped and own else None
+        how: dict[str, Any] = {"student_recipe_hash": own.hash() if protocol.shipped and own else None, "owner": owner}
         if made.recipe_hash is not None and made.seed is not None:
-            return planned_record(
-                made.recipe,
-                made.recipe_hash,
-                made.seed,
-                protocol,
-                recipe.network,
-                student_recipe_hash=shipped,
-                lender=lender,
-            )
+            return planned_record(made.recipe, made.recipe_hash, made.seed, protocol, recipe.network, **how)
         plain = {"name": "imported", "method": label or made.method}
-        return Record(
-            protocol=protocol.name,
-            protocol_version=protocol.version,
-            protocol_digest=protocol.digest(),
+        # IPC is the largest class's count: balance is a property of the set, not of the budget
+        return _record(
+            protocol,
+            recipe.network,
+            **how,
             dataset=synset.dataset,
-            budget=_budget_of(synset),
-            student_network=recipe.network,
-            student_recipe_hash=shipped,
-            method=plain["method"],
+            budget={"ipc": max(synset.per_class())},
+            imported=synset.hash,
             recipe=plain,
             recipe_hash=digest(plain),
-            imported=synset.hash,
-            borrowed=lender.method if lender else None,
-            lender=lender.recipe_hash if lender else None,
         )
 
 
@@ -284,34 +286,41 @@ def planned_record(
     student_network: str,
     *,
     student_recipe_hash: str | None = None,
-    lender: Lender | None = None,
+    owner: RecipeOwner | None = None,
 ) -> Record:
-    """The record of a cell of the grid, known before its set is: from a resolved recipe as plain data."""
+    """Make the record of a cell of the grid, known before its set is: from a resolved recipe as plain data."""
+    return _record(
+        protocol,
+        student_network,
+        owner,
+        student_recipe_hash=student_recipe_hash,
+        dataset=plain["dataset"],
+        budget=plain["budget"],
+        distill_network=plain["network"],
+        recipe=plain,
+        recipe_hash=recipe_hash,
+        synthesis_seed=seed,
+    )
+
+
+def _record(
+    protocol: Protocol, student_network: str, owner: RecipeOwner | None, *, recipe: dict[str, Any], **fields: Any
+) -> Record:
     return Record(
         protocol=protocol.name,
         protocol_version=protocol.version,
         protocol_digest=protocol.digest(),
-        dataset=plain["dataset"],
-        budget=plain["budget"],
         student_network=student_network,
-        distill_network=plain["network"],
-        student_recipe_hash=student_recipe_hash,
-        method=plain["method"],
-        recipe=plain,
-        recipe_hash=recipe_hash,
-        synthesis_seed=seed,
-        borrowed=lender.method if lender else None,
-        lender=lender.recipe_hash if lender else None,
+        method=recipe["method"],
+        recipe=recipe,
+        borrowed=owner.method if owner else None,
+        lender=owner.recipe_hash if owner else None,
+        **fields,
     )
 
 
-def _budget_of(synset: SynSet) -> dict[str, Any]:
-    """IPC of an imported set: the largest class's count; balance is a property of the set, not of the budget."""
-    return {"ipc": max(synset.per_class())}
-
-
 def _synset_facts(synset: SynSet, dataset: Dataset, protocol: Protocol, reference: Teacher | None) -> SynSetFacts:
-    with _said_by_the_set():
+    with _provenance_checked():
         made = synset.provenance
         cost = {"seconds": made.seconds, "peak_memory": made.peak_memory}
         plain = {key: value for key, value in made.environment.items() if not isinstance(value, dict)}
@@ -336,23 +345,14 @@ def _counted(synset: SynSet, dataset: Dataset, protocol: Protocol, reference: Te
     return _BYTES[key]
 
 
-def _teacher_facts(teacher: Teacher, dataset: Dataset, device: torch.device, reference: bool) -> TeacherFacts:
-    return TeacherFacts(
-        network=teacher.network,
-        accuracy=measured_accuracy(teacher, dataset, device),
-        reference=reference,
-        recipe_hash=teacher.recipe_hash,
-    )
-
-
-def _flag(protocol: Protocol, dataset: Dataset, facts: TeacherFacts, is_reference: bool) -> None:
+def _warn_of_accuracy(protocol: Protocol, dataset: Dataset, accuracy: float) -> None:
     """Warn where a reference teacher is more than a point off the accuracy that is kept for its data set."""
     kept = protocol.accuracies.get(dataset.id)
-    if is_reference and kept is not None and abs(facts.accuracy - kept) > 0.01:
+    if kept is not None and abs(accuracy - kept) > 0.01:
         log.warning(
             "the reference teacher of %s on %s reaches %.1f %%, more than a point off the %.1f %% kept for it",
             protocol.name,
             dataset.id,
-            100 * facts.accuracy,
+            100 * accuracy,
             100 * kept,
         )

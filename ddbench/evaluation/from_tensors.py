@@ -1,9 +1,11 @@
-"""From tensors in memory to a SynSet, every assumption checked."""
+"""From tensors, NumPy arrays or lists in memory to a SynSet, every assumption checked."""
 
 import math
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from ddbench.data.dataset import Dataset
 from ddbench.data.spaces import make_space
@@ -14,21 +16,33 @@ from ddbench.training.recipe import StudentRecipe
 
 LARGEST = 16.0  # no image without a negative value goes beyond, except one of 0 to 255
 SoftForm = Literal["logits", "probabilities"]
+Numbers = torch.Tensor | ArrayLike
+"""A tensor, a NumPy array, or lists of numbers."""
+
+
+def as_tensor(values: Numbers, what: str) -> torch.Tensor:
+    """Convert to a tensor, which shares no memory with an array; UsageError, beginning with `what`, if it cannot be."""
+    if isinstance(values, torch.Tensor):
+        return values
+    try:
+        return torch.from_numpy(np.array(values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{what} must be a tensor, a NumPy array or lists of numbers: {error}") from error
 
 
 def from_tensors(
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Numbers,
+    labels: Numbers,
     dataset: Dataset,
     *,
     space: str = "normalised",
-    soft_labels: torch.Tensor | None = None,
+    soft_labels: Numbers | None = None,
     soft_form: SoftForm = "logits",
     syn_lr: float | None = None,
     name: str = "imported",
     note: str | None = None,
 ) -> SynSet:
-    """Make a set of tensors that stand for a data set.
+    """Make a set of tensors, NumPy arrays or lists that stand for a data set.
 
     With a step size or soft labels the set ships a student recipe, so that `shipped-v1` scores it: the training of
     `hard-v1` with that step size as its learning rate, and with cross-entropy against the soft labels.
@@ -50,18 +64,20 @@ def from_tensors(
         UsageError: in one line: shapes that do not fit, values that are not finite, labels out of range or not
             whole, a class without an image (unless there are soft labels).
     """
-    images = _images(images, dataset)
-    _check_range(images, space)
-    classes = as_classes(labels, len(images), dataset.class_names)
-    soft = None if soft_labels is None else _soft(soft_labels, len(images), dataset.class_names, soft_form)
+    pixels = _images(as_tensor(images, "images"), dataset)
+    _check_range(pixels, space)
+    classes = as_classes(as_tensor(labels, "labels"), len(pixels), dataset.class_names)
+    soft = None
+    if soft_labels is not None:
+        soft = _soft(as_tensor(soft_labels, "soft labels"), len(pixels), dataset.class_names, soft_form)
     if soft is None:
         _check_every_class(classes, dataset)
     return SynSet.of(
         dataset,
         classes=classes,
         space=make_space(space, dataset),
-        images=images,
-        codec="uint8" if images.dtype == torch.uint8 else "float",
+        images=pixels,
+        codec="uint8" if pixels.dtype == torch.uint8 else "float",
         targets=None if soft is None else Targets("soft", {"form": soft_form}, {"labels": soft}),
         student_recipe=shipped_recipe(dataset, syn_lr, soft is not None),
         provenance=Provenance(method=name, note=note),
@@ -69,7 +85,7 @@ def from_tensors(
 
 
 def shipped_recipe(dataset: Dataset, syn_lr: float | None, soft: bool) -> StudentRecipe | None:
-    """The student recipe of a set that brings a step size or soft labels; None for one that brings neither."""
+    """Student recipe of a set that brings a step size or soft labels; None for one that brings neither."""
     if syn_lr is not None and not (math.isfinite(syn_lr) and syn_lr > 0):
         raise UsageError(f"the step size must be a finite number above 0, not {syn_lr}")
     if syn_lr is None and not soft:
@@ -143,7 +159,7 @@ def _soft(labels: torch.Tensor, count: int, class_names: tuple[str, ...], form: 
 
 
 def are_probabilities(labels: torch.Tensor) -> bool:
-    """Whether every row of [n, K] is 0 or more and sums to 1."""
+    """Tell whether every row of [n, K] is 0 or more and sums to 1."""
     return float(labels.min()) >= 0 and float((labels.float().sum(1) - 1).abs().max()) <= 1e-3
 
 

@@ -15,7 +15,7 @@ GROUP = "ddbench.evaluators"
 
 @dataclass(frozen=True)
 class Tier:
-    """The students of one range of image sizes.
+    """Students of one range of image sizes.
 
     Attributes:
         up_to: largest side in pixels; None for no limit.
@@ -52,7 +52,7 @@ class Protocol:
 
     @property
     def shipped(self) -> bool:
-        """Whether students follow the recipe that travels in the set."""
+        """Tell whether students follow the recipe that travels in the set."""
         return not self.tiers
 
     def digest(self) -> str:
@@ -69,7 +69,7 @@ class Protocol:
         )
 
     def student(self, dataset: Dataset, network: str | None = None) -> StudentRecipe:
-        """The student's training on a data set's images; `network` replaces the default network and nothing else.
+        """Student's training on a data set's images; `network` replaces the default network and nothing else.
 
         Raises:
             UsageError: the protocol does not cover the images' size, or the network is unknown.
@@ -77,7 +77,7 @@ class Protocol:
         return _resolve(self, self.tiers, dataset, network)
 
     def reference(self, dataset: Dataset) -> StudentRecipe | None:
-        """The reference teacher's training, always with the default student network; None if there is no teacher."""
+        """Reference teacher's training, always with the default student network; None if there is no teacher."""
         if not self.teacher:
             return None
         return _resolve(self, self.teacher, dataset, self.student(dataset).network)
@@ -97,13 +97,13 @@ def _resolve(protocol: Protocol, tiers: tuple[Tier, ...], dataset: Dataset, netw
 
 
 def protocol_names() -> tuple[str, ...]:
-    """The names of all installed protocols."""
+    """Names of all installed protocols."""
     return plugins.names(GROUP)
 
 
 def find_protocol(name: str) -> Protocol:
-    """The protocol registered under a name; UsageError if there is none."""
-    found = plugins.find(GROUP, name)
-    if not isinstance(found, Protocol):
-        raise UsageError(f"protocol {name!r}: its entry point gives {type(found).__name__}, not a Protocol")
-    return found
+    """Protocol registered under a name; UsageError if there is none."""
+    protocol = plugins.find(GROUP, name)
+    if not isinstance(protocol, Protocol):
+        raise UsageError(f"protocol {name!r}: its entry point gives {type(protocol).__name__}, not a Protocol")
+    return protocol

@@ -1,4 +1,4 @@
-"""What a student needs, in bytes: images, targets, extra tensors, and models from outside, a line each."""
+"""Sizes of what a student needs, in bytes: images, targets, extra tensors, and models from outside, a line each."""
 
 import io
 
@@ -52,7 +52,12 @@ def bytes_of(
     """
     lines = stored_parts(synset)
     if len(synset) <= encode_limit:
-        lines["images_encoded"] = _encoded_bytes(synset, dataset)
+        transform, total = transform_for(synset.space, dataset), 0
+        # large images are decoded in parts
+        for places in torch.arange(len(synset)).split(len(synset) if dataset.train.resident else AT_ONCE):
+            decoded = transform.decode(synset.pixels(dataset, places))
+            total += png_bytes((decoded.clamp(0, 1) * 255).round().to(torch.uint8))
+        lines["images_encoded"] = total
     if reference is not None:
         lines["external"] = reference.bytes()
     if protocol.shipped and synset.student_recipe is not None and synset.student_recipe.labels == "targets":
@@ -60,12 +65,3 @@ def bytes_of(
         for name, count in kind.bytes(synset).items():
             lines[name] = lines.get(name, 0) + count
     return lines
-
-
-def _encoded_bytes(synset: SynSet, dataset: Dataset) -> int:
-    """Size of the images as PNGs; large ones are decoded in parts."""
-    transform, total = transform_for(synset.space, dataset), 0
-    for places in torch.arange(len(synset)).split(len(synset) if dataset.train.resident else AT_ONCE):
-        decoded = transform.decode(synset.pixels(dataset, places))
-        total += png_bytes((decoded.clamp(0, 1) * 255).round().to(torch.uint8))
-    return total

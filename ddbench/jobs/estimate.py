@@ -26,7 +26,7 @@ from ddbench.synset.synset import SynSet
 from ddbench.synset.views import training_count
 from ddbench.system.rank import as_one_of
 from ddbench.training.compute import Compute
-from ddbench.training.meter import Meter
+from ddbench.training.memory import Meter
 
 PROBE_SECONDS = 2.0  # of timed iterations of a phase; the first, which warms up, comes on top
 ASSUMED = 1000  # images of a class, where a card does not know

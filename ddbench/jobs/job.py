@@ -16,21 +16,22 @@ from ddbench.distillation.recipes import Resolved, restore
 from ddbench.distillation.snapshots import Snapshots, kept_at
 from ddbench.distillation.task import Task
 from ddbench.errors import JobFailed, UsageError
-from ddbench.evaluation.evaluate import evaluate_seeds
+from ddbench.evaluation.evaluate import RecipeOwner, evaluate_seeds, owner_of
 from ddbench.evaluation.protocol import find_protocol
+from ddbench.evaluation.reference_teacher import measured_accuracy
 from ddbench.hashing import canonical_json, digest
 from ddbench.progress import Reporter
 from ddbench.records.record import Record
 from ddbench.settings import cache_dir
-from ddbench.synset.matched_recipe import Lender, borrow, lender_of
+from ddbench.synset.matched_recipe import match_recipe
 from ddbench.synset.synset import SynSet, load, save
-from ddbench.synset.teachers import measured_accuracy, roles
+from ddbench.synset.teachers import roles
 from ddbench.system import code
 from ddbench.system.environment import environment, plugin
 from ddbench.system.files import locked
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.compute import Compute, check_devices
-from ddbench.training.meter import Meter
+from ddbench.training.memory import Meter
 
 log = logging.getLogger("ddbench")
 PRECISION = "float32"  # in the key of every set; what a recipe asks for is in the recipe, which is in the key too
@@ -237,11 +238,11 @@ def _distill(job: DistillJob, reporter: Reporter) -> SynSet:
 def credited(task: Task, dataset: Dataset, reporter: Reporter) -> dict[str, dict[str, Any]]:
     """Facts of the networks that a method credited, by hash, with their accuracies on the test split."""
     facts_of = {}
-    for done, credit in enumerate(task.credits.values(), start=1):
+    for done, credit in enumerate(task.logged_teachers.values(), start=1):
         teacher = credit.teacher()
         accuracy = measured_accuracy(teacher, dataset, task.device)
         facts_of[teacher.hash] = {**credit.facts, "network": teacher.network, "accuracy": accuracy}
-        reporter.advance("testing the networks used", done, len(task.credits))
+        reporter.advance("testing the networks used", done, len(task.logged_teachers))
     return facts_of
 
 
@@ -299,18 +300,18 @@ class EvaluateJob:
 
 def borrowed_set(
     synset: SynSet, lender: Path | None, dataset: Dataset, compute: Compute
-) -> tuple[SynSet, Lender | None]:
+) -> tuple[SynSet, RecipeOwner | None]:
     """Give the set as it is trained on, with what it borrows from the lender's file, and who lends it."""
     if lender is None:
         return synset, None
     other = load(lender)
-    return borrow(synset, other, dataset, compute.apply()), lender_of(other)
+    return match_recipe(synset, other, dataset, compute.apply()), owner_of(other)
 
 
 def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:
     """Train and test the students of a job; see `ddbench.evaluation.evaluate.evaluate_seeds` for what it raises."""
     dataset, show = job.data.load(), reporter or Reporter()
-    synset, lender = borrowed_set(load(job.synset), job.lender, dataset, job.compute)
+    synset, owner = borrowed_set(load(job.synset), job.lender, dataset, job.compute)
     at = "" if job.step is None else f" at step {job.step}"
     label = f"{synset.provenance.method}{at}, {job.protocol}, {job.which()}"
     return evaluate_seeds(
@@ -321,6 +322,6 @@ def evaluate_job(job: EvaluateJob, reporter: Reporter | None = None) -> Record:
         setting=job.compute,
         network=job.network,
         label=job.label,
-        lender=lender,
+        owner=owner,
         progress=lambda done, total: show.advance(label, done, total),
     )

@@ -19,7 +19,7 @@ from ddbench.data.dataset import Dataset
 from ddbench.distillation.task import Task
 from ddbench.hashing import tensors_digest
 from ddbench.synset.teachers import Teacher
-from ddbench.training.cache import Stage
+from ddbench.training.cache import Cache
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.sealed import Artifact
 
@@ -95,7 +95,7 @@ class Probe(Task):
         self._ahead = 0.0
         self._first: float | None = None
         self._phases: dict[str, Phase] = {}
-        self._opened: dict[Path, Stage] = {}
+        self._opened: dict[Path, Cache] = {}
         self._entered: list[str] = []
         self._in_memory: dict[str, Teacher] = {}
 
@@ -156,9 +156,9 @@ class Probe(Task):
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def open_stage(self, name: str, key: Mapping[str, Any]) -> Stage:
+    def open_cache(self, name: str, key: Mapping[str, Any]) -> Cache:
         """A stage that reads the cache and saves nothing; what is made in it is there when it is opened again."""
-        real = super().open_stage(name, key)
+        real = super().open_cache(name, key)
         stage = self._opened.setdefault(real.folder, _Unsaved(real.name, real.key, self._entered))
         self.stages.setdefault(name, []).append(len(stage.entries()))
         return stage
@@ -178,7 +178,7 @@ class Probe(Task):
         return f"{where}what follows is left out"
 
 
-class _Unsaved(Stage):
+class _Unsaved(Cache):
     """A stage that keeps what is made in memory, and its name in `entered` while something is made in it."""
 
     def __init__(self, name: str, key: Mapping[str, Any], entered: list[str]) -> None:

@@ -28,8 +28,8 @@ from ddbench.settings import cache_dir
 from ddbench.system.environment import processor
 from ddbench.system.files import write_atomic
 from ddbench.training.compute import Compute
+from ddbench.training.memory import saved_activation_bytes
 from ddbench.training.recipe import Component, StudentRecipe
-from ddbench.training.saved_bytes import kept_bytes
 
 GROUP = "ddbench.costs"
 CODE_VERSION = 1  # raise when a timing here measures something else
@@ -198,7 +198,9 @@ class StepTimer:
         with forked(0, "cost"):
             line = line_through(lambda count: step(noise(count)), self.compute)
             sample = noise(SIZES[0])
-            kept = kept_bytes(lambda: network(sample), network.state_dict(keep_vars=True).values()) / len(sample)
+            kept = saved_activation_bytes(lambda: network(sample), network.state_dict(keep_vars=True).values()) / len(
+                sample
+            )
         return replace(line, kept=kept, weights=float(sum(each.nbytes for each in network.state_dict().values())))
 
     def _time_augmentation(self, part: Component) -> StepCost:

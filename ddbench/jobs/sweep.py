@@ -18,7 +18,7 @@ from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import parse_overrides, resolve
 from ddbench.distillation.snapshots import checked_shares, kept, steps_at
 from ddbench.errors import CannotWrite, NotScored, UsageError
-from ddbench.evaluation.evaluate import base_record, code_behind, planned_record, student_recipe
+from ddbench.evaluation.evaluate import base_record, code_behind, owner_of, planned_record, student_recipe
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import (
     DataName,
@@ -36,7 +36,6 @@ from ddbench.networks import canonical
 from ddbench.progress import Reporter
 from ddbench.records.record import Record, Run, RunIdentity, Snapshot, identified, now
 from ddbench.records.store import RecordStore
-from ddbench.synset.matched_recipe import lender_of
 from ddbench.synset.synset import SynSet, load
 from ddbench.system import code
 from ddbench.system.environment import commit, versions
@@ -431,7 +430,7 @@ def record_of(cell: Cell, synset: SynSet) -> Record:
     protocol, dataset = find_protocol(cell.protocol), cell.data.load()
     recipe = student_recipe(synset, dataset, protocol, cell.network)
     path = cell.lender_path() if cell.lender is not None else None
-    return base_record(synset, protocol, recipe, label=cell.label, lender=lender_of(load(path)) if path else None)
+    return base_record(synset, protocol, recipe, label=cell.label, owner=owner_of(load(path)) if path else None)
 
 
 def _students(cell: Cell, synset: Path, seeds: tuple[int, ...]) -> EvaluateJob:

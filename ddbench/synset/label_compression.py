@@ -7,11 +7,10 @@ step, uniformly with replacement.
 
 Differences from the paper:
 - how a share is rounded is *not established*: down, so that the result never exceeds the budget;
-- draws are keyed by the stream's seed and the step: all students of a set see the same ones, as of any replay;
+- draws are keyed by the schedule's seed and the step: all students of a set see the same ones, as of any stored labels;
 - crops, flips and mixes follow from a seed and a step and take no bytes, but a kept batch's step is stored: 8 bytes.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal, get_args
@@ -26,9 +25,9 @@ from ddbench.synset.synset import Provenance, SynSet, Targets, stored_parts
 from ddbench.synset.targets import targets_of
 from ddbench.synset.targets.encodings import ENCODINGS, encoding_of, stored_encoding
 from ddbench.synset.targets.recording import DRAWS, STEP_BYTES, Draw, Loop
-from ddbench.synset.targets.replay import record_replay, require_room, rewritten
 from ddbench.synset.targets.soft import packed
-from ddbench.synset.teachers import Teacher
+from ddbench.synset.targets.stored_soft_labels import record_soft_labels, reencoded, require_room
+from ddbench.synset.teachers import Recall
 from ddbench.synset.views import training_count
 from ddbench.training.recipe import StudentRecipe
 
@@ -39,7 +38,7 @@ MOST = 100_000_000  # label batches that a random share is drawn from
 
 @dataclass(frozen=True)
 class Packing:
-    """How labels are packed.
+    """Encoding and budget of stored labels.
 
     Attributes:
         encoding: "fp16", "int8" or "topk".
@@ -81,7 +80,7 @@ class Packing:
 
     @property
     def limited(self) -> bool:
-        """Whether there is a budget."""
+        """Tell whether there is a budget."""
         return self.ratio is not None or self.bytes is not None
 
     def words(self) -> str:
@@ -97,7 +96,7 @@ class Packing:
         return self.bytes
 
     def batches(self, recipe: StudentRecipe, images: int, classes: int) -> int:
-        """How many label batches of a training on so many images are kept.
+        """Count the label batches of a training on so many images that are kept.
 
         Raises:
             UsageError: not one fits.
@@ -118,7 +117,7 @@ class Packing:
         require_room(recipe, images, classes, self.encoding, self.topk, kept)
 
     def choose(self, total: int, kept: int, seed: int) -> torch.Tensor:
-        """Which of `total` label batches are kept: int64 [kept], rising; random ones by the stream's seed."""
+        """Choose which of `total` label batches are kept: int64 [kept], rising; random ones by the schedule's seed."""
         if self.keep == "first" or kept == total:
             return torch.arange(kept)
         if total > MOST:
@@ -169,7 +168,7 @@ def pack_labels(
         dataset: that it is of.
         packing: how.
         device: where teachers run.
-        seed: of the stream whose batches online teachers label; None: the set's synthesis seed, else 0.
+        seed: of the schedule whose batches online teachers label; None: the set's synthesis seed, else 0.
         loop: called with (0, label batches) for their numbers; None: `range`.
 
     Raises:
@@ -179,7 +178,7 @@ def pack_labels(
     """
     _, targets = targets_of(synset)
     if targets.kind == "replay" and seed not in (None, targets.params["seed"]):
-        raise UsageError(f"the labels are stored for the stream of seed {targets.params['seed']}, not of {seed}")
+        raise UsageError(f"the labels are stored for the schedule of seed {targets.params['seed']}, not of {seed}")
     own = synset.provenance.seed or 0 if seed is None else seed
     made = packed_targets(synset, dataset, packing, device, seed=own, loop=loop)
     return replace(synset, targets=made, provenance=_provenance(synset, made, packing))
@@ -193,9 +192,9 @@ def packed_targets(
     *,
     seed: int,
     loop: Loop | None = None,
-    recall: Callable[[str], Teacher | None] | None = None,
+    recall: Recall | None = None,
 ) -> Targets:
-    """The packed targets of a set; see `pack_labels`. `recall` gives a teacher by its hash; None: those in the cache."""
+    """Packed targets of a set; see `pack_labels`. `recall` gives a teacher by its hash; None: those in the cache."""
     _, targets = targets_of(synset)
     if targets.kind == "soft":
         return _soft(synset, targets, packing)
@@ -204,6 +203,7 @@ def packed_targets(
     recipe, images, classes = _recipe(synset), training_count(synset), len(synset.class_names)
     total, kept = recipe.steps(images), packing.batches(recipe, images, classes)
     draw: Draw = packing.draw if kept < total else "cycle"
+    chosen: list[int] | None = None
     if targets.kind == "replay":
         steps, seed = targets.tensors["steps"], targets.params["seed"]
         if not packing.limited:
@@ -211,22 +211,15 @@ def packed_targets(
         if kept <= len(steps):
             places = packing.choose(len(steps), kept, seed)
             if stored_encoding(targets, classes).suffices(encoding_of(packing.encoding, packing.topk, classes)):
-                return rewritten(synset, places, encoding=packing.encoding, topk=packing.topk, draw=draw, loop=loop)
-            chosen: list[int] | None = steps[places].tolist()
-        else:
-            chosen = _chosen(packing, recipe, images, classes, seed)
+                return reencoded(synset, places, encoding=packing.encoding, topk=packing.topk, draw=draw, loop=loop)
+            chosen = steps[places].tolist()
         synset = replace(synset, targets=Targets("teachers", targets.params["made_by"]))
-    else:
-        chosen = _chosen(packing, recipe, images, classes, seed)
+    if chosen is None:
+        packing.require_room(recipe, images, classes)
+        if kept < total:
+            chosen = packing.choose(total, kept, seed).tolist()
     how: dict[str, Any] = {"encoding": packing.encoding, "topk": packing.topk, "keep": chosen, "draw": draw}
-    return record_replay(synset, dataset, device, seed=seed, loop=loop, recall=recall, **how)
-
-
-def _chosen(packing: Packing, recipe: StudentRecipe, images: int, classes: int, seed: int) -> list[int] | None:
-    """The steps of a training whose labels are kept, room for them asked first; None: all."""
-    packing.require_room(recipe, images, classes)
-    total, kept = recipe.steps(images), packing.batches(recipe, images, classes)
-    return None if kept == total else packing.choose(total, kept, seed).tolist()
+    return record_soft_labels(synset, dataset, device, seed=seed, loop=loop, recall=recall, **how)
 
 
 def _soft(synset: SynSet, targets: Targets, packing: Packing) -> Targets:
@@ -257,10 +250,10 @@ def _provenance(synset: SynSet, made: Targets, packing: Packing) -> Provenance:
     if provenance.recipe_hash is not None:
         plain, before = provenance.recipe, provenance.recipe.get("labels")
         name = before.get("recipe") if isinstance(before, dict) else plain.get("name")
-        steps, stream = made.tensors.get("steps"), made.params.get("seed")
+        steps, seed = made.tensors.get("steps"), made.params.get("seed")
         labels = {"recipe": name, "batches": None if steps is None else len(steps), **asdict(packing)}
-        if stream not in (None, provenance.seed):
-            labels["seed"] = stream  # only then: synthesis seeds are draws of one cell
+        if seed not in (None, provenance.seed):
+            labels["seed"] = seed  # only then: synthesis seeds are draws of one cell
         changes["recipe"] = {**plain, "name": f"{name}+{packing.words()}", "labels": labels}
         changes["recipe_hash"] = digest(changes["recipe"])
     return provenance.model_copy(update=changes)

@@ -1,6 +1,6 @@
-"""Borrowed baselines: `random` trained as another set's students are, so that a comparison measures the images alone."""
+"""Matched-recipe baselines: `random` trained by another set's recipe, so that a comparison measures the images alone."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,127 +10,105 @@ from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets import targets_of
 from ddbench.synset.targets.distances import record_distances
+from ddbench.synset.targets.encodings import stored_topk
 from ddbench.synset.targets.recording import drawn_by
-from ddbench.synset.targets.replay import record_replay
 from ddbench.synset.targets.soft import packed
+from ddbench.synset.targets.stored_soft_labels import record_soft_labels
 from ddbench.synset.teachers import require
 from ddbench.synset.views import training_count, training_images
 from ddbench.system import code
-from ddbench.training.cache import Stage
+from ddbench.training.cache import Cache
 from ddbench.training.loop import predict
 from ddbench.training.recipe import StudentRecipe
 
 CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Lender:
-    """Whose student recipe a baseline is trained by: that set's method, and the hash of its recipe (imported: its own)."""
+def match_recipe(baseline: SynSet, owner: SynSet, dataset: Dataset, device: torch.device = CPU) -> SynSet:
+    """Give a baseline another set's training recipe and, where it can have them, labels by the same teachers.
 
-    method: str
-    recipe_hash: str
+    Teachers that label online are copied. Stored labels of named teachers (the targets or the provenance name them) are
+    made again, by the same teachers for the baseline's own images. Learned labels have no counterpart for other images,
+    and labels that begin as outputs of experts count as learned: the student then learns the classes by cross-entropy,
+    all else equal. Views are not copied: they were made for the owner's images.
 
-
-def lender_of(synset: SynSet) -> Lender:
-    """The lender that a set is."""
-    made = synset.provenance
-    return Lender(made.method, made.recipe_hash or synset.hash)
-
-
-def borrow(baseline: SynSet, lender: SynSet, dataset: Dataset, device: torch.device = CPU) -> SynSet:
-    """The baseline with the lender's student recipe and, where it can have them, the lender's labels.
-
-    Teachers that label online are copied. Stored labels that named teachers made (a replay and distances say which, else
-    provenance does) are made again by the same teachers for the baseline's own images. Learned labels have no counterpart for other
-    images, and labels that begin as outputs of experts count as learned: the student then learns the classes by
-    cross-entropy, all else equal. Views stay with the lender: they were made for its images.
-
-    A baseline of indices in a pixel or normalised space moves into the lender's, if that is another such space.
+    A baseline of indices in a pixel or normalised space moves into the owner's, if that is another such space.
 
     Args:
-        baseline: the set that borrows.
-        lender: the set that ships a student recipe.
+        baseline: the set that takes the recipe over.
+        owner: the set that ships a student recipe.
         dataset: that both are of.
         device: where teachers label.
 
     Raises:
-        UsageError: the lender ships no student recipe, the sets differ in data set, or a whitened space in one of them.
+        UsageError: the owner ships no student recipe, the sets differ in data set, or a whitened space in one of them.
     """
-    recipe = lender.student_recipe
+    recipe, method = owner.student_recipe, owner.provenance.method
     if recipe is None:
-        raise UsageError(f"the set of {lender.provenance.method} ships no student recipe to borrow")
-    if (baseline.dataset, baseline.split_hash) != (lender.dataset, lender.split_hash):
-        raise UsageError(f"a baseline on {baseline.dataset} cannot borrow from a set on {lender.dataset}")
-    own = replace(_moved(baseline, lender), student_recipe=recipe)
+        raise UsageError(f"the set of {method} ships no student recipe that a baseline could be trained by")
+    if (baseline.dataset, baseline.split_hash) != (owner.dataset, owner.split_hash):
+        raise UsageError(
+            f"a baseline on {baseline.dataset} cannot be trained by the recipe of a set on {owner.dataset}"
+        )
+    if baseline.space != owner.space and (baseline.indices is None or "zca" in (baseline.space.kind, owner.space.kind)):
+        raise UsageError(
+            f"the baseline lives in {baseline.space.kind} space, the set in {owner.space.kind}: "
+            f"make the baseline with --set space={owner.space.kind}, so that whitening is not what is compared"
+        )
+    own = replace(baseline, space=owner.space, student_recipe=recipe)
     if recipe.labels != "targets":
         return own
-    kind, targets = targets_of(lender)
-    if kind.teachers(lender):
+    kind, targets = targets_of(owner)
+    if kind.teachers(owner):
         return replace(own, targets=targets)
     if targets.kind in ("replay", "distances"):
         return replace(own, targets=_recorded(own, targets, dataset, device))
-    labelled = _relabel(own, lender, dataset, device)
-    if labelled is not None:
-        return replace(own, targets=labelled)
-    return replace(own, student_recipe=by_classes(recipe), targets=None)
-
-
-def _moved(baseline: SynSet, lender: SynSet) -> SynSet:
-    """The baseline in the lender's space. Where neither is whitened, its indices name the same pixels in both."""
-    if baseline.space == lender.space:
-        return baseline
-    if baseline.indices is None or "zca" in (baseline.space.kind, lender.space.kind):
-        raise UsageError(
-            f"the baseline lives in {baseline.space.kind} space, the set in {lender.space.kind}: "
-            f"make the baseline with --set space={lender.space.kind}, so that whitening is not what is compared"
-        )
-    return replace(baseline, space=lender.space)
+    labels = _relabelled(own, owner, targets, dataset, device)
+    return replace(own, student_recipe=recipe if labels else by_classes(recipe), targets=labels)
 
 
 def by_classes(recipe: StudentRecipe) -> StudentRecipe:
-    """The recipe with the classes and cross-entropy in place of learned labels."""
+    """Return the recipe with the classes and cross-entropy in place of learned labels."""
     return recipe.model_copy(update={"labels": "classes", "loss": {"name": "ce"}})
 
 
-def _recorded(own: SynSet, lent: Targets, dataset: Dataset, device: torch.device) -> Targets:
-    """The replay or distances of a set's own images by the lender's teachers, made once and kept in the cache.
+def _recorded(own: SynSet, targets: Targets, dataset: Dataset, device: torch.device) -> Targets:
+    """Record logits or distances for a set's own images by the teachers of `targets`, made once and cached.
 
-    Where the lender kept every step of its training, so does the set; else both keep the same steps.
+    Where those targets keep every step of their training, so do the new ones; else both keep the same steps.
     """
     assert own.student_recipe is not None
-    asked, steps = replace(own, targets=Targets("teachers", lent.params["made_by"])), lent.tensors["steps"].tolist()
-    keep = None if len(steps) == own.student_recipe.steps(lent.params["images"]) else steps
-    how: dict[str, Any] = {"seed": lent.params["seed"], "keep": keep}
-    if lent.kind == "replay":
-        values = lent.tensors.get("values")
-        how |= {"encoding": lent.params["encoding"], "topk": None if values is None else values.shape[-1]}
+    online, steps = replace(own, targets=Targets("teachers", targets.params["made_by"])), targets.tensors["steps"]
+    all_kept = len(steps) == own.student_recipe.steps(targets.params["images"])
+    how: dict[str, Any] = {"seed": targets.params["seed"], "keep": None if all_kept else steps.tolist()}
+    if targets.kind == "replay":
+        how |= {"encoding": targets.params["encoding"], "topk": stored_topk(targets)}
 
     def make() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        record = record_replay if lent.kind == "replay" else record_distances
-        made = record(asked, dataset, device, **how)
+        record = record_soft_labels if targets.kind == "replay" else record_distances
+        made = record(online, dataset, device, **how)
         return made.tensors, made.params
 
-    product = Stage(f"borrowed-{lent.kind}", {"set": asked.hash, **how, "code": code.TRAINING}).product(make)
-    return Targets(lent.kind, {**product.info, **drawn_by(lent.params.get("draw", "cycle"))}, product.tensors)
+    key = {"set": online.hash, **how, "code": code.TRAINING}
+    artifact = Cache(f"borrowed-{targets.kind}", key).product(make)
+    return Targets(targets.kind, {**artifact.info, **drawn_by(targets.params.get("draw", "cycle"))}, artifact.tensors)
 
 
-def _relabel(own: SynSet, lender: SynSet, dataset: Dataset, device: torch.device) -> Targets | None:
-    """`soft` labels of a set's images by the teachers that made the lender's; None if no teacher made them."""
-    assert lender.targets is not None
-    made_by = lender.provenance.teachers
+def _relabelled(own: SynSet, owner: SynSet, targets: Targets, dataset: Dataset, device: torch.device) -> Targets | None:
+    """Make `soft` labels of a set's images by the teachers that made the owner's; None if no teacher made them."""
+    made_by = owner.provenance.teachers
     weights = {key: facts["label_weight"] for key, facts in made_by.items() if "label_weight" in facts}
-    if lender.targets.kind != "soft" or not weights:
+    if targets.kind != "soft" or not weights:
         return None
-    total = torch.zeros(training_count(own), len(own.class_names))
+    classes = len(own.class_names)
+    total = torch.zeros(training_count(own), classes)
     for key, weight in weights.items():
         teacher = require(key)
-        seen, _ = training_images(own, dataset, device, teacher.space)
-        total = total + weight * predict(teacher.module(device), seen).cpu()
-    if lender.targets.params["form"] == "probabilities":
+        images, _ = training_images(own, dataset, device, teacher.space)
+        total = total + weight * predict(teacher.module(device), images).cpu()
+    if targets.params["form"] == "probabilities":
         total = total.softmax(1)
-    form = Targets("soft", {k: v for k, v in lender.targets.params.items() if k != "encoding"}, {"labels": total})
-    if "encoding" not in lender.targets.params:
-        return form
-    values = lender.targets.tensors.get("values")
-    topk = None if values is None else values.shape[-1]
-    return packed(form, lender.targets.params["encoding"], topk, len(own.class_names))
+    plain = Targets("soft", {k: v for k, v in targets.params.items() if k != "encoding"}, {"labels": total})
+    if "encoding" not in targets.params:
+        return plain
+    return packed(plain, targets.params["encoding"], stored_topk(targets), classes)

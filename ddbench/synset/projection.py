@@ -6,7 +6,7 @@ of rows o and columns (i, y, x) in the form "flat". Applied apart, the square fo
 and then along a column; merged, it costs nothing. E stays in eval mode, so that its norms are what they were.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +22,7 @@ from ddbench.errors import UsageError
 from ddbench.hashing import tensors_digest
 from ddbench.networks import clip
 from ddbench.networks.parts import Network
-from ddbench.synset.teachers import Teacher, require
+from ddbench.synset.teachers import Recall, Teacher, require
 
 ConvForm = Literal["square", "flat"]
 COLUMNS = "columns"  # the part that W is, beside the convolutions by their names
@@ -64,8 +64,8 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class Form:
-    """How factors and features become logits: form of a convolution's matrix, scale s, whether E(x) has length 1."""
+class ProjectorForm:
+    """Form in which factors and features become logits: form of a convolution's matrix, scale s, whether E(x) has length 1."""
 
     conv: ConvForm = "square"
     scale: float = 1.0
@@ -92,7 +92,7 @@ def teacher_encoder(teacher: Teacher) -> Encoder:
 
 
 def clip_encoder(model: str, tag: str | None, seed: int) -> Encoder:
-    """The image tower of an open_clip model; see `clip.load_clip`."""
+    """Image tower of an open_clip model; see `clip.load_clip`."""
     whole = clip.load_clip(model, tag, seed)
     tower: Any = whole.visual
     size = tower.image_size
@@ -123,21 +123,21 @@ def _tower_facts(tower: nn.Module, channels: int, side: int) -> tuple[int | None
     return width, tensors_digest(tower.state_dict())
 
 
-def named_encoder(params: Mapping[str, Any], recall: Callable[[str], Teacher | None] | None = None) -> Encoder:
-    """The encoder that `Encoder.params` names, checked by `targets.projector` before.
+def named_encoder(params: Mapping[str, Any], recall: Recall | None = None) -> Encoder:
+    """Encoder that `Encoder.params` names, checked by `targets.projector` before.
 
     Raises:
         UsageError: it is not in the cache, cannot be loaded, or has other weights than those that were adapted.
     """
     if params["kind"] == "teacher":
         return teacher_encoder((recall(params["hash"]) if recall else None) or require(params["hash"]))
-    found = clip_encoder(params["model"], params["tag"], params.get("seed", 0))
-    if found.hash != params["weights"]:
+    encoder = clip_encoder(params["model"], params["tag"], params.get("seed", 0))
+    if encoder.hash != params["weights"]:
         raise UsageError(
-            f"the weights of {found.name} here are not those that the projector was fitted to "
-            f"({found.hash[:12]}, not {params['weights'][:12]})"
+            f"the weights of {encoder.name} here are not those that the projector was fitted to "
+            f"({encoder.hash[:12]}, not {params['weights'][:12]})"
         )
-    return found
+    return encoder
 
 
 def text_columns(params: Mapping[str, Any], prompts: list[str]) -> Tensor:
@@ -151,7 +151,7 @@ def _nbytes(module: nn.Module) -> int:
 
 
 def convolutions(module: nn.Module) -> dict[str, nn.Conv2d]:
-    """The convolutions of an encoder by the name of their part, in the order of its modules."""
+    """Convolutions of an encoder by the name of their part, in the order of its modules."""
     return {CONV + name: part for name, part in module.named_modules() if isinstance(part, nn.Conv2d)}
 
 
@@ -169,13 +169,13 @@ def conv_change(a: Tensor, b: Tensor, weight: torch.Size, form: ConvForm) -> Ten
     return (a @ b).view(outputs, height, inputs, width).permute(0, 2, 1, 3)
 
 
-def matrix_shapes(encoder: Encoder, classes: int, form: Form) -> dict[str, tuple[int, int]]:
+def matrix_shapes(encoder: Encoder, classes: int, form: ProjectorForm) -> dict[str, tuple[int, int]]:
     """Rows and columns of every part that can be adapted: the convolutions and W."""
     shapes = {name: matrix_shape(part.weight.shape, form.conv) for name, part in convolutions(encoder.module).items()}
     return {**shapes, COLUMNS: (encoder.width, classes)}
 
 
-def check_factors(encoder: Encoder, classes: int, factors: Factors, form: Form) -> None:
+def check_factors(encoder: Encoder, classes: int, factors: Factors, form: ProjectorForm) -> None:
     """UsageError unless the factors are of this encoder's parts and of their shapes, no rank above its matrix's."""
     shapes = matrix_shapes(encoder, classes, form)
     parts = {name.removesuffix(end) for end in (".a", ".b") for name in factors if name.endswith(end)}
@@ -193,13 +193,13 @@ def check_factors(encoder: Encoder, classes: int, factors: Factors, form: Form) 
 
 
 def changed_weights(encoder: nn.Module, factors: Factors, form: ConvForm) -> dict[str, Tensor]:
-    """The weight theta + A B of every adapted convolution, by the name of the parameter in the encoder."""
-    found = {}
+    """Weight theta + A B of every adapted convolution, by the name of the parameter in the encoder."""
+    weights = {}
     for part, conv in convolutions(encoder).items():
         if f"{part}.a" in factors:
             change = conv_change(factors[f"{part}.a"], factors[f"{part}.b"], conv.weight.shape, form)
-            found[f"{part.removeprefix(CONV)}.weight"] = conv.weight + change
-    return found
+            weights[f"{part.removeprefix(CONV)}.weight"] = conv.weight + change
+    return weights
 
 
 def changed_columns(columns: Tensor, factors: Factors) -> Tensor:
@@ -209,10 +209,10 @@ def changed_columns(columns: Tensor, factors: Factors) -> Tensor:
     return columns + factors[f"{COLUMNS}.a"] @ factors[f"{COLUMNS}.b"]
 
 
-def project(features: Tensor, columns: Tensor, form: Form) -> Tensor:
+def project(features: Tensor, columns: Tensor, form: ProjectorForm) -> Tensor:
     """Logits s W^T E(x), [b, K], of features [b, d]."""
-    shown = F.normalize(features, dim=1) if form.normalised else features
-    return form.scale * (shown @ columns)
+    embedding = F.normalize(features, dim=1) if form.normalised else features
+    return form.scale * (embedding @ columns)
 
 
 class Projector(nn.Module):
@@ -220,7 +220,7 @@ class Projector(nn.Module):
 
     columns: Tensor
 
-    def __init__(self, encoder: Encoder, columns: Tensor, factors: Factors, form: Form) -> None:
+    def __init__(self, encoder: Encoder, columns: Tensor, factors: Factors, form: ProjectorForm) -> None:
         """Merge, on the CPU; the encoder itself is left as it is."""
         super().__init__()
         self.side, self.form = encoder.side, form

@@ -29,16 +29,16 @@ EXTRA_DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
 )
-"""What tensors of targets and views may be."""
+"""Types that tensors of targets and views may have."""
 ODD = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
-"""What reading a stranger's header can raise besides our own errors."""
+"""Exceptions that reading a stranger's header can raise besides our own."""
 MAX_IMAGES = 20_000_000
 MAX_CLASSES = 100_000
 MAX_SIDE = 2048
 
 
 class Provenance(BaseModel):
-    """Where a set comes from and what it cost; not part of its hash.
+    """Origin and cost of a set; not part of its hash.
 
     Attributes:
         method: name of the method, or "imported".
@@ -82,7 +82,7 @@ class Targets(Part):
 
 
 class Views(Part):
-    """How stored tensors become training images, before the protocol's own augmentation."""
+    """Views: a kind of the group `ddbench.views`, by which stored tensors become training images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,7 @@ class SynSet:
         return torch.bincount(self.classes, minlength=len(self.class_names)).tolist()
 
     def header(self) -> dict[str, Any]:
-        """The part of the set that is plain data, without provenance."""
+        """Part of the set that is plain data, without provenance."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -161,18 +161,18 @@ class SynSet:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor of the set under the name that it has in the file."""
-        found = {"classes": self.classes}
+        tensors = {"classes": self.classes}
         for name in ("images", "indices"):
             if (tensor := getattr(self, name)) is not None:
-                found[name] = tensor
+                tensors[name] = tensor
         for prefix in ("targets", "views"):
             part: Part | None = getattr(self, prefix)
             for name, tensor in (part.tensors if part else {}).items():
-                found[f"{prefix}.{name}"] = tensor
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+                tensors[f"{prefix}.{name}"] = tensor
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     def pixels(self, dataset: Dataset, places: torch.Tensor | None = None) -> torch.Tensor:
-        """The images as a student sees them: float32 [n, C, side, side] in the set's space, indices resolved.
+        """Images as a student sees them: float32 [n, C, side, side] in the set's space, indices resolved.
 
         Args:
             dataset: that the set is of.
@@ -190,7 +190,7 @@ class SynSet:
         return transform_for(self.space, dataset).encode(stored.float() / 255)
 
     def with_provenance(self, **changes: Any) -> "SynSet":
-        """The same set (same hash) with changed provenance."""
+        """Same set (same hash) with changed provenance."""
         return replace(self, provenance=self.provenance.model_copy(update=changes))
 
 
@@ -247,10 +247,10 @@ def load(path: Path) -> SynSet:
         raise UsageError(f"{path}: not a readable SynSet (truncated or damaged): {_line(error)}") from error
     try:
         synset = _assemble(header, tensors)
-        found = synset.hash
+        content = synset.hash
     except (*ODD, ValidationError, UsageError) as error:
         raise UsageError(f"{path}: {_line(error)}") from error
-    if found != header.get("hash"):
+    if content != header.get("hash"):
         raise UsageError(f"{path}: content does not match its hash (tampered with or damaged)")
     return synset
 
@@ -289,7 +289,7 @@ def _part(kind: type, prefix: str, plain: dict[str, Any] | None, tensors: dict[s
 
 
 def _check(synset: SynSet) -> None:
-    """The consistency of everything but the targets' and views' own content, which their kinds check."""
+    """Consistency of everything but the targets' and views' own content, which their kinds check."""
     strings = (synset.dataset, synset.split_hash, *synset.class_names)
     if not all(isinstance(text, str) and text for text in strings):
         raise UsageError("data set, split hash and class names must be texts that are not empty")

@@ -1,7 +1,6 @@
 """Teachers: trained networks, kept by content, so that a soft label can always name who gave it."""
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,20 +13,14 @@ from torch import nn
 
 from ddbench import networks
 from ddbench.data.dataset import Dataset
-from ddbench.data.spaces import Space, make_space, transform_for
-from ddbench.data.streamed import ReadImages
+from ddbench.data.spaces import Space
 from ddbench.errors import UsageError
 from ddbench.hashing import tensors_digest
 from ddbench.networks.registry import build
 from ddbench.randomness import forked
 from ddbench.settings import cache_dir
 from ddbench.synset.synset import MAX_CLASSES, MAX_SIDE, ODD
-from ddbench.system import code
-from ddbench.system.files import write_atomic
-from ddbench.training.batches import Images
-from ddbench.training.cache import Stage
-from ddbench.training.loop import accuracy, train
-from ddbench.training.recipe import StudentRecipe
+from ddbench.training.cache import Cache
 from ddbench.training.sealed import Artifact, look_sealed, read_sealed, write_sealed
 
 
@@ -85,10 +78,14 @@ class Teacher:
         return sum(tensor.nbytes for tensor in self.state.values())
 
     def module(self, device: torch.device) -> nn.Module:
-        """The network with its weights, in eval mode, without gradients."""
+        """Network with its weights, in eval mode, without gradients."""
         module = networks.create(self.network, channels=self.channels, side=self.side, classes=len(self.class_names))
         module.load_state_dict(self.state)
         return module.to(device).eval().requires_grad_(False)
+
+
+Recall = Callable[[str], Teacher | None]
+"""Gives a teacher by its hash, or None."""
 
 
 def keep(teacher: Teacher) -> str:
@@ -100,33 +97,33 @@ def keep(teacher: Teacher) -> str:
 
 
 def recall(wanted: str) -> Teacher | None:
-    """The teacher with this hash, or None if the cache does not have it."""
-    product = read_sealed(cache_dir() / "teachers" / f"{wanted}.safetensors")
-    return None if product is None or product.hash != wanted else _of_product(product)
+    """Teacher with this hash, or None if the cache does not have it."""
+    artifact = read_sealed(cache_dir() / "teachers" / f"{wanted}.safetensors")
+    return None if artifact is None or artifact.hash != wanted else _of_artifact(artifact)
 
 
 def read_teacher(path: Path) -> Teacher:
-    """The teacher in a file that anyone may have written.
+    """Teacher in a file that anyone may have written.
 
     Raises:
-        UsageError: in one line: no sealed product, not a teacher's facts, a network that is unknown or that the weights
+        UsageError: in one line: no sealed artifact, not a teacher's facts, a network that is unknown or that the weights
             do not fit.
     """
-    product = look_sealed(path)
+    artifact = look_sealed(path)
     try:
-        teacher = _of_product(product)
+        teacher = _of_artifact(artifact)
         shapes = _shapes(teacher)
     except ODD as error:
         raise UsageError(f"{path}: not the facts of a teacher: {' '.join(str(error).split())}") from error
-    found = {name: tuple(tensor.shape) for name, tensor in teacher.state.items()}
-    if found != shapes:
+    stored = {name: tuple(tensor.shape) for name, tensor in teacher.state.items()}
+    if stored != shapes:
         raise UsageError(f"{path}: the weights do not fit the network {teacher.network}")
     return teacher
 
 
-def _of_product(product: Artifact) -> Teacher:
-    facts = {**product.info, "class_names": tuple(product.info["class_names"])}
-    return Teacher(**{**facts, "space": Space.from_json(facts["space"])}, state=product.tensors)
+def _of_artifact(artifact: Artifact) -> Teacher:
+    facts = {**artifact.info, "class_names": tuple(artifact.info["class_names"])}
+    return Teacher(**{**facts, "space": Space.from_json(facts["space"])}, state=artifact.tensors)
 
 
 def _shapes(teacher: Teacher) -> dict[str, tuple[int, ...]]:
@@ -138,39 +135,38 @@ def _shapes(teacher: Teacher) -> dict[str, tuple[int, ...]]:
         raise ValueError(f"images of {teacher.channels} x {teacher.side!r} pixels")
     if not 1 <= len(teacher.class_names) <= MAX_CLASSES:
         raise ValueError(f"{len(teacher.class_names)} classes")
-    ours = (
-        networks.parse(teacher.network).library is None
-    )  # a library's network is tried on images, which needs weights
-    with forked(0, "shapes"), torch.device("meta") if ours else contextlib.nullcontext():
+    # a library's network is tried on images, which needs weights
+    no_weights = torch.device("meta") if networks.parse(teacher.network).library is None else contextlib.nullcontext()
+    with forked(0, "shapes"), no_weights:
         network = build(teacher.network, channels=teacher.channels, side=teacher.side, classes=len(teacher.class_names))
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def require(wanted: str) -> Teacher:
-    """The teacher with this hash; UsageError if it is not in the cache."""
+    """Teacher with this hash; UsageError if it is not in the cache."""
     teacher = recall(wanted)
     if teacher is None:
         raise UsageError(
             f"teacher {wanted[:12]} is not in the cache ({cache_dir() / 'teachers'}): "
-            "distil the set again here, or put the teacher's file there"
+            "distill the set again here, or put the teacher's file there"
         )
     return teacher
 
 
-def staged(
-    stage: Stage,
+def cached(
+    cache: Cache,
     entry: str,
     make: Callable[[], Teacher],
     *,
     keep: Callable[[Teacher], str] = keep,
-    recall: Callable[[str], Teacher | None] = recall,
+    recall: Recall = recall,
 ) -> Teacher:
-    """The teacher that an entry of a stage names, made where the entry or the teacher is missing.
+    """Return the teacher that an entry of a cache names, made where the entry or the teacher is missing.
 
     Of two processes one makes it, and the other then finds it.
 
     Args:
-        stage: how the teacher is made.
+        cache: how the teacher is made.
         entry: that names it by its hash.
         make: makes it.
         keep: puts a teacher where `recall` finds it, and returns its hash.
@@ -178,96 +174,21 @@ def staged(
     """
 
     def known() -> Teacher | None:
-        product = stage.load(entry)
-        return recall(product.info["teacher"]) if product else None
+        artifact = cache.load(entry)
+        return recall(artifact.info["teacher"]) if artifact else None
 
     teacher = known()
     if teacher is None:
-        with stage.locked():
+        with cache.locked():
             teacher = known()
             if teacher is None:
                 teacher = make()
-                stage.save(entry, {}, {"teacher": keep(teacher)})
+                cache.save(entry, {}, {"teacher": keep(teacher)})
     return teacher
 
 
-def reference_teacher(
-    recipe: StudentRecipe,
-    dataset: Dataset,
-    device: torch.device,
-    *,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> Teacher:
-    """The teacher of a soft protocol: trained once by `recipe` on the whole training split, in `normalised` space.
-
-    Args:
-        recipe: the teacher's recipe, part of the protocol's digest.
-        dataset: its training split is read; the test split is not.
-        device: where to train, if it is not cached.
-        seed: stage seed.
-        progress: called with (steps done, steps).
-    """
-    space = make_space("normalised", dataset)
-    key = {
-        "recipe": recipe.model_dump(mode="json"),
-        "dataset": dataset.id,
-        "split_hash": dataset.train.hash,
-        "space": space.to_json(),
-        "precision": "float32",
-        "code": code.TRAINING,
-        "seed": seed,
-    }
-    stage = Stage("reference-teacher", key)
-    return staged(stage, "product", lambda: _train_teacher(recipe, dataset, space, device, seed, progress))
-
-
-def _train_teacher(
-    recipe: StudentRecipe,
-    dataset: Dataset,
-    space: Space,
-    device: torch.device,
-    seed: int,
-    progress: Callable[[int, int], None] | None,
-) -> Teacher:
-    shape = {"channels": dataset.channels, "side": dataset.side}
-    network = networks.create(
-        recipe.network, **shape, classes=len(dataset.class_names), seed=seed, key=("reference-teacher",)
-    ).to(device)
-    train(
-        network, _images(dataset, space, device), dataset.train.labels.to(device), recipe, seed=seed, progress=progress
-    )
-    return Teacher.of(
-        dataset, network=recipe.network, space=space, recipe_hash=recipe.hash(), state=network.state_dict()
-    )
-
-
-def _images(dataset: Dataset, space: Space, device: torch.device) -> Images:
-    """The training split in a space, on the device; one that does not fit in memory is read when it is shown."""
-    transform = transform_for(space, dataset)
-    if not dataset.train.resident:
-        return ReadImages.of(dataset.train, transform, device)
-    return transform.encode(dataset.train.read().float() / 255).to(device)
-
-
-def measured_accuracy(teacher: Teacher, dataset: Dataset, device: torch.device) -> float:
-    """Top-1 of a sealed teacher on the test split, a fraction; measured once and kept beside the teacher.
-
-    For people and records only: no method ever sees it.
-    """
-    path = cache_dir() / "teachers" / f"{teacher.hash}.accuracy.json"
-    key = f"{dataset.id} {dataset.test.hash}"
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return float(kept[key])
-    except (OSError, ValueError, KeyError, TypeError):
-        measured = accuracy(teacher.module(device), dataset.test, transform_for(teacher.space, dataset), device).top1
-        write_atomic(path, json.dumps({key: measured}) + "\n")
-        return measured
-
-
 def roles(teachers: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Networks that `Task.credit` named, those of one role, network and epoch together, from a set's provenance.
+    """Networks that `Task.log_teacher` named, those of one role, network and epoch together, from a set's provenance.
 
     Yields:
         Role in the plural and words: "experts", "5 convnet-d3, epoch 4, test accuracy 41.2 to 43.0 %".

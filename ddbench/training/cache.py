@@ -1,8 +1,9 @@
-"""Stages: cached products (teachers, experts, dynamics) keyed by how they are made.
+"""Cache of trained things (teachers, experts, dynamics), keyed by how they are made.
 
-A stage is a folder named by the digest of its key; its entries are safetensors files, sealed by a hash and written
-whole or not at all. The key says how a product is made, not how much of it: entries are added on demand. Where and
-with what an entry was made is recorded inside it, so that experts made on a GPU serve a CPU.
+A method's stage (squeezing, training experts) has a cache of its own: a folder named by the digest of its key, whose
+entries are safetensors files, sealed by a hash and written whole or not at all. The key says how entries are made, not
+how many there are: they are added on demand. Where and with what an entry was made is recorded inside it, so that experts
+made on a GPU serve a CPU.
 """
 
 import json
@@ -20,13 +21,13 @@ from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.sealed import Artifact, read_sealed, write_sealed
 
 
-class Stage:
-    """One product in the cache: a folder of sealed entries."""
+class Cache:
+    """Sealed entries of one stage, in a folder."""
 
     def __init__(self, name: str, key: Mapping[str, Any]) -> None:
-        """Open (not create) the stage `name` made as `key`, plain data, says.
+        """Open (not create) the cache of the stage `name`, made as `key`, plain data, says.
 
-        What several processes train together is another product: batch norms see a part of each batch.
+        What several processes train together is kept apart: batch norms see a part of each batch.
         """
         self.name = name
         self.key = {**key, **({"devices": rank.count()} if rank.count() > 1 else {})}
@@ -41,7 +42,7 @@ class Stage:
         return read_sealed(self.folder / f"{entry}.safetensors")
 
     def save(self, entry: str, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any] | None = None) -> Artifact:
-        """Seal an entry; the stage's key is kept beside it for people to read. Its checkpoint is no longer needed."""
+        """Seal an entry; the key is kept beside it for people to read. Its checkpoint is no longer needed."""
         if not (self.folder / "key.json").exists():
             write_atomic(self.folder / "key.json", json.dumps(self.key, indent=2, sort_keys=True) + "\n")
         product = write_sealed(self.folder / f"{entry}.safetensors", tensors, info or {})
@@ -49,7 +50,7 @@ class Stage:
         return product
 
     def checkpoint(self, entry: str) -> Checkpoint:
-        """Where the making of an entry keeps its state: a file beside the entry, itself none, gone when it is sealed."""
+        """Checkpoint for the making of an entry: a file beside it, which is no entry and is removed when the entry is sealed."""
         return Checkpoint(self.folder / f"{entry}.checkpoint")
 
     def drop(self, entry: str) -> None:
@@ -58,14 +59,14 @@ class Stage:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the stage against other processes: what one builds, the other then finds."""
+        """Hold the cache against other processes: what one builds, the other then finds."""
         with locked(self.folder / "stage"):
             yield
 
     def product(self, build: Callable[[], tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]]) -> Artifact:
-        """The stage's only product: loaded if it is there, else built once and sealed."""
-        found = self.load("product")
-        if found is None:
+        """Load the cache's only artifact, or build and seal it once."""
+        artifact = self.load("product")
+        if artifact is None:
             with self.locked():
-                found = self.load("product") or self.save("product", *build())
-        return found
+                artifact = self.load("product") or self.save("product", *build())
+        return artifact

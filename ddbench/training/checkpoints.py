@@ -14,7 +14,7 @@ MARK, PAIRS, FLOAT = "__tensor__", "__pairs__", "__float__"
 
 
 class Checkpoint:
-    """The last saved state of one job."""
+    """Last saved state of one job."""
 
     def __init__(self, path: Path | None, interval: float = 60.0) -> None:
         """Keep the state in `path` (None: nowhere), saved at most every `interval` seconds."""
@@ -22,9 +22,9 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def load(self) -> Any:
-        """The saved state, or None."""
-        product = read_sealed(self.path) if self.path else None
-        return _unpack(product.info["state"], product.tensors) if product else None
+        """Saved state, or None."""
+        artifact = read_sealed(self.path) if self.path else None
+        return _unpack(artifact.info["state"], artifact.tensors) if artifact else None
 
     def save_when_due(self, state: Callable[[], Any]) -> None:
         """Save `state()` if the interval has passed since the last time."""
@@ -49,7 +49,7 @@ def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, dict):
         if all(isinstance(key, str) for key in value):
             return {key: _pack(item, tensors) for key, item in value.items()}
-        return {PAIRS: [[key, _pack(item, tensors)] for key, item in value.items()]}  # an optimiser's state, say
+        return {PAIRS: [[key, _pack(item, tensors)] for key, item in value.items()]}  # an optimizer's state, say
     if isinstance(value, list | tuple):
         return [_pack(item, tensors) for item in value]
     if isinstance(value, float) and not math.isfinite(value):

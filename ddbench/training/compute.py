@@ -14,7 +14,7 @@ from ddbench.networks.registry import build
 from ddbench.settings import default_compile, default_device, default_precision, default_threads
 from ddbench.system import rank
 from ddbench.system.environment import find_device
-from ddbench.training.allocator import keep_freed_memory
+from ddbench.training.memory import keep_freed_memory
 from ddbench.training.precision import Execution, Switch, checked_switch, chosen_precision, refuse_to_compile
 from ddbench.training.recipe import StudentRecipe
 
@@ -25,7 +25,7 @@ worth, of which it saves one or more, and takes 10 to 40 s (measured, benchmarks
 
 @dataclass(frozen=True)
 class Compute:
-    """How a job computes: part of every run's identity, and of the key of a distilled set.
+    """Settings of a job's computation: part of every run's identity, and of the key of a distilled set.
 
     Attributes:
         device: "cpu" or "cuda".
@@ -95,7 +95,7 @@ class Compute:
         return find_device(self.device)  # in a worker too: it turns TF32 off
 
     def identity(self) -> dict[str, Any]:
-        """The fields of a run that say how it was computed, but for what is decided for each cell."""
+        """Fields of a run that say how it was computed, but for what is decided for each cell."""
         decided = {"compiled": self.compile == "on"} if self.compile != "auto" else {}
         return {
             "device": self.device,
@@ -108,7 +108,7 @@ class Compute:
         }
 
     def execution(self, recipe: StudentRecipe, dataset: Dataset, images: int) -> Execution:
-        """How the steps of a training on so many images are computed: what "auto" comes to."""
+        """Settle how the steps of a training on so many images are computed, "auto" too."""
         auto = (
             self.compile == "auto" and self.devices == 1 and repays(recipe, dataset, images, self.device, self.threads)
         )
@@ -127,14 +127,14 @@ def check_devices(setting: Compute) -> None:
 
 
 def repays(recipe: StudentRecipe, dataset: Dataset, images: int, device: str, threads: int) -> bool:
-    """Whether compiling a training repays its set-up, from the recipe alone: so every seed of a cell is alike.
+    """Tell whether compiling a training repays its set-up, from the recipe alone: so every seed of a cell is alike.
 
     On CUDA never, as nothing was measured there.
     """
     if device != "cpu":
         return False
-    shown = recipe.steps(images) * min(recipe.batch, images)
-    return 3 * shown * _flops(recipe.network, dataset) >= REPAID * threads
+    images_seen = recipe.steps(images) * min(recipe.batch, images)
+    return 3 * images_seen * _flops(recipe.network, dataset) >= REPAID * threads
 
 
 def _flops(name: str, dataset: Dataset) -> int:

@@ -1,6 +1,6 @@
 """Students: one training loop and one test for every protocol, every teacher and every expert-free method.
 
-The set is resident on the device, or read as it is shown above 128 px; nothing draws from a shared stream (step t of
+The set is resident on the device, or read as it is shown above 128 px; nothing draws from a shared generator (step t of
 seed s always sees the same batch, augmentation and mix); the last step's network is what is scored.
 """
 
@@ -17,14 +17,15 @@ from ddbench.data.spaces import Transform
 from ddbench.data.streamed import ReadImages
 from ddbench.errors import JobFailed
 from ddbench.hashing import digest
-from ddbench.networks.ghost_batch_norm import group_batch_norms
+from ddbench.networks.ghost_batch_norm import use_ghost_batch_norm
 from ddbench.randomness import forked
-from ddbench.training import distributed
-from ddbench.training.batches import Batch, Batches, BatchSchedule, Images, Labeller
+from ddbench.training.batch_schedule import Batch, BatchSchedule, Images, Labeller
+from ddbench.training.batches import Batches
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.losses import LOSSES, Labels
 from ddbench.training.optimizers import OPTIMIZERS, SCHEDULES
 from ddbench.training.precision import Execution
+from ddbench.training.ranks import current
 from ddbench.training.recipe import StudentRecipe
 
 TESTED, TESTED_LARGE = 1000, 200  # images in a forward of the test, of splits in memory and of others (above 128 px)
@@ -36,7 +37,7 @@ Loop = Callable[[int, int], Iterable[int]]
 
 @dataclass(frozen=True)
 class Training:
-    """What a training leaves: steps taken, the last step's loss, seconds (those before a resumption included)."""
+    """Result of a training: steps taken, the last step's loss, seconds (those before a resumption included)."""
 
     steps: int
     final_loss: float
@@ -44,7 +45,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Score:
+class Accuracy:
     """Accuracies on a test set, as fractions; top5 only where there are more than 10 classes."""
 
     top1: float
@@ -61,7 +62,7 @@ def train(
     seed: int,
     labeller: Labeller | None = None,
     progress: Callable[[int, int], None] | None = None,
-    stream: BatchSchedule | None = None,
+    schedule: BatchSchedule | None = None,
     loop: Loop | None = None,
     checkpoint: Checkpoint | None = None,
     observe: Callable[[Batch, torch.Tensor], None] | None = None,
@@ -74,10 +75,10 @@ def train(
         images: float32 [n, C, H, W] in the space that the student trains in, resident or read when they are shown.
         classes: int64 [n].
         recipe: what to do; its `network` is not read.
-        seed: evaluation seed; keys every draw that is not the stream's (dropout).
+        seed: evaluation seed; keys every draw that is not the schedule's (dropout).
         labeller: soft labels of a batch, if the recipe reads targets or a teacher.
         progress: called with (steps done, steps) now and then.
-        stream: whose batches, augmentation and mix to show; None: those of `seed`.
+        schedule: whose batches, augmentation and mix to show; None: those of `seed`.
         loop: called with (first step, steps) for the numbers of the steps, in order; None: `range`. Where it ends early,
             so does the training.
         checkpoint: where to save and resume; left as it is at the end. The state of another training is not taken.
@@ -88,9 +89,9 @@ def train(
         JobFailed: the loss is not finite.
         UsageError: the recipe names unknown parts or wrong parameters.
     """
-    started, ranks = time.perf_counter(), distributed.current()
-    stream = stream or BatchSchedule(seed)
-    batches = Batches(ranks.shared(images) if ranks else images, recipe, stream)
+    started, ranks = time.perf_counter(), current()
+    schedule = schedule or BatchSchedule(seed)
+    batches = Batches(ranks.read_in_shards(images) if ranks else images, recipe, schedule)
     loss_of = LOSSES.build(recipe.loss)
     factor = SCHEDULES.build(recipe.schedule)
     optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer)(network.parameters())
@@ -98,28 +99,31 @@ def train(
     steps = recipe.steps(len(images))
     steps_per_epoch = len(images) / min(recipe.batch, len(images))
     if recipe.bn_batch is not None:
-        group_batch_norms(network, recipe.bn_batch)
+        use_ghost_batch_norm(network, recipe.bn_batch)
     network.train()
     forward = (execution or Execution()).forward(ranks.forward(network) if ranks else network)
-    state = _State(checkpoint, network, optimizer, _identity(recipe, seed, stream, len(images)))
+    uniform = ["uniform"] if schedule.uniform else []
+    identity = digest([recipe.model_dump(mode="json"), seed, schedule.seed, schedule.steps, len(images), *uniform])
+    state = _State(checkpoint, network, optimizer, identity)
     with forked(seed, "dropout"):
         done, loss, before = state.resume()
         for step in (loop or range)(done, steps):
             batch = batches.at(step)
-            said = labeller(batch) if labeller else None
-            labels = Labels.of(classes[batch.index], said, batch.permutation, batch.weight)
+            soft = labeller(batch) if labeller else None
+            labels = Labels.of(classes[batch.index], soft, batch.permutation, batch.weight)
             for group, rate in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * factor(step, steps, steps_per_epoch)
-            given = forward(batch.images)
+            logits = forward(batch.images)
             if observe:
-                observe(batch, given.detach())
-            loss = loss_of(given, labels)
+                observe(batch, logits.detach())
+            loss = loss_of(logits, labels)
             optimizer.zero_grad()
             ranks.backward(loss, network) if ranks else loss.backward()
             optimizer.step()
             done = step + 1
             if step % CHECKED == 0 or done == steps:
-                _refuse_divergence(loss, step)
+                if not bool(torch.isfinite(loss)):
+                    raise diverged(float(loss.detach()), step)
                 if progress:
                     progress(done, steps)
             state.offer(done, loss, before + time.perf_counter() - started)
@@ -128,12 +132,13 @@ def train(
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """What a training must know to go on, in a checkpoint; without one, a training begins at step 0."""
+    """State that a training goes on from, in a checkpoint; without one, it begins at step 0."""
 
     checkpoint: Checkpoint | None
     network: nn.Module
     optimizer: torch.optim.Optimizer
     identity: str
+    """Of the training that the state is of."""
 
     def resume(self) -> tuple[int, torch.Tensor, float]:
         """Take the saved state over, torch's generators too; gives steps done, the last loss, seconds so far."""
@@ -149,7 +154,7 @@ class _State:
         return saved["step"], torch.tensor(saved["loss"]), saved["seconds"]
 
     def _device(self) -> torch.device:
-        """Whose generator the network draws from, besides the CPU's."""
+        """Device whose generator the network draws from, besides the CPU's."""
         return next(self.network.parameters()).device
 
     def offer(self, done: int, loss: torch.Tensor, seconds: float) -> None:
@@ -172,19 +177,8 @@ class _State:
             self.checkpoint.save_when_due(state)
 
 
-def _identity(recipe: StudentRecipe, seed: int, stream: BatchSchedule, images: int) -> str:
-    """Which training a saved state is of."""
-    drawn = ["uniform"] if stream.uniform else []
-    return digest([recipe.model_dump(mode="json"), seed, stream.seed, stream.steps, images, *drawn])
-
-
-def _refuse_divergence(loss: torch.Tensor, step: int) -> None:
-    if not bool(torch.isfinite(loss)):
-        raise diverged(float(loss.detach()), step)
-
-
 def diverged(loss: float, step: int) -> JobFailed:
-    """The failure of a training whose loss is not finite."""
+    """Failure of a training whose loss is not finite."""
     return JobFailed(f"the student's loss is not finite ({loss}) at step {step}")
 
 
@@ -204,7 +198,7 @@ def predict(network: nn.Module, images: Images, batch: int | None = None) -> tor
     return torch.cat([network(images[part]) for part in places.split(batch)])
 
 
-def score(logits: torch.Tensor, labels: torch.Tensor) -> Score:
+def score(logits: torch.Tensor, labels: torch.Tensor) -> Accuracy:
     """Top-1, top-5 (more than 10 classes) and per-class accuracy, fractions, from logits [n, K] and int64 labels [n]."""
     known = logits.shape[1]
     right = (logits.argmax(1) == labels).double()
@@ -213,10 +207,10 @@ def score(logits: torch.Tensor, labels: torch.Tensor) -> Score:
     top5 = None
     if known > 10:
         top5 = float((logits.topk(5, dim=1).indices == labels[:, None]).any(1).double().mean())
-    return Score(float(right.mean()), top5, per_class)
+    return Accuracy(float(right.mean()), top5, per_class)
 
 
-def accuracy(network: nn.Module, split: Split, transform: Transform, device: torch.device) -> Score:
+def accuracy(network: nn.Module, split: Split, transform: Transform, device: torch.device) -> Accuracy:
     """Score a network on a split, read and mapped into the network's space batch by batch; JobFailed if it diverged."""
     logits = predict(network, ReadImages.of(split, transform, device)).cpu()
     if not bool(torch.isfinite(logits).all()):

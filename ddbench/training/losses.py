@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ddbench.errors import UsageError
 from ddbench.plugins import Components
+from ddbench.training.batch_schedule import SoftLabels
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -20,21 +21,8 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a labeller says of a batch, where that is not logits alone.
-
-    Attributes:
-        logits: [b, K], see `Labels`; or none.
-        distances: [b, 2], see `Labels`; or none.
-    """
-
-    logits: torch.Tensor | None = None
-    distances: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
 class Labels:
-    """What a batch's images stand for.
+    """Labels of a batch.
 
     Attributes:
         classes: int64 [b].
@@ -54,13 +42,13 @@ class Labels:
     def of(
         cls,
         classes: torch.Tensor,
-        said: torch.Tensor | Answer | None,
+        soft: torch.Tensor | SoftLabels | None,
         permutation: torch.Tensor | None = None,
         weight: float = 1.0,
     ) -> Self:
-        """The labels of a batch about which a labeller said logits, an `Answer`, or nothing."""
-        answer = said if isinstance(said, Answer) else Answer(said)
-        return cls(classes, answer.logits, permutation, weight, answer.distances)
+        """Join a batch's classes with what a labeller gave for it: logits, `SoftLabels`, or nothing."""
+        soft = soft if isinstance(soft, SoftLabels) else SoftLabels(soft)
+        return cls(classes, soft.logits, permutation, weight, soft.distances)
 
 
 Loss = Callable[[torch.Tensor, Labels], torch.Tensor]
@@ -84,8 +72,8 @@ def kullback_leibler(temperature: Positive = 1.0, squared: bool = False) -> Loss
 
     def loss(student: torch.Tensor, labels: Labels) -> torch.Tensor:
         wanted = F.log_softmax(_logits(labels) / temperature, dim=1)
-        given = F.log_softmax(student / temperature, dim=1)
-        value = F.kl_div(given, wanted, reduction="batchmean", log_target=True)
+        logits = F.log_softmax(student / temperature, dim=1)
+        value = F.kl_div(logits, wanted, reduction="batchmean", log_target=True)
         return value * temperature**2 if squared else value
 
     return loss
@@ -140,8 +128,8 @@ def distance_regularised(alpha: Weight, difference: Literal["squared", "absolute
             raise UsageError(
                 "this loss needs a teacher's distances (targets of the kind distances), but there are none"
             )
-        found = distances(student, labels.classes, labels.permutation)
-        return classes(student, labels) + alpha * off(found, labels.distances.to(found.dtype))
+        own = distances(student, labels.classes, labels.permutation)
+        return classes(student, labels) + alpha * off(own, labels.distances.to(own.dtype))
 
     return loss
 

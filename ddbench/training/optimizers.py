@@ -1,4 +1,4 @@
-"""Learning-rate schedules and optimisers of a student, by name.
+"""Learning-rate schedules and optimizers of a student, by name.
 
 A schedule is called with (step, steps, steps_per_epoch), step counted from 0, and gives the factor on the learning
 rate of that step.
@@ -21,12 +21,12 @@ Betas = tuple[Fraction, Fraction] | list[Fraction]
 
 
 def constant() -> Schedule:
-    """The learning rate as given, throughout."""
+    """Learning rate as given, throughout."""
     return lambda step, steps, steps_per_epoch: 1.0
 
 
 def step_at(at: Fraction = 0.5, factor: Rate = 0.1) -> Schedule:
-    """Times `factor` from the fraction `at` of the steps on; the optimiser keeps its momentum."""
+    """Times `factor` from the fraction `at` of the steps on; the optimizer keeps its momentum."""
     return lambda step, steps, steps_per_epoch: factor if step >= at * steps else 1.0
 
 

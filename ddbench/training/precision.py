@@ -1,7 +1,7 @@
-"""How the steps of a training are computed, and of what recovers images: in which precision, compiled or not.
+"""Precision and compilation of the steps of a training, and of what recovers images.
 
 float32, as written, is the reference. In bf16 forward and backward run under autocast: products in bfloat16, weights,
-statistics of norms, loss and optimiser in float32. Compiling (`torch.compile`) joins what lies between the products.
+statistics of norms, loss and optimizer in float32. Compiling (`torch.compile`) joins what lies between the products.
 Either changes the last digits of a step, so both are part of a run's identity, and of neither are labels or the test:
 teachers label, and networks are tested, in float32 and as they are.
 """
@@ -34,7 +34,7 @@ Forward = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Execution:
-    """How the steps of one training are computed.
+    """Precision and compilation of one training.
 
     Attributes:
         precision: "float32" or "bf16".
@@ -81,7 +81,7 @@ def compiled(
 
 
 def chosen_precision(word: str, device: str) -> str:
-    """The precision that a word stands for; "auto" is bf16 where it is admitted and the device has it, else float32.
+    """Precision that a word stands for; "auto" is bf16 where it is admitted and the device has it, else float32.
 
     Raises:
         UsageError: no such precision, or a CUDA device here that has no bf16.
@@ -96,7 +96,7 @@ def chosen_precision(word: str, device: str) -> str:
 
 
 def admitted(precision: str, device: str) -> bool:
-    """Whether records of `results/` may have this precision on this kind of device."""
+    """Tell whether records of `results/` may have this precision on this kind of device."""
     return device in ADMITTED.get(precision, ())
 
 
@@ -130,7 +130,7 @@ def refuse_to_compile(device: str) -> None:
 
 
 def missing_compiler(device: str) -> str | None:
-    """What torch would need to compile and this machine lacks, in words."""
+    """Name what torch would need to compile and this machine lacks; None: nothing."""
     if device == "cuda":
         return None if find_spec("triton") else "triton is not installed"
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]

@@ -1,4 +1,4 @@
-"""How a student is trained, as data: what every protocol resolves to, and what a SynSet may ship."""
+"""Post-training recipe: the training of a student as data, which every protocol resolves to and a SynSet may ship."""
 
 from typing import Any, Literal
 
@@ -12,9 +12,9 @@ UNWRITTEN = ("bn_batch",)  # fields that came later: not written where they are 
 
 
 class StudentRecipe(BaseModel):
-    """The training of one student, last step scored.
+    """Training of one student, last step scored.
 
-    Losses, schedules, optimisers and augmentations are registered names with parameters, written as
+    Losses, schedules, optimizers and augmentations are registered names with parameters, written as
     `{"name": "sgd", "lr": 0.01}`; what a name allows is checked when the recipe is bound to a training.
 
     Attributes:
@@ -26,9 +26,9 @@ class StudentRecipe(BaseModel):
         augmentations: in the order of their application.
         mix: CutMix or MixUp of every batch, or none.
         epochs: passes over the training images.
-        max_steps: upper limit on the number of optimiser steps.
+        max_steps: upper limit on the number of optimizer steps.
         batch: images in a step; a smaller set is one batch.
-        bn_batch: batch norms normalise groups of so many images; None: the whole batch.
+        bn_batch: batch norms normalize groups of so many images; None: the whole batch.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
@@ -78,7 +78,7 @@ class StudentRecipe(BaseModel):
         return self if flip else self.without_flip()
 
     def without_flip(self) -> "StudentRecipe":
-        """The same recipe without horizontal flips: for data sets where a flip changes the class."""
+        """Same recipe without horizontal flips: for data sets where a flip changes the class."""
         kept = []
         for a in self.augmentations:
             if a["name"] == "dsa":

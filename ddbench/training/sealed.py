@@ -23,7 +23,7 @@ log = logging.getLogger("ddbench")
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """What a stage gives: named tensors, plain facts, and the hash of both (64 hex digits)."""
+    """Cached result: named tensors, plain facts, and the hash of both (64 hex digits)."""
 
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Artifact:
 
 
 def write_sealed(path: Path, tensors: Mapping[str, torch.Tensor], info: Mapping[str, Any]) -> Artifact:
-    """Write tensors and plain facts to a safetensors file that carries its own hash; return the product."""
+    """Write tensors and plain facts to a safetensors file that carries its own hash; return the artifact."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     sealed = tensors_digest(plain, info)
     header = {"ddbench": canonical_json({"info": info, "hash": sealed, "environment": environment()})}
@@ -52,15 +52,15 @@ def read_sealed(path: Path) -> Artifact | None:
 
 
 def look_sealed(path: Path) -> Artifact:
-    """As `read_sealed`, of a file that anyone may have written: UsageError says, in one line, why it is no product."""
+    """As `read_sealed`, of a file that anyone may have written: UsageError says, in one line, why it is no artifact."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["ddbench"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        product = Artifact(tensors, dict(header["info"]), header["hash"])
-        found = tensors_digest(tensors, header["info"])
+        artifact = Artifact(tensors, dict(header["info"]), header["hash"])
+        content = tensors_digest(tensors, header["info"])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{path}: no sealed product: {' '.join(str(error).split())}") from error
-    if found != product.hash:
+        raise UsageError(f"{path}: no sealed artifact: {' '.join(str(error).split())}") from error
+    if content != artifact.hash:
         raise UsageError(f"{path}: content does not match its hash")
-    return product
+    return artifact

@@ -2,7 +2,7 @@
 
 Small sets keep a GPU idle: one student's step is mostly launches of small kernels. Here the forward and backward of S
 students are one (`torch.func.vmap` over their stacked weights and buffers). Batches, augmentation, labels, losses and
-the optimiser's steps are those of `ddbench.training.loop.train`, for each student apart; sums of other shapes may differ in
+the optimizer's steps are those of `ddbench.training.loop.train`, for each student apart; sums of other shapes may differ in
 the last digits, so being stacked is part of a run's identity. On a CPU one after another is as fast.
 """
 
@@ -18,8 +18,9 @@ from torch.func import functional_call, vmap
 
 from ddbench import networks
 from ddbench.errors import JobFailed
-from ddbench.networks.ghost_batch_norm import group_batch_norms
-from ddbench.training.batches import Batches, BatchSchedule, Images, Labeller
+from ddbench.networks.ghost_batch_norm import use_ghost_batch_norm
+from ddbench.training.batch_schedule import BatchSchedule, Images, Labeller
+from ddbench.training.batches import Batches
 from ddbench.training.loop import CHECKED, Training, diverged
 from ddbench.training.losses import LOSSES, Labels
 from ddbench.training.optimizers import OPTIMIZERS, SCHEDULES
@@ -28,21 +29,21 @@ from ddbench.training.recipe import StudentRecipe
 
 
 def stackable(network: nn.Module, name: str, side: int) -> bool:
-    """Whether a network trains in a stack: one of ours, without dropout, whose draws are keyed for each student alone."""
+    """Tell whether a network trains in a stack: one of ours, without dropout, whose draws are keyed for each student alone."""
     dropout = any(isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0 for part in network.modules())
     return networks.parse(name, side=side).library is None and not dropout
 
 
 @dataclass(frozen=True, eq=False)
-class Stack:
-    """The forward of networks of one architecture, all at once; their buffers become views of stacked ones."""
+class StackedNetworks:
+    """Forward of networks of one architecture, all at once; their buffers become views of stacked ones."""
 
     members: Sequence[nn.Module]
     base: nn.Module
     buffers: dict[str, Tensor]
 
     @classmethod
-    def of(cls, members: Sequence[nn.Module]) -> "Stack":
+    def of(cls, members: Sequence[nn.Module]) -> "StackedNetworks":
         """Stack networks that differ in weights and buffers alone."""
         buffers = {
             name: torch.stack([dict(m.named_buffers())[name] for m in members])
@@ -56,9 +57,9 @@ class Stack:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [S, b, K] of images [S, b, C, H, W], member s on images s."""
-        held = [dict(member.named_parameters()) for member in self.members]
-        weights = {name: torch.stack([own[name] for own in held]) for name in held[0]}
-        return vmap(self._one)(weights, self.buffers, images)
+        weights = [dict(member.named_parameters()) for member in self.members]
+        stacked = {name: torch.stack([own[name] for own in weights]) for name in weights[0]}
+        return vmap(self._one)(stacked, self.buffers, images)
 
     def _one(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor) -> Tensor:
         return functional_call(self.base, (weights, buffers), (images,))
@@ -70,19 +71,19 @@ def train_together(
     classes: Tensor,
     recipe: StudentRecipe,
     *,
-    streams: Sequence[BatchSchedule],
+    schedules: Sequence[BatchSchedule],
     labeller: Labeller | None = None,
     execution: Execution | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Training | JobFailed]:
-    """Train networks in place by a recipe, each on a stream of its own; see `ddbench.training.loop.train`.
+    """Train networks in place by a recipe, each on a schedule of its own; see `ddbench.training.loop.train`.
 
     Args:
         members: networks of one architecture, on the device of `images`, that are `stackable`.
         images: float32 [n, C, H, W], resident or read when they are shown; all see them.
         classes: int64 [n].
         recipe: what to do; its `network` is not read.
-        streams: of batches, augmentation and mix, one a member.
+        schedules: of batches, augmentation and mix, one a member.
         labeller: soft labels of a member's batch.
         execution: how to compute; None: as written.
         progress: called with (steps done, steps) now and then.
@@ -91,7 +92,7 @@ def train_together(
         What each training leaves, its seconds being a share of those of all; or why it failed: the others go on.
     """
     started = time.perf_counter()
-    batches = [Batches(images, recipe, stream) for stream in streams]
+    batches = [Batches(images, recipe, schedule) for schedule in schedules]
     loss_of, factor = LOSSES.build(recipe.loss), SCHEDULES.build(recipe.schedule)
     optimizer = OPTIMIZERS.build(recipe.optimizer)([weights for member in members for weights in member.parameters()])
     base = [group["lr"] for group in optimizer.param_groups]
@@ -99,36 +100,30 @@ def train_together(
     steps_per_epoch = len(images) / min(recipe.batch, len(images))
     for member in members:
         if recipe.bn_batch is not None:
-            group_batch_norms(member, recipe.bn_batch)
+            use_ghost_batch_norm(member, recipe.bn_batch)
         member.train()
-    forward = (execution or Execution()).forward(Stack.of(members))
+    forward = (execution or Execution()).forward(StackedNetworks.of(members))
     failed: dict[int, JobFailed] = {}
     losses = torch.zeros(len(members))
     for step in range(steps):
-        shown = [own.at(step) for own in batches]
-        said = [labeller(batch) if labeller else None for batch in shown]
+        batch = [own.at(step) for own in batches]
+        soft = [labeller(each) if labeller else None for each in batch]
         for group, rate in zip(optimizer.param_groups, base, strict=True):
             group["lr"] = rate * factor(step, steps, steps_per_epoch)
-        given = forward(torch.stack([batch.images for batch in shown]))
-        losses = torch.stack(
-            [
-                loss_of(own, Labels.of(classes[batch.index], answer, batch.permutation, batch.weight))
-                for own, batch, answer in zip(given, shown, said, strict=True)
-            ]
-        )
+        logits = forward(torch.stack([each.images for each in batch]))
+        labels = [
+            Labels.of(classes[each.index], own, each.permutation, each.weight)
+            for each, own in zip(batch, soft, strict=True)
+        ]
+        losses = torch.stack([loss_of(*each) for each in zip(logits, labels, strict=True)])
         optimizer.zero_grad()
         losses.sum().backward()
         optimizer.step()
         if step % CHECKED == 0 or step + 1 == steps:
-            _note_divergence(losses, step, failed)
+            for place, loss in enumerate(losses.detach().tolist()):
+                if not math.isfinite(loss):
+                    failed.setdefault(place, diverged(loss, step))
             if progress:
                 progress(step + 1, steps)
     seconds = (time.perf_counter() - started) / len(members)
     return [failed.get(place, Training(steps, float(loss), seconds)) for place, loss in enumerate(losses.detach())]
-
-
-def _note_divergence(losses: Tensor, step: int, failed: dict[int, JobFailed]) -> None:
-    """Keep the first report of each member whose loss is not finite."""
-    for place, loss in enumerate(losses.detach().tolist()):
-        if not math.isfinite(loss) and place not in failed:
-            failed[place] = diverged(loss, step)

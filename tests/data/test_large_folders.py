@@ -21,12 +21,12 @@ from ddbench.distillation.method import find_method
 from ddbench.distillation.task import Task
 from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import Tier, find_protocol
+from ddbench.evaluation.reference_teacher import reference_teacher
 from ddbench.evaluation.sizes import bytes_of
 from ddbench.synset import teachers
-from ddbench.synset.matched_recipe import borrow
+from ddbench.synset.matched_recipe import match_recipe
 from ddbench.synset.synset import SynSet, Targets, Views
-from ddbench.synset.targets.replay import record_replay
-from ddbench.synset.teachers import reference_teacher
+from ddbench.synset.targets.stored_soft_labels import record_soft_labels
 from ddbench.synset.views import drawn, expand, training_images
 from ddbench.training.compute import Compute
 from ddbench.training.loop import predict
@@ -160,9 +160,9 @@ def test_images_of_a_set_are_read_when_they_are_shown(streamed, resident, reads)
 def test_labels_are_stored_of_images_that_are_read(streamed, resident, reads):
     online = Targets("teachers", {"teachers": [{"hash": a_teacher(streamed).hash, "weight": 1.0}]})
     synset = random_set(streamed, student_recipe=RECIPE, targets=online)
-    found = record_replay(synset, streamed, CPU, seed=0)
+    found = record_soft_labels(synset, streamed, CPU, seed=0)
     assert set(reads) == {BATCH}
-    wanted = record_replay(synset, resident, CPU, seed=0)
+    wanted = record_soft_labels(synset, resident, CPU, seed=0)
     assert torch.equal(found.tensors["logits"], wanted.tensors["logits"])
 
 
@@ -171,7 +171,7 @@ def test_a_baseline_is_labelled_as_it_is_read(streamed, resident):
     soft = Targets("soft", {"form": "logits"}, {"labels": torch.zeros(6, 2)})
     lender = random_set(streamed, student_recipe=RECIPE, targets=soft)
     lender = lender.with_provenance(teachers={teacher.hash: {"label_weight": 1.0}})
-    found, wanted = (borrow(random_set(data), lender, data) for data in (streamed, resident))
+    found, wanted = (match_recipe(random_set(data), lender, data) for data in (streamed, resident))
     torch.testing.assert_close(found.targets.tensors["labels"], wanted.targets.tensors["labels"])
     assert float(found.targets.tensors["labels"].abs().sum()) > 0
 

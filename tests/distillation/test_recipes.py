@@ -73,8 +73,8 @@ BAD_FILES = {
 
 @pytest.mark.parametrize(("text", "message"), BAD_FILES.values(), ids=BAD_FILES.keys())
 def test_a_wrong_file_is_one_line_with_file_and_key(text, message):
-    found = refused(lambda: parse(text, "toy.toml"))
-    assert found.startswith("toy.toml: ") and message in found
+    result = refused(lambda: parse(text, "toy.toml"))
+    assert result.startswith("toy.toml: ") and message in result
 
 
 def test_a_good_file():
@@ -85,7 +85,8 @@ def test_a_good_file():
     (entry,) = parse(GOOD.replace("ipc = 1", "fraction = [0.1, 1]"), "x").recipe  # a whole number stands for a float
     assert entry.budgets() == [Budget(fraction=0.1), Budget(fraction=1.0)]
     (entry,) = parse(GOOD.replace("ipc = 1", "all = true"), "x").recipe
-    assert entry.budgets() == [Budget()]
+    assert entry.budgets() == [Budget()] and Budget().to_json() == {"all": True}
+    assert (Budget(ipc=3).to_json(), Budget(fraction=0.5).to_json()) == ({"ipc": 3}, {"fraction": 0.5})
 
 
 @pytest.mark.parametrize(
@@ -95,35 +96,27 @@ def test_budgets_are_checked(budget):
     refused(lambda: Budget(**budget))
 
 
-def test_budgets_as_plain_data():
-    assert [b.to_json() for b in (Budget(ipc=3), Budget(fraction=0.5), Budget())] == [
-        {"ipc": 3},
-        {"fraction": 0.5},
-        {"all": True},
-    ]
-
-
 def test_the_default_is_found_and_defaults_are_filled_in(toy):
-    found = resolved(toy)
-    assert found.name == "paper" and found.source == "table 1" and found.network == "convnet-d2"
-    assert found.hyper.model_dump() == {**toy.hyper().model_dump(), "steps": 4, "lr": 0.2}
+    result = resolved(toy)
+    assert result.name == "paper" and result.source == "table 1" and result.network == "convnet-d2"
+    assert result.hyper.model_dump() == {**toy.hyper().model_dump(), "steps": 4, "lr": 0.2}
 
 
 def test_another_recipe_by_name(toy):
-    found = resolved(toy, recipe="cheap-reduced")
-    assert (found.name, found.network) == ("cheap-reduced", "convnet-d1-w8")
-    assert (found.hyper.steps, found.hyper.lr) == (1, 0.1)  # nothing is taken over from the default recipe
+    result = resolved(toy, recipe="cheap-reduced")
+    assert (result.name, result.network) == ("cheap-reduced", "convnet-d1-w8")
+    assert (result.hyper.steps, result.hyper.lr) == (1, 0.1)  # nothing is taken over from the default recipe
 
 
 def test_generic_takes_the_methods_defaults(toy):
-    found = resolved(toy, recipe="generic")
-    assert found.name == "generic" and (found.hyper.steps, found.hyper.lr) == (2, 0.1)
+    result = resolved(toy, recipe="generic")
+    assert result.name == "generic" and (result.hyper.steps, result.hyper.lr) == (2, 0.1)
     assert resolve(toy, digits("svhn"), Budget(ipc=7), recipe="generic").budget == Budget(ipc=7)
 
 
 def test_overrides_beat_the_recipe_and_show_in_the_name(toy):
-    found = resolved(toy, overrides={"lr": 0.5})
-    assert found.hyper.lr == 0.5 and found.hyper.steps == 4 and found.name == "paper+set"
+    result = resolved(toy, overrides={"lr": 0.5})
+    assert result.hyper.lr == 0.5 and result.hyper.steps == 4 and result.name == "paper+set"
     assert resolved(toy, network="mlp").network.startswith("mlp")
 
 
@@ -137,25 +130,25 @@ def test_a_file_of_ones_own(toy, tmp_path):
     assert str(path) in refused(lambda: resolved(toy, recipe=str(path)))
     assert "absent.toml" in refused(lambda: resolved(toy, recipe=str(tmp_path / "absent.toml")))
     path.write_text(GOOD + "[recipe.hyper]\nstep = 9\n")
-    found = refused(lambda: resolved(toy, recipe=str(path)))
-    assert str(path) in found and "'step'" in found and "did you mean steps" in found
+    result = refused(lambda: resolved(toy, recipe=str(path)))
+    assert str(path) in result and "'step'" in result and "did you mean steps" in result
 
 
 def test_a_cell_without_a_recipe_names_the_nearest(toy):
-    found = refused(lambda: resolve(toy, digits(), Budget(ipc=10)))
-    assert "toy has no recipe for digits at IPC 10" in found
-    assert "digits at IPC 1 (paper)" in found and "cifar10" not in found and "--recipe generic" in found
-    found = refused(lambda: resolve(toy, digits("cifar100"), Budget(ipc=10)))
-    assert "cifar10 at IPC 10" in found
-    found = refused(lambda: resolved(toy, recipe="papper"))
-    assert "did you mean paper" in found
-    found = refused(lambda: resolve(toy, digits(), Budget(ipc=10), recipe="code"))
-    assert "no recipe 'code' for digits at IPC 10" in found
+    result = refused(lambda: resolve(toy, digits(), Budget(ipc=10)))
+    assert "toy has no recipe for digits at IPC 10" in result
+    assert "digits at IPC 1 (paper)" in result and "cifar10" not in result and "--recipe generic" in result
+    result = refused(lambda: resolve(toy, digits("cifar100"), Budget(ipc=10)))
+    assert "cifar10 at IPC 10" in result
+    result = refused(lambda: resolved(toy, recipe="papper"))
+    assert "did you mean paper" in result
+    result = refused(lambda: resolve(toy, digits(), Budget(ipc=10), recipe="code"))
+    assert "no recipe 'code' for digits at IPC 10" in result
 
 
 def test_several_recipes_without_a_default(toy):
-    found = refused(lambda: resolve(toy, digits("cifar10"), Budget(ipc=10)))
-    assert "code | other" in found
+    result = refused(lambda: resolve(toy, digits("cifar10"), Budget(ipc=10)))
+    assert "code | other" in result
 
 
 def test_a_budget_that_the_method_does_not_know(toy):
@@ -165,8 +158,8 @@ def test_a_budget_that_the_method_does_not_know(toy):
 
 def test_folders_find_recipes_by_their_own_name(toy):
     assert family("pets@0123abcd") == "pets" and family("digits") == "digits"
-    found = resolve(toy, digits("pets@0123abcd"), Budget(ipc=1))
-    assert found.name == "pets" and found.dataset == "pets@0123abcd"
+    result = resolve(toy, digits("pets@0123abcd"), Budget(ipc=1))
+    assert result.name == "pets" and result.dataset == "pets@0123abcd"
 
 
 BAD_FIELDS = {
@@ -188,14 +181,14 @@ BAD_FIELDS = {
 
 @pytest.mark.parametrize(("fields", "message"), BAD_FIELDS.values(), ids=BAD_FIELDS.keys())
 def test_wrong_hyper_parameters_are_one_line(toy, fields, message):
-    found = refused(lambda: resolved(toy, overrides=fields))
-    assert message in found and "toy.toml, recipe paper" in found
+    result = refused(lambda: resolved(toy, overrides=fields))
+    assert message in result and "toy.toml, recipe paper" in result
 
 
 def test_whole_numbers_stand_for_floats_and_lists_for_tuples(toy):
-    found = resolved(toy, overrides={"lr": 1, "sizes": [3, 4]})
-    assert found.hyper.lr == 1.0 and isinstance(found.hyper.lr, float) and found.hyper.sizes == (3, 4)
-    assert found.hash == resolved(toy, overrides={"lr": 1.0, "sizes": (3, 4)}).hash
+    result = resolved(toy, overrides={"lr": 1, "sizes": [3, 4]})
+    assert result.hyper.lr == 1.0 and isinstance(result.hyper.lr, float) and result.hyper.sizes == (3, 4)
+    assert result.hash == resolved(toy, overrides={"lr": 1.0, "sizes": (3, 4)}).hash
 
 
 def test_set_words(toy):
@@ -236,11 +229,11 @@ def test_the_hash_depends_on_every_field_and_on_nothing_else(toy):
 
 
 def test_a_resolved_recipe_reads_back_as_it_was_written(toy):
-    found = resolved(toy, overrides={"sizes": [7], "ships": "soft"})
-    read = restore(json.loads(json.dumps(found.to_json())), found.source)
-    assert read == found and read.hash == found.hash
-    shuffled = dict(reversed(list(found.to_json().items())))
-    assert restore(shuffled).hash == found.hash
+    result = resolved(toy, overrides={"sizes": [7], "ships": "soft"})
+    read = restore(json.loads(json.dumps(result.to_json())), result.source)
+    assert read == result and read.hash == result.hash
+    shuffled = dict(reversed(list(result.to_json().items())))
+    assert restore(shuffled).hash == result.hash
 
 
 def test_the_toys_file_is_what_is_published(toy):
@@ -295,7 +288,7 @@ def test_a_table_stands_for_its_cells():
 
 
 def test_the_tables_of_docs_and_docstring_are_read():
-    page = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text().partition("### Recipe files")[2]
+    page = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text().partition("### Recipe files")[2]
     docstring = inspect.cleandoc(recipes.__doc__).partition("recipes of `cifar10`:")[2]
     for table in (page.partition("```toml\n")[2].partition("```")[0], 'method = "mtt"\n' + dedent(docstring)):
         columns = [(e.ipc, e.hyper["syn_steps"], e.hyper.get("batch_syn")) for e in parse(table, "docs").recipe]
@@ -356,14 +349,14 @@ BAD_SHARING = {
 
 @pytest.mark.parametrize(("lines", "words"), BAD_SHARING.values(), ids=BAD_SHARING.keys())
 def test_wrong_sharing_is_one_line_with_file_and_key(lines, words):
-    found = refused(lambda: shared(*lines))
-    assert found.startswith("toy.toml: ") and all(word in found for word in words), found
+    result = refused(lambda: shared(*lines))
+    assert result.startswith("toy.toml: ") and all(word in result for word in words), result
 
 
 def test_bases_in_a_circle_are_refused():
     for circle in ("[base.a]\nlike = 'a'\n", "[base.a]\nlike = 'b'\n[base.b]\nlike = 'a'\n"):
-        found = refused(lambda text=GOOD + circle: parse(text, "toy.toml"))
-        assert "toy.toml: base.a.like" in found and "above" in found
+        result = refused(lambda text=GOOD + circle: parse(text, "toy.toml"))
+        assert "toy.toml: base.a.like" in result and "above" in result
 
 
 LAST = "[[recipe]]\nlike = 'b999'\nname = 'deep'\ndataset = 'digits'\nall = true\nsource = 'table 1'\n"

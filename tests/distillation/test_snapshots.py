@@ -59,6 +59,11 @@ def sets_at(job):
     return {step: load(path) for step, path in kept(job.snapshot_folder)[0].items()}
 
 
+def scored(synset, protocol, seed):
+    digits = load_dataset("digits")
+    return evaluate_seeds(synset, digits, find_protocol(protocol), seeds=(seed,), setting=Compute()).runs[0]
+
+
 # which steps
 
 
@@ -110,10 +115,7 @@ def test_snapshots_change_nothing_and_are_whole_sets(name):
         assert synset.header().keys() == made.header().keys() and synset.per_class() == made.per_class()
         assert synset.provenance.recipe_hash == job.resolved().hash
         assert (synset.targets and synset.targets.kind) == (made.targets and made.targets.kind)
-    run = evaluate_seeds(
-        found[0], load_dataset("digits"), find_protocol("hard-v1"), seeds=(0,), setting=Compute()
-    ).runs[0]
-    assert run.status == "ok"
+    assert scored(found[0], "hard-v1", 0).status == "ok"
 
 
 SHORTER = [name for name in OFFERING if name in ("dm", "datadam", "mtt", "tesla", "ftd", "datm", "ast")]
@@ -146,6 +148,9 @@ def test_nobody_asks_nothing_is_made(toys):
 def test_a_dry_run_keeps_none(toys):
     probed(a_job(snapshots=HALVES))
     assert not a_job().snapshot_folder.exists()
+    before = toys.count("set")
+    distill_job(a_job())
+    assert toys.count("set") == before + 1 and not a_job().snapshot_folder.exists()
 
 
 def test_a_method_that_promises_and_does_not_offer_fails(toys, monkeypatch):
@@ -231,10 +236,7 @@ def test_no_stage_that_distils_keeps_any(tmp_path):
 
 def alone(step, seed):
     """The accuracy of a student on the snapshot, trained by itself."""
-    path = kept(a_job().snapshot_folder)[0][step]
-    return evaluate_seeds(
-        load(path), load_dataset("digits"), find_protocol("toy-hard-v1"), seeds=(seed,), setting=Compute()
-    ).runs[0]
+    return scored(load(kept(a_job().snapshot_folder)[0][step]), "toy-hard-v1", seed)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -16,7 +16,6 @@ from ddbench.distillation.task import Task, stratified
 from ddbench.errors import JobFailed, UsageError
 from ddbench.jobs.job import DataName, DistillJob, distill_job
 from ddbench.synset import teachers
-from ddbench.synset.teachers import Teacher
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.compute import Compute
 
@@ -40,30 +39,20 @@ def test_tensors_are_the_training_split_in_the_space(kind):
     assert torch.allclose(images, pixels(space, None), atol=1e-5) and images.dtype == torch.float32
     assert torch.equal(labels, digits.train.labels)
     assert task.tensors(space)[0] is images  # encoded once
+    places = torch.tensor([7, 3, 1400])
+    assert torch.equal(task.read(space, places), images[places])
     for places, label in zip(task.class_indices(), range(10), strict=True):
         assert places.tolist() == [i for i, value in enumerate(labels.tolist()) if value == label]
 
 
-def test_batches_come_in_order_and_cover_the_split():
-    task = a_task()
-    space = task.space("normalised")
-    parts = list(task.batches(space, 500))
-    assert [len(images) for images, _, _ in parts] == [500, 500, 438]
-    whole, labels = task.tensors(space)
-    assert torch.equal(torch.cat([p[0] for p in parts]), whole)
-    assert torch.equal(torch.cat([p[1] for p in parts]), labels)
-    assert torch.cat([p[2] for p in parts]).tolist() == list(range(1438))
-    places = torch.tensor([7, 3, 1400])
-    assert torch.equal(task.read(space, places), whole[places])
-
-
-def test_a_split_that_does_not_fit_is_read_in_batches_only():
+def test_a_split_that_does_not_fit_is_read_as_it_is_shown():
     digits = load_dataset("digits")
     task = a_task(train=replace(digits.train, resident=False))
     space = task.space("pixel")
-    with pytest.raises(UsageError, match="batches"):
+    with pytest.raises(UsageError, match="does not fit in memory"):
         task.tensors(space)
-    assert sum(len(images) for images, _, _ in task.batches(space, 1000)) == 1438
+    images, places = task.images(space), torch.tensor([7, 3, 1400])
+    assert len(images) == 1438 and torch.equal(images[places], a_task().tensors(space)[0][places])
 
 
 def test_a_task_knows_no_test_split():
@@ -97,8 +86,6 @@ def test_a_run_that_asks_for_a_holdout_works_without_it():
     images, labels = task.tensors(space)
     assert torch.equal(images, pixels(space, kept_places)) and torch.equal(labels, digits.train.labels[kept_places])
     assert torch.equal(task.dataset.labels, labels) and len(labels) + len(held.labels) == 1438
-    parts = list(task.batches(space, 700))
-    assert torch.equal(torch.cat([p[0] for p in parts]), images)
     assert torch.equal(task.read(space, torch.tensor([5, 2])), images[[5, 2]])
     assert sum(map(len, task.class_indices())) == len(labels)
     places = torch.tensor([0, 11, 700])
@@ -127,15 +114,15 @@ def test_stages_are_shared_by_seeds_and_split_by_what_makes_them():
         calls.append(1)
         return {"x": torch.zeros(1)}, {}
 
-    a_task(seed=0).stage("part", {"k": 1}, build)
-    a_task(seed=9).stage("part", {"k": 1}, build)
+    a_task(seed=0).cached("part", {"k": 1}, build)
+    a_task(seed=9).cached("part", {"k": 1}, build)
     assert len(calls) == 1
     reserved = a_task()
     reserved.holdout(0.1)
     other_data = a_task(train=memory_split(*map(torch.clone, (load_dataset("digits").train.read(), torch.zeros(1438)))))
     other_seed = Task(load_dataset("digits"), Budget(ipc=2), "mlp", 0, CPU, stage_seed=1)
     for task, key in ((a_task(), {"k": 2}), (reserved, {"k": 1}), (other_data, {"k": 1}), (other_seed, {"k": 1})):
-        task.stage("part", key, build)
+        task.cached("part", key, build)
     assert len(calls) == 5
 
 
@@ -151,45 +138,32 @@ def test_networks_by_key():
 def test_networks_are_credited_by_name_and_made_later():
     task, asked = a_task(), []
     for epoch in (1, 2):
-        task.credit("expert 0", lambda: asked.append(1), role="expert", epoch=epoch)
-    task.credit("prior", lambda: asked.append(1), role="prior")
-    assert list(task.credits) == ["expert 0", "prior"] and asked == []
-    assert task.credits["expert 0"].facts == {"role": "expert", "name": "expert 0", "epoch": 2}
+        task.log_teacher("expert 0", lambda: asked.append(1), role="expert", epoch=epoch)
+    task.log_teacher("prior", lambda: asked.append(1), role="prior")
+    assert list(task.logged_teachers) == ["expert 0", "prior"] and asked == []
+    assert task.logged_teachers["expert 0"].facts == {"role": "expert", "name": "expert 0", "epoch": 2}
 
 
 def test_a_teacher_is_kept_under_its_hash():
     task, digits = a_task(), load_dataset("digits")
-    network = task.create_network("teacher", name="mlp")
-    teacher = Teacher(
-        network="mlp",
-        dataset="digits",
-        split_hash=digits.train.hash,
-        class_names=digits.class_names,
-        channels=1,
-        side=8,
-        space=task.space("normalised"),
-        recipe_hash="0" * 64,
-        state=network.state_dict(),
-    )
+    state = task.create_network("teacher", name="mlp").state_dict()
+    teacher = task.teacher("mlp", task.space("normalised"), "0" * 64, state)
+    assert (teacher.dataset, teacher.split_hash, teacher.side) == ("digits", digits.train.hash, 8)
     assert task.recall_teacher(teacher.hash) is None
     assert task.keep_teacher(teacher) == task.keep_teacher(teacher) == teacher.hash
     found = a_task(seed=5).recall_teacher(teacher.hash)
     assert found.hash == teacher.hash and teachers.require(teacher.hash).network == "mlp"
 
 
-def test_a_diverged_set_is_a_failed_job():
-    task = a_task()
-    images = torch.zeros(10, 1, 8, 8)
-    images[3, 0, 1, 1] = torch.nan
-    with pytest.raises(JobFailed, match="diverged"):
-        task.synset(space=task.space("pixel"), images=images, classes=torch.arange(10))
-
-
-def test_a_set_comes_off_the_graph():
+def test_a_set_comes_off_the_graph_and_a_diverged_one_is_a_failed_job():
     task = a_task()
     images = torch.zeros(10, 1, 8, 8, requires_grad=True)
     made = task.synset(space=task.space("pixel"), images=images * 2, classes=torch.arange(10))
     assert not made.images.requires_grad and made.dataset == "digits"
+    images = images.detach()
+    images[3, 0, 1, 1] = torch.nan
+    with pytest.raises(JobFailed, match="diverged"):
+        task.synset(space=task.space("pixel"), images=images, classes=torch.arange(10))
 
 
 def test_the_loop_counts_and_reports():
@@ -230,13 +204,9 @@ def test_a_stopped_distillation_goes_on_with_the_same_bits(toys, tmp_path, monke
     assert distill_job(job(steps=8, fail="marked")).hash == whole.hash and toys.count("distill") == 4
 
 
-def test_a_task_without_a_checkpoint_starts_anew():
-    assert a_task().resume() is None
-    a_task().checkpoint(lambda: {"step": 1})
-
-
 def test_resume_gives_what_was_saved(tmp_path):
     kept = Checkpoint(tmp_path / "c", interval=0.0)
     task = Task(load_dataset("digits"), Budget(ipc=1), "mlp", 0, CPU, checkpoint=kept)
+    assert task.resume() is None and a_task().resume() is None
     task.checkpoint(lambda: {"step": 3, "nested": {"x": [torch.ones(2)]}})
     assert torch.equal(task.resume()["nested"]["x"][0], torch.ones(2)) and task.resume()["step"] == 3

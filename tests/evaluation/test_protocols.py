@@ -39,15 +39,10 @@ def names_of(recipe):
     return [spec["name"] for spec in recipe.augmentations]
 
 
-def test_digests_are_pinned():
-    found = {name: find_protocol(name).digest() for name in protocol_names()}
-    assert found == DIGESTS
-
-
-def test_a_name_ends_in_its_version():
-    for name in protocol_names():
-        protocol = find_protocol(name)
-        assert protocol.name == name and name.endswith(f"-v{protocol.version}")
+def test_digests_are_pinned_and_names_end_in_their_version():
+    protocols = {name: find_protocol(name) for name in protocol_names()}
+    assert {name: protocol.digest() for name, protocol in protocols.items()} == DIGESTS
+    assert all(each.name == name and name.endswith(f"-v{each.version}") for name, each in protocols.items())
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -105,11 +100,8 @@ def test_the_reference_teacher(protocol, side, name):
     recipe = find_protocol(protocol).reference(data(side, name))
     assert recipe.network == student(protocol, side, name).network
     assert recipe.optimizer == {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0005}
-    assert (
-        recipe.schedule == {"name": "cosine", "stretch": 1.0}
-        and recipe.loss == {"name": "ce"}
-        and recipe.labels == "classes"
-    )
+    assert recipe.schedule == {"name": "cosine", "stretch": 1.0}
+    assert recipe.loss == {"name": "ce"} and recipe.labels == "classes"
     steps = 400 if side <= 16 else 2_000 if small else 20_000
     assert (recipe.batch, recipe.epochs, recipe.max_steps, recipe.mix) == (128, 200, steps, None)
     assert names_of(recipe) == (["pad-crop"] if name in NO_FLIP else ["pad-crop", "flip"])
@@ -120,10 +112,8 @@ def test_the_reference_teacher(protocol, side, name):
 def test_plain_is_the_same_without_augmentation_and_mixing(protocol, side):
     plain, full = student(f"{protocol}-plain-v1", side), student(f"{protocol}-v1", side)
     assert plain == full.model_copy(update={"augmentations": [], "mix": None})
-    assert find_protocol(f"{protocol}-plain-v1").space == find_protocol(f"{protocol}-v1").space
-    assert find_protocol(f"{protocol}-plain-v1").reference(data(side)) == find_protocol(f"{protocol}-v1").reference(
-        data(side)
-    )
+    one, two = find_protocol(f"{protocol}-plain-v1"), find_protocol(f"{protocol}-v1")
+    assert one.space == two.space and one.reference(data(side)) == two.reference(data(side))
 
 
 @pytest.mark.parametrize("protocol", ["hard", "soft"])

@@ -9,8 +9,8 @@ from PIL import Image
 from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space, transform_for
 from ddbench.evaluation.protocol import find_protocol
+from ddbench.evaluation.reference_teacher import reference_teacher
 from ddbench.evaluation.sizes import LINES, bytes_of, png_bytes
-from ddbench.synset import teachers
 from ddbench.synset.synset import SynSet, Targets, Views
 from ddbench.synset.targets import online_teacher
 from ddbench.training.recipe import StudentRecipe
@@ -85,7 +85,7 @@ def test_extra_tensors_count_always():
 def test_models_from_outside_count(toys):
     digits = load_dataset("digits")
     recipe = find_protocol("toy-soft-v1").reference(digits)
-    teacher = teachers.reference_teacher(recipe, digits, torch.device("cpu"))
+    teacher = reference_teacher(recipe, digits, torch.device("cpu"))
     size = sum(t.nbytes for t in teacher.state.values())
     assert count(a_set(), "toy-soft-v1", reference=teacher)["external"] == size
     assert "external" not in count(a_set(), "hard-v1")

@@ -68,15 +68,13 @@ def refusal():
 def teacher_of_digits():
     """The hash of a teacher with batch norms, as this rank has it, from every rank."""
     from ddbench.data.registry import load_dataset
-    from ddbench.synset import teachers
-    from ddbench.training.distributed import current
+    from ddbench.evaluation.reference_teacher import reference_teacher
+    from ddbench.training.ranks import current
 
     torch.set_num_threads(1)
     adam = {"name": "adam", "lr": 0.01}
     recipe = {"network": "convnet-d1-w8-bn", "optimizer": adam, "epochs": 1, "max_steps": 7, "batch": 32}
-    found = teachers.reference_teacher(
-        StudentRecipe.model_validate(recipe), load_dataset("digits"), torch.device("cpu")
-    )
+    found = reference_teacher(StudentRecipe.model_validate(recipe), load_dataset("digits"), torch.device("cpu"))
     number = torch.tensor(int(found.hash[:12], 16))
     together = current()
     return found.hash, [int(number)] if together is None else together.fabric.all_gather(number).tolist()
@@ -100,7 +98,7 @@ def stops(error):
 
 def dies_once_job(job, reporter):
     """A job whose last rank is killed the first time."""
-    from ddbench.training.distributed import current
+    from ddbench.training.ranks import current
 
     together = current()
     if together.rank == 1 and not job.mark.exists():

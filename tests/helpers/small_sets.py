@@ -1,5 +1,6 @@
 """Twenty images for digits and teachers that label them: what tests of labels train students on."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from ddbench.errors import UsageError
 from ddbench.synset import teachers
 from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets import Binding, committee, targets_of
+from ddbench.training.recipe import StudentRecipe
 
 
 def a_teacher(name="convnet-d2-w8-bn", seed=0):
@@ -22,6 +24,13 @@ def a_teacher(name="convnet-d2-w8-bn", seed=0):
     found = teachers.Teacher.of(digits, **how, state=network.state_dict())
     teachers.keep(found)
     return found
+
+
+def a_recipe(**changes):
+    """A small student that learns targets by KL on cropped and mixed images."""
+    fields = {"network": "convnet-d1-w8", "optimizer": {"name": "sgd", "lr": 0.05}, "labels": "targets", "epochs": 3}
+    fields |= {"loss": {"name": "kl", "temperature": 4.0}, "mix": {"name": "cutmix"}, "batch": 8}
+    return StudentRecipe(**{**fields, "augmentations": [{"name": "pad-crop", "pad": 2}], **changes})
 
 
 def a_set(recipe, **changes):
@@ -39,9 +48,9 @@ def a_set(recipe, **changes):
 
 
 def labeller_of(synset):
-    """What labels the batches of a training on the set, and the stream that they must be of."""
+    """What labels the batches of a training on the set, and the schedule that they must be of."""
     kind, _ = targets_of(synset)
-    return kind.bind(Binding(synset, load_dataset("digits"), torch.device("cpu"))), kind.stream(synset)
+    return kind.bind(Binding(synset, load_dataset("digits"), torch.device("cpu"))), kind.schedule(synset)
 
 
 def with_tensor(name, change):
@@ -54,10 +63,23 @@ def with_param(name, value):
     return lambda params, tensors: params.update({name: value})
 
 
+@contextmanager
+def refused(message):
+    """A UsageError of one line."""
+    with pytest.raises(UsageError, match=message) as error:
+        yield
+    assert "\n" not in str(error.value)
+
+
+def forget_teachers():
+    """Empty the cache of teachers."""
+    for path in (teachers.cache_dir() / "teachers").glob("*"):
+        path.unlink()
+
+
 def refused_when_spoilt(synset, spoil, message):
     """The set's targets, with parameters and tensors changed by `spoil`, are refused in one line."""
     params, tensors = dict(synset.targets.params), dict(synset.targets.tensors)
     spoil(params, tensors)
-    with pytest.raises(UsageError, match=message) as error:
+    with refused(message):
         targets_of(replace(synset, targets=Targets(synset.targets.kind, params, tensors)))
-    assert "\n" not in str(error.value)

@@ -50,7 +50,7 @@ def distill(task: Task, hyper: Sleepy) -> SynSet:
     space = task.space("normalised")
     time.sleep(hyper.before)
     if hyper.staged:
-        made = task.stage("experts", {"staged": hyper.staged}, build)
+        made = task.cached("experts", {"staged": hyper.staged}, build)
         if hyper.needs == "all" and made.info["steps"] < hyper.staged:
             raise JobFailed("the experts are not trained")
     if hyper.needs == "what is defined":
@@ -65,7 +65,7 @@ def distill(task: Task, hyper: Sleepy) -> SynSet:
 
 def fill(task: Task, hyper: Sleepy) -> None:
     """Fill a stage entry by entry, until it says that all are there."""
-    stage = task.open_stage("entries", {})
+    stage = task.open_cache("entries", {})
     stage.save("another", {})
     stage.drop("another")
     while missing := {f"{n:04d}" for n in range(hyper.entries)} - set(stage.entries()):

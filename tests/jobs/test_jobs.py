@@ -15,10 +15,10 @@ from ddbench.distillation.method import find_method
 from ddbench.distillation.recipes import resolve
 from ddbench.errors import CannotWrite, JobFailed, NotScored, UsageError
 from ddbench.evaluation.protocol import find_protocol
+from ddbench.evaluation.reference_teacher import reference_teacher
 from ddbench.jobs.job import DataName, DistillJob, EvaluateJob, check_balance, check_budget, distill_job, evaluate_job
 from ddbench.jobs.pool import Outcome, Work, attempt, run_all
 from ddbench.synset.synset import load
-from ddbench.synset.teachers import reference_teacher
 from ddbench.system import code
 from ddbench.training.compute import Compute
 
@@ -214,7 +214,7 @@ def test_facts_of_a_teacher_that_is_credited_too_are_kept(toys, monkeypatch):
         task.teachers[one.hash] = {"label_weight": 0.5}
         task.teachers["f" * 64] = {"note": "not credited"}
         for name, teacher in (("one", one), ("two", two)):
-            task.credit(name, lambda teacher=teacher: teacher, role="teacher")
+            task.log_teacher(name, lambda teacher=teacher: teacher, role="teacher")
         return toybox.distill(task, hyper)
 
     monkeypatch.setattr(toybox, "METHOD", replace(toybox.METHOD, distill=distill))

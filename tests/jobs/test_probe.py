@@ -15,7 +15,7 @@ from ddbench.data.spaces import make_space
 from ddbench.distillation.task import Task
 from ddbench.jobs.probe import OVER, SHORTER, Enough, Probe, brief
 from ddbench.synset.teachers import Teacher
-from ddbench.training.cache import Stage
+from ddbench.training.cache import Cache
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("slept")
@@ -117,11 +117,11 @@ def test_a_probe_of_many_phases_stays_short() -> None:
 
 def test_stages_and_teachers_stay_in_memory(tmp_path: Path) -> None:
     task, probe = a_probe(kind=Task), a_probe()
-    known = task.open_stage("squeeze", {"lr": 1})
+    known = task.open_cache("squeeze", {"lr": 1})
     known.save("old", {"x": torch.zeros(1)}, {"teacher": task.keep_teacher(a_teacher(0))})
     known.checkpoint("half").interval = 0.0
     files = sorted(tmp_path.rglob("*"))
-    stage = probe.open_stage("squeeze", {"lr": 1})
+    stage = probe.open_cache("squeeze", {"lr": 1})
     assert stage.entries() == ["old"] and probe.recall_teacher(stage.load("old").info["teacher"]).network == "mlp"
     with stage.locked():
         stage.save("new", {}, {"teacher": probe.keep_teacher(a_teacher(1))})
@@ -129,7 +129,7 @@ def test_stages_and_teachers_stay_in_memory(tmp_path: Path) -> None:
         checkpoint.interval = 0.0
         checkpoint.save_when_due(lambda: {"step": 1})
         assert checkpoint.load() is None
-    again = probe.open_stage("squeeze", {"lr": 1})
+    again = probe.open_cache("squeeze", {"lr": 1})
     assert again.entries() == ["new", "old"]  # what a probe made is there when it is asked for again
     assert probe.recall_teacher(again.load("new").info["teacher"]).hash == a_teacher(1).hash
     assert task.recall_teacher(a_teacher(1).hash) is None and probe.recall_teacher("0" * 64) is None
@@ -149,22 +149,22 @@ def a_teacher(seed: int) -> Teacher:
 
 def test_a_real_checkpoint_of_a_stage_is_neither_read_nor_touched() -> None:
     task, probe = a_probe(kind=Task), a_probe()
-    real = task.open_stage("squeeze", {}).checkpoint("half")
+    real = task.open_cache("squeeze", {}).checkpoint("half")
     real.interval = 0.0
     real.save_when_due(lambda: {"step": 5})
-    shown = probe.open_stage("squeeze", {})
-    assert isinstance(shown, Stage) and shown.checkpoint("half").load() is None
+    shown = probe.open_cache("squeeze", {})
+    assert isinstance(shown, Cache) and shown.checkpoint("half").load() is None
     shown.save("half", {})
     assert real.load() == {"step": 5}
 
 
 def test_the_stage_that_a_probe_ended_in_is_named() -> None:
     probe = a_probe()
-    with probe.open_stage("outer", {}).locked(), probe.open_stage("inner", {}).locked():
+    with probe.open_cache("outer", {}).locked(), probe.open_cache("inner", {}).locked():
         pass
     assert probe.left_out() == "what follows is left out"
-    with pytest.raises(Enough), probe.open_stage("outer", {}).locked():
-        with probe.open_stage("inner", {}).locked():
+    with pytest.raises(Enough), probe.open_cache("outer", {}).locked():
+        with probe.open_cache("inner", {}).locked():
             pass
         raise Enough
     assert probe.left_out() == "the stage 'outer' only, what follows is left out"

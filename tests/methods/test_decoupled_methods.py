@@ -35,7 +35,8 @@ from ddbench.randomness import rng
 from ddbench.settings import cache_dir
 from ddbench.synset.targets import recording
 from ddbench.synset.teachers import recall
-from ddbench.training.batches import BatchSchedule, views_of
+from ddbench.training.batch_schedule import BatchSchedule
+from ddbench.training.batches import views_of
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import predict, train
 from ddbench.training.precision import Execution

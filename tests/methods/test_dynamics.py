@@ -14,7 +14,8 @@ from watching import Stopped, Watch
 from ddbench import networks
 from ddbench.errors import JobFailed, UsageError
 from ddbench.randomness import seed_of
-from ddbench.training.batches import BatchSchedule, views_of
+from ddbench.training.batch_schedule import BatchSchedule
+from ddbench.training.batches import views_of
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import train
 
@@ -178,7 +179,7 @@ def test_the_network_that_scored_is_credited():
     task = a_task()
     found = dynamics_of(task, fields_of())
     assert torch.equal(found.labels, task.dataset.labels)
-    credit = task.credits["scoring network 0"]
+    credit = task.logged_teachers["scoring network 0"]
     assert credit.teacher().hash == found.runs[0].network.hash and credit.facts["role"] == "scoring network"
 
 

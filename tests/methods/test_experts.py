@@ -30,7 +30,7 @@ from ddbench.progress import Reporter
 from ddbench.randomness import rng
 from ddbench.report.facts import set_facts
 from ddbench.training import cache as stages
-from ddbench.training.saved_bytes import kept_bytes
+from ddbench.training.memory import saved_activation_bytes
 
 IMAGES = 70  # with batches of 25 an epoch has three steps, the last of 20 images
 PLAIN = ExpertRecipe(lr=0.05, batch=25)
@@ -279,14 +279,14 @@ def test_a_stopped_run_goes_on(group, trained, elsewhere):
 
 
 def test_the_other_of_two_processes_finds_what_the_first_made(trained, monkeypatch):
-    made, real = some(), stages.Stage.locked
+    made, real = some(), stages.Cache.locked
 
     def taken_meanwhile(self):
-        monkeypatch.setattr(stages.Stage, "locked", real)
+        monkeypatch.setattr(stages.Cache, "locked", real)
         some().train(2)
         return real(self)
 
-    monkeypatch.setattr(stages.Stage, "locked", taken_meanwhile)
+    monkeypatch.setattr(stages.Cache, "locked", taken_meanwhile)
     made.train(2)
     assert len(trained) == 4 and made.at(1, 2).isfinite().all()
 
@@ -390,7 +390,7 @@ def test_a_damaged_entry_is_made_again(damaged, trained, caplog):
 
 def kept_of(network, images):
     vector = torch.zeros(network.size, requires_grad=True)
-    return kept_bytes(lambda: network(vector, images), [vector])
+    return saved_activation_bytes(lambda: network(vector, images), [vector])
 
 
 def test_how_many_train_at_once_follows_from_memory(monkeypatch):

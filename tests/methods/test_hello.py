@@ -30,11 +30,11 @@ from ddbench.evaluation.sizes import bytes_of
 from ddbench.jobs.job import distill_job
 from ddbench.networks import clip
 from ddbench.randomness import forked, rng, seed_of
-from ddbench.synset.matched_recipe import borrow
+from ddbench.synset.matched_recipe import match_recipe
 from ddbench.synset.projection import (
     Encoder,
-    Form,
     Projector,
+    ProjectorForm,
     clip_encoder,
     conv_change,
     convolutions,
@@ -45,7 +45,7 @@ from ddbench.synset.projection import (
 from ddbench.synset.synset import SynSet, Targets, load, save
 from ddbench.synset.targets import Binding, targets_of
 from ddbench.synset.teachers import Teacher
-from ddbench.training.batches import Batch
+from ddbench.training.batch_schedule import Batch
 from ddbench.training.loop import train
 from ddbench.training.losses import LOSSES, Labels
 
@@ -102,7 +102,7 @@ def a_conv(kind):
 
 
 def factors_for(conv, form, rank=3):
-    rows, columns = matrix_shapes(wrapped(conv), 2, Form(conv=form))["conv.0"]
+    rows, columns = matrix_shapes(wrapped(conv), 2, ProjectorForm(conv=form))["conv.0"]
     return normal(rows, rank, key="a", dtype=torch.float64), normal(rank, columns, key="b", dtype=torch.float64)
 
 
@@ -213,7 +213,7 @@ def test_merged_factors_give_what_factors_apart_give(form, scale, normalised):
 def test_ranks_are_at_most_their_matrix_and_rank_0_adapts_nothing():
     encoder = an_encoder()
     found = first_factors(encoder, 3, FitFields(rank_conv=10_000, rank_columns=10_000), 0)
-    shapes = matrix_shapes(encoder, 3, Form())
+    shapes = matrix_shapes(encoder, 3, ProjectorForm())
     assert {part: found[f"{part}.a"].shape[1] for part in shapes} == {part: min(s) for part, s in shapes.items()}
     assert set(first_factors(encoder, 3, FitFields(rank_conv=0, rank_columns=2), 0)) == {"columns.a", "columns.b"}
     assert set(first_factors(encoder, 3, FitFields(rank_conv=1, rank_columns=0), 0)) == {
@@ -223,7 +223,7 @@ def test_ranks_are_at_most_their_matrix_and_rank_0_adapts_nothing():
 
 def test_images_of_another_side_are_resized_and_of_another_space_mapped():
     encoder = an_encoder()
-    module = Projector(encoder, a_start(encoder).columns, {}, Form())
+    module = Projector(encoder, a_start(encoder).columns, {}, ProjectorForm())
     large = normal(2, 4, 18, 18)
     small = F.interpolate(large, (9, 9), mode="bilinear", antialias=True)
     assert torch.equal(module(large), module(small))
@@ -276,7 +276,7 @@ def test_snapshots_are_the_training_stopped_after_their_epochs():
         train(network, images, labels, recipe, seed=seed_of(0, "weak-teachers"), loop=lambda s, t, e=last: range(s, e))
         assert all(torch.equal(tensor, teacher.state[name]) for name, tensor in network.state_dict().items())
     assert len({teacher.hash for teacher in found}) == 3
-    assert sorted(credit.facts["epoch"] for credit in task.credits.values()) == [2, 4, 6]
+    assert sorted(credit.facts["epoch"] for credit in task.logged_teachers.values()) == [2, 4, 6]
 
 
 def test_snapshots_are_shared_by_synthesis_seeds_and_by_choices_of_epochs():
@@ -586,7 +586,7 @@ def test_labels_are_the_merged_projectors_for_the_batch_as_it_is(synset):
     images = normal(7, 1, 8, 8).requires_grad_()
     params, tensors = synset.targets.params, synset.targets.tensors
     encoder = named_encoder(params["encoder"])
-    form = Form(params["conv"], params["scale"], params["normalised"])
+    form = ProjectorForm(params["conv"], params["scale"], params["normalised"])
     module = Projector(encoder, tensors["columns"], {k: t for k, t in tensors.items() if k != "columns"}, form)
     given = label(Batch(images, torch.arange(7), 0))
     assert torch.allclose(given, module(images), atol=1e-5) and not given.requires_grad
@@ -712,7 +712,7 @@ def test_random_borrows_the_projector(synset):
     data = digits()
     indices = torch.stack([(data.train.labels == c).nonzero()[0, 0] for c in range(10)])
     own = SynSet.of(data, classes=torch.arange(10), space=synset.space, indices=indices)
-    found = borrow(own, synset, data)
+    found = match_recipe(own, synset, data)
     assert found.student_recipe == synset.student_recipe and found.targets is synset.targets
     batch = Batch(found.pixels(data), torch.arange(10), 0)
     assert torch.equal(a_task().labeller(found)(batch), a_task().labeller(synset)(batch))
@@ -796,7 +796,7 @@ def test_before_the_fit_the_projector_is_zero_shot_clip(tiny, colors):
     """Proposition 1 of the paper: the largest logit is that of the most similar text."""
     task = a_task(ipc=1, data=colors, network=ONE)
     start = start_of(task, EncoderFields(encoder=f"open_clip:{tiny}"))
-    module = Projector(start.encoder, start.columns, {}, Form())
+    module = Projector(start.encoder, start.columns, {}, ProjectorForm())
     images = normal(9, 3, 32, 32)
     whole = clip.load_clip(tiny, None, 0)
     import open_clip
@@ -869,7 +869,7 @@ def test_ranks_on_clips_resnet_are_the_papers_parameters():
     encoder = replace(an_encoder(), module=tower, width=1024)
     count = {}
     for form in ("square", "flat"):
-        shapes = matrix_shapes(encoder, 1000, Form(conv=form))
+        shapes = matrix_shapes(encoder, 1000, ProjectorForm(conv=form))
         ranks = {part: min(128 if part == "columns" else 8, *shape) for part, shape in shapes.items()}
         count[form] = {part: ranks[part] * sum(shape) for part, shape in shapes.items()}
     square = count["square"]

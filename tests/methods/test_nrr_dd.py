@@ -28,7 +28,7 @@ from ddbench.distillation.method import find_method
 from ddbench.errors import JobFailed
 from ddbench.jobs.job import distill_job
 from ddbench.randomness import rng
-from ddbench.synset.matched_recipe import borrow
+from ddbench.synset.matched_recipe import match_recipe
 from ddbench.synset.targets import recording, targets_of
 from ddbench.training.batches import views_of
 from ddbench.training.checkpoints import Checkpoint
@@ -306,7 +306,7 @@ def test_distances_are_of_the_teachers_logits_for_the_seeds_stream():
     assert targets.params["seed"] == SEED and targets.params["made_by"] == online.targets.params
     assert kind.bytes(synset) == {"targets": 5 * (8 * 2 * 2 + 8)}
     ask = task.labeller(online)
-    views = [*views_of(task.training_images(synset)[0], synset.student_recipe, kind.stream(synset))]
+    views = [*views_of(task.training_images(synset)[0], synset.student_recipe, kind.schedule(synset))]
     assert len(views) == 5
     for view, found in zip(views, targets.tensors["distances"], strict=True):
         assert torch.equal(distances(ask(view), synset.classes[view.index], view.permutation).half(), found)
@@ -316,7 +316,7 @@ def test_distances_are_of_the_teachers_logits_for_the_seeds_stream():
 def test_the_shipped_student_trains_and_random_borrows_its_labels(labels):
     synset = distil(labels=labels)
     random = small_tasks.distilled("random", a_task())
-    lent = borrow(random, synset, digits())
+    lent = match_recipe(random, synset, digits())
     assert lent.student_recipe == synset.student_recipe and lent.targets.kind == synset.targets.kind
     assert (lent.targets.params == synset.targets.params) and torch.equal(lent.indices, random.indices)
     for made in (synset, lent):

@@ -18,9 +18,10 @@ from ddbench.data.registry import load_dataset
 from ddbench.distillation.method import find_method
 from ddbench.jobs.job import distill_job
 from ddbench.settings import cache_dir
-from ddbench.synset.matched_recipe import borrow
+from ddbench.synset.matched_recipe import match_recipe
 from ddbench.synset.views import drawn, expand
-from ddbench.training.batches import BatchSchedule, views_of
+from ddbench.training.batch_schedule import BatchSchedule
+from ddbench.training.batches import views_of
 
 SEED = 5
 QUICK = {"score_epochs": 2, "student_epochs": 2}
@@ -163,7 +164,7 @@ def test_scores_are_made_once_for_all_settings():
 
 def test_random_borrows_the_recipe_and_is_shown_whole():
     digits, synset = load_dataset("digits"), distilled()
-    found = borrow(distill_job(a_job("random", seed=SEED)), synset, digits)
+    found = match_recipe(distill_job(a_job("random", seed=SEED)), synset, digits)
     assert found.student_recipe == synset.student_recipe and found.views is None and found.targets is None
     for each in (found, synset):
         run = shipped_record(each, digits).runs[0]

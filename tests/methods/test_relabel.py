@@ -17,7 +17,8 @@ from ddbench.data.spaces import Space, transform_for
 from ddbench.synset import teachers
 from ddbench.synset.synset import Targets, load, save
 from ddbench.synset.targets import targets_of
-from ddbench.training.batches import BatchSchedule, views_of
+from ddbench.training.batch_schedule import BatchSchedule
+from ddbench.training.batches import views_of
 
 NETWORK = "convnet-d1-w4-bn"
 
@@ -232,7 +233,7 @@ def test_replayed_labels_are_the_online_ones_of_the_seeds_stream(encoding, topk,
     assert torch.equal(synset.images, online.images) and synset.student_recipe == online.student_recipe
     kind, _ = targets_of(synset)
     ask, stored_ = task.labeller(online), task.labeller(synset)
-    views = [*views_of(task.training_images(online)[0], online.student_recipe, kind.stream(synset))]
+    views = [*views_of(task.training_images(online)[0], online.student_recipe, kind.schedule(synset))]
     assert len(views) == synset.student_recipe.steps(10) == 2
     for batch in views:
         wanted, found = ask(batch), stored_(batch)

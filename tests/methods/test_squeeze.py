@@ -20,8 +20,9 @@ from ddbench.randomness import rng
 from ddbench.settings import cache_dir
 from ddbench.synset import teachers
 from ddbench.system.code import SYNTHESIS
-from ddbench.training.batches import BatchSchedule, views_of
-from ddbench.training.cache import Stage
+from ddbench.training.batch_schedule import BatchSchedule
+from ddbench.training.batches import views_of
+from ddbench.training.cache import Cache
 from ddbench.training.recipe import StudentRecipe
 
 ONE, TWO, THREE = "convnet-d1-w4-bn", "convnet-d1-w6-bn", "convnet-d2-w4-bn"
@@ -209,9 +210,9 @@ def test_teachers_of_different_spaces_are_refused():
     theirs = replace(own[ONE], network=TWO, space=Space("normalised", mean=(0.5,), std=(0.5,)))
     task = a_task()
     key = {"network": TWO, "weights": "pretrained", "code": SYNTHESIS}
-    stage: Stage = task.open_stage("squeeze", key)
+    stage: Cache = task.open_cache("squeeze", key)
     stage.save("teacher", {}, {"teacher": teachers.keep(theirs)})
-    same = task.open_stage("squeeze", {**key, "network": ONE})
+    same = task.open_cache("squeeze", {**key, "network": ONE})
     same.save("teacher", {}, {"teacher": own[ONE].hash})
     assert squeezed(fields_of(weights="pretrained"), [TWO])[0][TWO].space == theirs.space
     with pytest.raises(UsageError, match=f"{ONE}, {TWO} read different spaces"):
@@ -225,7 +226,7 @@ def test_teachers_of_different_spaces_are_refused():
 def test_teachers_are_credited(weights):
     task = a_task()
     found = squeeze(task, fields_of(weights=weights), [ONE, TWO])
-    assert [*task.credits] == [f"teacher {ONE}", f"teacher {TWO}"]
-    for name, credit in zip((ONE, TWO), task.credits.values(), strict=True):
+    assert [*task.logged_teachers] == [f"teacher {ONE}", f"teacher {TWO}"]
+    for name, credit in zip((ONE, TWO), task.logged_teachers.values(), strict=True):
         assert credit.teacher().hash == found[name].hash
         assert credit.facts == {"role": "teacher", "name": f"teacher {name}", "weights": weights}

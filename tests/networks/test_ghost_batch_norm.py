@@ -1,4 +1,4 @@
-"""Batch norm over groups: equal to the groups going through one after another."""
+"""Ghost batch norm: equal to the groups going through one after another."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ddbench import networks
-from ddbench.networks.ghost_batch_norm import group_batch_norms
+from ddbench.networks.ghost_batch_norm import use_ghost_batch_norm
 
 
 def pictures(count, channels=3, side=8):
@@ -22,16 +22,15 @@ def in_turn(norm, images, size):
 
 def compare(plain, images, size):
     """Values, gradients and buffers of a layer or network, grouped and in turn, twice in a row."""
-    grouped = copy.deepcopy(plain)
-    group_batch_norms(grouped, size)
+    grouped = use_ghost_batch_norm(copy.deepcopy(plain), size)
     for module in (plain, grouped):
         module.train()
     for scale in (1.0, 1.7):
         ours, theirs = (scale * images).requires_grad_(), (scale * images).requires_grad_()
-        found, wanted = grouped(ours), in_turn(plain, theirs, size)
-        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-        weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-        for module, value in ((grouped, found), (plain, wanted)):
+        result, wanted = grouped(ours), in_turn(plain, theirs, size)
+        torch.testing.assert_close(result, wanted, rtol=1e-12, atol=1e-12)
+        weights = torch.randn(result.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        for module, value in ((grouped, result), (plain, wanted)):
             module.zero_grad()
             (value * weights).sum().backward()
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-11, atol=1e-11)
@@ -85,8 +84,7 @@ def test_a_network_equals_its_groups_in_turn(name):
 def test_running_statistics_by_their_formula():
     norm = nn.BatchNorm2d(3, momentum=0.2).double()
     images = pictures(8)
-    group_batch_norms(norm, 4)
-    norm(images)
+    use_ghost_batch_norm(norm, 4)(images)
     first, second = (part.mean((0, 2, 3)) for part in images.split(4))
     torch.testing.assert_close(norm.running_mean, 0.8 * 0.2 * first + 0.2 * second)
     first, second = (part.transpose(0, 1).flatten(1).var(1) for part in images.split(4))
@@ -98,29 +96,28 @@ def test_eval_mode_does_not_change():
     network = networks.create("resnet18", channels=3, side=8, classes=10, seed=0).double().eval()
     images = pictures(10)
     before, names = network(images), list(network.state_dict())
-    group_batch_norms(network, 4)
+    use_ghost_batch_norm(network, 4)
     assert torch.equal(network(images), before) and list(network.state_dict()) == names
-    fresh = networks.create("resnet18", channels=3, side=8, classes=10, seed=1)
+    fresh = networks.create("resnet18", channels=3, side=8, classes=10, seed=1).double().eval()
     fresh.load_state_dict(network.state_dict())
-    assert {type(part) for part in fresh.modules() if isinstance(part, nn.BatchNorm2d)} == {nn.BatchNorm2d}
+    assert torch.equal(fresh(images), before)
+    other = use_ghost_batch_norm(networks.create("resnet18", channels=3, side=8, classes=10, seed=2), 4).double().eval()
+    other.load_state_dict(fresh.state_dict())
+    assert torch.equal(other(images), before)
 
 
 def test_a_second_call_changes_the_size():
     norm, images = trained_norm(), pictures(12)
-    twice, once = copy.deepcopy(norm), copy.deepcopy(norm)
-    group_batch_norms(twice, 4)
-    group_batch_norms(twice, 6)
-    group_batch_norms(once, 6)
-    assert torch.equal(twice(images), once(images)) and torch.equal(twice.running_var, once.running_var)
-    assert type(twice) is type(once)
+    twice, once = (use_ghost_batch_norm(copy.deepcopy(norm), size) for size in (4, 6))
+    use_ghost_batch_norm(twice, 6)
+    assert torch.equal(twice(images), once(images)) and len(list(twice.modules())) == 2
+    assert all(torch.equal(one, two) for one, two in zip(twice.buffers(), once.buffers(), strict=True))
 
 
 def test_a_copy_is_independent():
-    norm = trained_norm()
-    group_batch_norms(norm, 4)
-    other = copy.deepcopy(norm)
-    other(pictures(8))
-    assert torch.equal(norm.running_mean, trained_norm().running_mean)
+    ghost = use_ghost_batch_norm(trained_norm(), 4)
+    copy.deepcopy(ghost)(pictures(8))
+    assert torch.equal(ghost.norm.running_mean, trained_norm().running_mean)
 
 
 class NormWithMore(nn.BatchNorm2d):
@@ -134,7 +131,7 @@ def test_a_batch_norm_with_more_to_it_goes_in_turn():
     norm = NormWithMore(3).double()
     grouped = compare(norm, pictures(10), 4)
     images = pictures(10)
-    assert torch.equal(grouped.eval()(images), norm.eval()(images)) and isinstance(grouped, NormWithMore)
+    assert torch.equal(grouped.eval()(images), norm.eval()(images))
 
 
 def test_timms_batch_norms():
@@ -145,14 +142,12 @@ def test_timms_batch_norms():
 
 
 def test_a_group_of_one_value_is_refused_as_it_is_by_batch_norm():
-    norm = nn.BatchNorm2d(3).double()
-    group_batch_norms(norm, 1)
+    norm = use_ghost_batch_norm(nn.BatchNorm2d(3).double(), 1)
     with pytest.raises(ValueError, match="more than 1 value"):
         norm(pictures(4, side=1))
 
 
 def test_single_precision_is_close():
     norm, images = nn.BatchNorm2d(3), pictures(16).float()
-    grouped = copy.deepcopy(norm)
-    group_batch_norms(grouped, 8)
+    grouped = use_ghost_batch_norm(copy.deepcopy(norm), 8)
     torch.testing.assert_close(grouped(images), in_turn(norm, images, 8), rtol=1e-5, atol=1e-6)

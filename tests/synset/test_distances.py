@@ -1,4 +1,4 @@
-"""Distances of a stream's batches: what they are, what is stored of them, and the loss that reads them."""
+"""Distances of a schedule's batches: what they are, what is stored of them, and the loss that reads them."""
 
 import math
 from dataclasses import replace
@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import small_sets
 import torch
-from small_sets import a_teacher, labeller_of, refused_when_spoilt, with_param, with_tensor
+from small_sets import a_recipe, a_teacher, forget_teachers, labeller_of, refused_when_spoilt, with_param, with_tensor
 
 from ddbench import networks
 from ddbench.data.registry import load_dataset
@@ -15,30 +15,19 @@ from ddbench.errors import JobFailed, UsageError
 from ddbench.evaluation.evaluate import evaluate_seeds
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.evaluation.sizes import bytes_of
-from ddbench.synset import teachers
-from ddbench.synset.matched_recipe import borrow
+from ddbench.synset.matched_recipe import match_recipe
 from ddbench.synset.synset import Provenance, SynSet, Targets, load, save
 from ddbench.synset.targets import committee, targets_of
-from ddbench.synset.targets import recording as module
 from ddbench.synset.targets.distances import record_distances
-from ddbench.synset.targets.replay import record_replay
-from ddbench.training.batches import BatchSchedule, views_of
+from ddbench.synset.targets.stored_soft_labels import record_soft_labels
+from ddbench.training.batch_schedule import BatchSchedule, SoftLabels
+from ddbench.training.batches import views_of
 from ddbench.training.compute import Compute
 from ddbench.training.loop import train
-from ddbench.training.losses import LOSSES, Answer, Labels, distances
-from ddbench.training.recipe import StudentRecipe
+from ddbench.training.losses import LOSSES, Labels, distances
 
 CPU = torch.device("cpu")
-RECIPE = StudentRecipe(
-    network="convnet-d1-w8",
-    optimizer={"name": "sgd", "lr": 0.05},
-    loss={"name": "dbr", "alpha": 0.5},
-    labels="targets",
-    augmentations=[{"name": "pad-crop", "pad": 2}],
-    mix={"name": "cutmix"},
-    epochs=3,
-    batch=8,
-)
+RECIPE = a_recipe(loss={"name": "dbr", "alpha": 0.5})
 STEPS = 7  # 3 epochs of 20 images in batches of 8
 
 
@@ -79,13 +68,13 @@ def test_what_is_stored_is_of_the_online_logits_of_the_same_view(mix):
     online = a_set(student_recipe=recipe)
     synset = recorded(online)
     ask = labeller_of(online)[0]
-    label, stream = labeller_of(synset)
+    label, schedule = labeller_of(synset)
     views = list(views_of(online.images, recipe, BatchSchedule(11)))
-    assert len(views) == STEPS and (stream.seed, stream.steps) == (11, tuple(range(STEPS)))
+    assert len(views) == STEPS and (schedule.seed, schedule.steps) == (11, tuple(range(STEPS)))
     for view in views:
         found, classes = label(view), online.classes[view.index]
         wanted = by_hand(ask(view), classes, view.permutation)
-        assert isinstance(found, Answer) and found.logits is None and found.distances.dtype == torch.float32
+        assert isinstance(found, SoftLabels) and found.logits is None and found.distances.dtype == torch.float32
         torch.testing.assert_close(found.distances.double(), wanted, rtol=2**-10, atol=1e-6)  # half precision
         assert torch.equal(found.distances, distances(ask(view), classes, view.permutation).half().float())
     assert synset.targets.params == {"seed": 11, "images": 20, "batch": 8, "made_by": online.targets.params}
@@ -119,21 +108,6 @@ def test_the_loss_is_its_formula(difference, mixed):
     torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_without_weight_it_is_cross_entropy():
-    student, classes = torch.randn(6, 4), torch.arange(6) % 4
-    labels = Labels(classes, None, torch.arange(6).flip(0), 0.4, distances=torch.rand(6, 2))
-    found = LOSSES.build({"name": "dbr", "alpha": 0.0})(student, labels)
-    assert float(found) == float(LOSSES.build({"name": "ce"})(student, labels))
-
-
-def test_a_student_that_agrees_with_the_teacher_pays_nothing_for_it():
-    student, classes = torch.randn(6, 4), torch.arange(6) % 4
-    labels = Labels(classes, distances=distances(student, classes, None))
-    assert float(LOSSES.build({"name": "dbr", "alpha": 5.0})(student, labels)) == float(
-        LOSSES.build({"name": "ce"})(student, labels)
-    )
-
-
 def test_losses_say_what_they_miss():
     student, classes = torch.randn(6, 4), torch.arange(6) % 4
     with pytest.raises(UsageError, match="needs a teacher's distances"):
@@ -147,7 +121,7 @@ def test_losses_say_what_they_miss():
 
 def test_an_answer_of_both_kinds_serves_either_loss():
     student, classes = torch.randn(6, 4), torch.arange(6) % 4
-    labels = Labels.of(classes, Answer(student, torch.rand(6, 2)))
+    labels = Labels.of(classes, SoftLabels(student, torch.rand(6, 2)))
     assert torch.equal(labels.logits, student) and labels.distances.shape == (6, 2)
     assert Labels.of(classes, None).logits is None and torch.equal(Labels.of(classes, student).logits, student)
 
@@ -157,10 +131,10 @@ def test_an_answer_of_both_kinds_serves_either_loss():
 
 def test_a_student_trains_by_the_stored_distances_as_written_out():
     synset = recorded(a_set())
-    label, stream = labeller_of(synset)
+    label, schedule = labeller_of(synset)
     one, two = (networks.create("convnet-d1-w8", channels=1, side=8, classes=10, seed=3).double() for _ in range(2))
     images = synset.images.double()
-    train(one, images, synset.classes, RECIPE, seed=3, labeller=label, stream=stream)
+    train(one, images, synset.classes, RECIPE, seed=3, labeller=label, schedule=schedule)
     sgd = torch.optim.SGD(two.parameters(), lr=0.05)
     for step, view in enumerate(views_of(images, RECIPE, BatchSchedule(11))):
         logits, classes = two(view.images), synset.classes[view.index]
@@ -178,8 +152,7 @@ def test_a_student_trains_by_the_stored_distances_as_written_out():
 
 def test_an_evaluation_shows_the_stream_and_needs_no_teacher():
     synset = recorded(a_set())
-    for path in (teachers.cache_dir() / "teachers").glob("*"):
-        path.unlink()
+    forget_teachers()
     digits, protocol = load_dataset("digits"), find_protocol("shipped-v1")
     runs = [evaluate_seeds(synset, digits, protocol, seeds=(seed,), setting=Compute()).runs[0] for seed in (0, 0, 1)]
     assert [run.status for run in runs] == ["ok"] * 3 and runs[0].steps == STEPS
@@ -195,7 +168,7 @@ def test_bytes_are_two_halves_a_view_and_a_number_a_step():
     assert kind.bytes(synset) == {"targets": STEPS * (8 * 2 * 2 + 8)} and kind.teachers(synset) == []
     lines = bytes_of(synset, load_dataset("digits"), find_protocol("shipped-v1"))
     assert lines["targets"] == STEPS * (8 * 2 * 2 + 8) and "external" not in lines
-    logits = replace(synset, targets=record_replay(a_set(), load_dataset("digits"), CPU, seed=11))
+    logits = replace(synset, targets=record_soft_labels(a_set(), load_dataset("digits"), CPU, seed=11))
     assert targets_of(logits)[0].bytes(logits)["targets"] == STEPS * (8 * 10 * 2 + 8)
 
 
@@ -209,51 +182,13 @@ def test_a_set_goes_to_a_file_and_back(tmp_path):
     assert torch.equal(read.targets.tensors["distances"], whole[[1, 4]])
 
 
-def test_another_streams_batches_are_refused():
-    synset = recorded(a_set(), keep=[0, 2])
-    label, _ = labeller_of(synset)
-    views = list(views_of(synset.images, RECIPE, BatchSchedule(11)))
-    label(views[2])
-    with pytest.raises(UsageError, match="step 1 of seed 11"):
-        label(views[1])
-    with pytest.raises(UsageError, match="distances targets: no labels of step 2 of seed 12"):
-        label(replace(views[2], seed=12))
-
-
-def test_too_many_are_refused_before_they_are_made(monkeypatch):
-    monkeypatch.setattr(module, "MAX_BYTES", STEPS * 8 * 4)
-    recorded(a_set())
-    monkeypatch.setattr(module, "MAX_BYTES", STEPS * 8 * 4 - 1)
-    asked = []
-    with pytest.raises(UsageError, match="7 steps would take") as error:
-        recorded(a_set(), loop=lambda start, total: asked.append(total) or [])
-    assert "\n" not in str(error.value) and not asked
-
-
 def test_distances_beyond_half_precision_fail():
     with pytest.raises(JobFailed, match="distances at step 0 are not finite, or too large for"):
         recorded(a_set(targets=committee([(a_teacher(), 1e9)])))
 
 
-def test_sets_that_no_teacher_labels_online_are_refused():
-    for changes, message in (
-        ({"targets": None}, "to record distances targets, a set needs"),
-        ({"student_recipe": None}, "student recipe"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            recorded(a_set(**changes))
-
-
 MALFORMED = {
-    "missing param": (lambda params, tensors: params.pop("seed"), "params"),
     "extra param": (with_param("encoding", "fp16"), "params"),
-    "seed": (with_param("seed", -1), "seed"),
-    "images": (with_param("images", 21), "21 training images"),
-    "batch": (with_param("batch", 7), "batches of 7, not 8"),
-    "batch type": (with_param("batch", True), "batch"),
-    "makers": (with_param("made_by", {"teachers": []}), "list"),
-    "no steps": (lambda params, tensors: tensors.pop("steps"), "steps"),
-    "falling steps": (with_tensor("steps", lambda t: t.flip(0)), "rising"),
     "fewer steps": (with_tensor("steps", lambda t: t[:-1]), r"\[6, 8, 2\]"),
     "rows": (with_tensor("distances", lambda t: t[:, :7]), r"\[7, 8, 2\]"),
     "one of two": (with_tensor("distances", lambda t: t[..., :1]), r"\[7, 8, 2\]"),
@@ -265,9 +200,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("case", MALFORMED)
 def test_malformed_distances_are_refused(case):
-    spoil, message = MALFORMED[case]
-    synset = recorded(a_set())
-    refused_when_spoilt(synset, spoil, message)
+    refused_when_spoilt(recorded(a_set()), *MALFORMED[case])
 
 
 # borrowed
@@ -282,30 +215,25 @@ def baseline(count=20):
 @pytest.mark.parametrize("options", [{}, {"keep": [1, 2]}], ids=str)
 def test_a_baseline_gets_distances_of_its_own_images_by_the_same_teachers(options, monkeypatch):
     digits, other = load_dataset("digits"), recorded(a_set(), **options)
-    found = borrow(baseline(), other, digits)
+    found = match_recipe(baseline(), other, digits)
     online = replace(baseline(), student_recipe=RECIPE, targets=Targets("teachers", other.targets.params["made_by"]))
     wanted = record_distances(online, digits, CPU, seed=11, **options)
     assert found.student_recipe == RECIPE and found.targets.params == other.targets.params
     assert all(torch.equal(found.targets.tensors[name], tensor) for name, tensor in wanted.tensors.items())
     assert not torch.equal(found.targets.tensors["distances"], other.targets.tensors["distances"])
     monkeypatch.setattr("ddbench.synset.matched_recipe.record_distances", None)  # made once
-    assert borrow(baseline(), other, digits).hash == found.hash
-    larger = borrow_larger(other, monkeypatch)
+    assert match_recipe(baseline(), other, digits).hash == found.hash
+    monkeypatch.undo()
+    larger = match_recipe(baseline(25), other, digits)
+    targets_of(larger)
     assert larger.targets.tensors["steps"].tolist() == (options.get("keep") or list(range(3 * 25 // 8)))
-
-
-def borrow_larger(other, monkeypatch):
-    monkeypatch.setattr("ddbench.synset.matched_recipe.record_distances", record_distances)
-    found = borrow(baseline(25), other, load_dataset("digits"))
-    targets_of(found)
-    return found
 
 
 def test_distances_and_replays_of_one_seed_are_kept_apart():
     digits = load_dataset("digits")
     stored = recorded(a_set())
-    logits = replace(stored, targets=record_replay(a_set(), digits, CPU, seed=11))
-    kinds = [borrow(baseline(), other, digits).targets.kind for other in (stored, logits, stored)]
+    logits = replace(stored, targets=record_soft_labels(a_set(), digits, CPU, seed=11))
+    kinds = [match_recipe(baseline(), other, digits).targets.kind for other in (stored, logits, stored)]
     assert kinds == ["distances", "replay", "distances"]
 
 
@@ -314,4 +242,4 @@ def test_a_baseline_whose_teachers_are_gone_is_a_line():
     params = {"seed": 0, "images": 20, "batch": 8, "made_by": made_by}
     tensors = {"steps": torch.arange(STEPS), "distances": torch.zeros(STEPS, 8, 2).half()}
     with pytest.raises(UsageError, match="not in the cache"):
-        borrow(baseline(), a_set(targets=Targets("distances", params, tensors)), load_dataset("digits"))
+        match_recipe(baseline(), a_set(targets=Targets("distances", params, tensors)), load_dataset("digits"))

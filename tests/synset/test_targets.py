@@ -8,14 +8,16 @@ import torch
 from ddbench import networks, plugins
 from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space, transform_for
+from ddbench.distillation.method import find_method
 from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
+from ddbench.evaluation.reference_teacher import reference_teacher
 from ddbench.randomness import forked
 from ddbench.synset import teachers
 from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets import Binding, committee, find_target_kind, online_teacher, targets_of
 from ddbench.synset.targets.teachers import _only_norms_care
-from ddbench.training.batches import Batch
+from ddbench.training.batch_schedule import Batch
 from ddbench.training.losses import LOSSES, Labels
 
 CPU = torch.device("cpu")
@@ -58,7 +60,7 @@ def batch(synset, index=(3, 1, 4), permutation=None, weight=1.0):
 
 def a_teacher(seed=0, space="normalised"):
     digits = load_dataset("digits")
-    found = teachers.reference_teacher(find_protocol("toy-soft-v1").reference(digits), digits, CPU, seed=seed)
+    found = reference_teacher(find_protocol("toy-soft-v1").reference(digits), digits, CPU, seed=seed)
     found = replace(found, space=make_space(space, digits))
     teachers.keep(found)
     return found
@@ -79,25 +81,20 @@ def test_soft_probabilities_come_back_under_softmax():
     assert torch.isfinite(found).all() and torch.allclose(found.softmax(1), torch.eye(10)[[3, 1, 4]], atol=1e-6)
 
 
+@pytest.mark.parametrize("mixed", ["probabilities", "logits"])
 @pytest.mark.parametrize("form", ["logits", "probabilities"])
-def test_soft_labels_of_a_mixed_batch_are_mixed_probabilities(form):
+def test_soft_labels_of_a_mixed_batch(form, mixed):
     labels = LABELS if form == "logits" else LABELS.softmax(1)
-    synset = a_set(soft(form, labels))
+    params = {"form": form, **({"mixed": mixed} if mixed == "logits" else {})}
+    synset = a_set(Targets("soft", params, {"labels": labels}))
     permutation = torch.tensor([2, 0, 1])
-    found = bound(synset)(batch(synset, permutation=permutation, weight=0.3)).softmax(1)
-    own = LABELS.softmax(1)[[3, 1, 4]]
-    assert torch.allclose(found, 0.3 * own + 0.7 * own[permutation], atol=1e-5)
-
-
-@pytest.mark.parametrize("form", ["logits", "probabilities"])
-def test_soft_labels_of_a_mixed_batch_can_be_mixed_logits(form):
-    labels = LABELS if form == "logits" else LABELS.softmax(1)
-    synset = a_set(Targets("soft", {"form": form, "mixed": "logits"}, {"labels": labels}))
-    permutation = torch.tensor([2, 0, 1])
-    found = bound(synset)(batch(synset, permutation=permutation, weight=0.3))
-    own = (labels if form == "logits" else labels.log())[[3, 1, 4]]
-    assert torch.allclose(found, 0.3 * own + 0.7 * own[permutation], atol=1e-5)
-    assert torch.allclose(bound(synset)(batch(synset)), own, atol=1e-5)
+    logits = bound(synset)(batch(synset, permutation=permutation, weight=0.3))
+    if mixed == "logits":
+        own = (labels if form == "logits" else labels.log())[[3, 1, 4]]
+        assert torch.allclose(bound(synset)(batch(synset)), own, atol=1e-5)
+    else:
+        own, logits = LABELS.softmax(1)[[3, 1, 4]], logits.softmax(1)
+    assert torch.allclose(logits, 0.3 * own + 0.7 * own[permutation], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -186,8 +183,8 @@ def test_stored_labels_weigh_what_they_hold():
 def test_what_is_registered_must_be_what_it_says(toys):
     for kind, name, find in (
         ("target kind", "softer", find_target_kind),
-        ("method", "no-method", lambda name: __import__("ddbench.distillation.method").method.find_method(name)),
-        ("method", "broken", lambda name: __import__("ddbench.distillation.method").method.find_method(name)),
+        ("method", "no-method", find_method),
+        ("method", "broken", find_method),
     ):
         with pytest.raises(UsageError, match=kind):
             find(name)
@@ -332,7 +329,7 @@ def test_teachers_that_are_not_in_the_cache_can_be_given():
     assert torch.equal(label(seen), teacher.module(CPU)(seen.images))
 
 
-def test_no_kind_but_replay_asks_for_a_stream(toys):
+def test_no_kind_but_stored_labels_asks_for_a_schedule(toys):
     for synset in (a_set(soft()), a_set(online_teacher(a_teacher()))):
         kind, _ = targets_of(synset)
-        assert kind.stream(synset) is None
+        assert kind.schedule(synset) is None

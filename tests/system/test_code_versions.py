@@ -11,7 +11,6 @@ from ddbench.system import code
 CANNOT_CHANGE_A_NUMBER = {
     "ddbench": "names to import from elsewhere",
     "ddbench.records.addresses": "where files of submissions are",
-    "ddbench.training.allocator": "how freed memory is kept",
     "ddbench.system.code": "the versions themselves",
     "ddbench.system.downloads": "files, checked by their hashes",
     "ddbench.system.environment": "what is recorded beside a number",
@@ -30,9 +29,11 @@ CANNOT_CHANGE_A_NUMBER = {
 """Modules of the core that no pin covers, and why."""
 USED_BY_METHODS = (
     "ddbench.data.registry",
+    "ddbench.distillation.labels",
     "ddbench.distillation.task",
     "ddbench.networks.clip",
-    "ddbench.training.saved_bytes",
+    "ddbench.training.loop",
+    "ddbench.training.memory",
     "ddbench.synset.projection",
     "ddbench.data.resizing",
 )

@@ -23,7 +23,8 @@ from ddbench.settings import results_dir
 from ddbench.system.rank import follow, follows
 from ddbench.training import distributed
 from ddbench.training.compute import Compute, check_devices
-from ddbench.training.distributed import Ranks, launch
+from ddbench.training.distributed import launch
+from ddbench.training.ranks import Ranks
 
 CUTMIX = {"name": "cutmix", "alpha": 1.0}
 PLANS = (
@@ -54,7 +55,7 @@ def test_two_processes_take_the_steps_of_one(together, place):
 
 def test_a_batch_that_cannot_be_shared_is_refused():
     assert launch(ranks.refusal, device="cpu", devices=2) == (
-        "UsageError: a batch of 1 images cannot be shared by 2 devices: use fewer"
+        "UsageError: a batch of 1 images cannot be split over 2 devices: use fewer"
     )
 
 
@@ -141,9 +142,9 @@ def test_nodes_that_are_about_other_jobs_are_stopped():
 def test_rows_are_parts_and_parts_are_the_whole():
     whole = torch.randn(8, 2)
     own = Ranks(Three(whole, (slice(0, 3), slice(3, 6), slice(6, 8))))
-    assert own.rows(8) == slice(3, 6) and own.rows(3) == slice(1, 2)
-    mine = whole[own.rows(8)].clone().requires_grad_()
-    found = own.whole(mine, 8)
+    assert own.shard(8) == slice(3, 6) and own.shard(3) == slice(1, 2)
+    mine = whole[own.shard(8)].clone().requires_grad_()
+    found = own.all_gather(mine, 8)
     assert torch.equal(found, whole)
     (found * torch.arange(16.0).view(8, 2)).sum().backward()
     assert mine.grad.tolist() == [[6.0, 7.0], [8.0, 9.0], [10.0, 11.0]]

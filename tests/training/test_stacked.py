@@ -17,12 +17,12 @@ from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.job import DataName
 from ddbench.jobs.sweep import Sweep
 from ddbench.records.store import RecordStore
-from ddbench.training.batches import BatchSchedule
+from ddbench.training.batch_schedule import BatchSchedule
 from ddbench.training.compute import Compute
 from ddbench.training.loop import train
 from ddbench.training.precision import Execution
 from ddbench.training.recipe import StudentRecipe
-from ddbench.training.stacked import Stack, stackable, train_together
+from ddbench.training.stacked import StackedNetworks, stackable, train_together
 
 SEEDS = (3, 4, 7)
 DSA = {"name": "dsa", "ops": ["color", "crop", "cutout", "scale", "rotate"]}
@@ -66,7 +66,7 @@ def test_each_training_is_the_one_that_it_is_alone(name, changes, labeller):
     chosen, (images, classes) = recipe(name, **changes), data()
     together, alone = members(name), members(name)
     found = train_together(
-        together, images, classes, chosen, streams=[BatchSchedule(seed) for seed in SEEDS], labeller=labeller
+        together, images, classes, chosen, schedules=[BatchSchedule(seed) for seed in SEEDS], labeller=labeller
     )
     for seed, one, two, got in zip(SEEDS, together, alone, found, strict=True):
         wanted = train(two, images, classes, chosen, seed=seed, labeller=labeller)
@@ -81,7 +81,7 @@ def test_a_stack_gives_what_its_members_give():
     kept = members("convnet-d2-w8-bn")
     copies = copy.deepcopy(kept)
     images = torch.randn(3, 5, 1, 8, 8, dtype=torch.float64)
-    found = Stack.of(kept)(images)
+    found = StackedNetworks.of(kept)(images)
     torch.testing.assert_close(found, torch.stack([one(own) for one, own in zip(copies, images, strict=True)]))
     for one, two in zip(kept, copies, strict=True):  # running statistics, updated once
         for name, value in two.named_buffers():
@@ -93,8 +93,8 @@ def test_one_that_diverges_leaves_the_others_alone():
     together, alone = members("convnet-d2-w8"), members("convnet-d2-w8")
     with torch.no_grad():
         next(together[1].parameters()).fill_(float("inf"))
-    streams = [BatchSchedule(seed) for seed in SEEDS]
-    first, failed, last = train_together(together, images, classes, chosen, streams=streams)
+    schedules = [BatchSchedule(seed) for seed in SEEDS]
+    first, failed, last = train_together(together, images, classes, chosen, schedules=schedules)
     assert isinstance(failed, JobFailed) and "not finite (nan) at step 0" in str(failed)
     for seed, two, got in ((SEEDS[0], alone[0], first), (SEEDS[2], alone[2], last)):
         assert got.final_loss == pytest.approx(train(two, images, classes, chosen, seed=seed).final_loss, rel=1e-9)
@@ -144,14 +144,8 @@ def test_what_does_not_fit_is_halved(toy_set, monkeypatch):
 def test_bf16_stacks_as_well():
     chosen, (images, classes) = recipe("convnet-d2-w8"), data()
     together = [member.float() for member in members("convnet-d2-w8")]
-    found = train_together(
-        together,
-        images.float(),
-        classes,
-        chosen,
-        streams=[BatchSchedule(seed) for seed in SEEDS],
-        execution=Execution("bf16"),
-    )
+    schedules, how = [BatchSchedule(seed) for seed in SEEDS], Execution("bf16")
+    found = train_together(together, images.float(), classes, chosen, schedules=schedules, execution=how)
     assert all(weights.dtype == torch.float32 for member in together for weights in member.parameters())
     alone = [train(m, images, classes, chosen, seed=s) for s, m in zip(SEEDS, members("convnet-d2-w8"), strict=True)]
     for one, two in zip(found, alone, strict=True):

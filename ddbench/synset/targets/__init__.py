@@ -5,7 +5,7 @@ what else a loss compares with.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,10 +15,10 @@ from ddbench import plugins
 from ddbench.data.dataset import Dataset
 from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet, Targets
-from ddbench.training.batches import BatchSchedule, Labeller
+from ddbench.training.batch_schedule import BatchSchedule, Labeller
 
 if TYPE_CHECKING:
-    from ddbench.synset.teachers import Teacher
+    from ddbench.synset.teachers import Recall, Teacher
 
 GROUP = "ddbench.targets"
 
@@ -27,7 +27,7 @@ __all__ = ["Binding", "TargetKind", "Targets", "committee", "find_target_kind", 
 
 @dataclass(frozen=True)
 class Binding:
-    """Where targets are used.
+    """Use of targets in a training.
 
     Attributes:
         synset: the set.
@@ -39,7 +39,7 @@ class Binding:
     synset: SynSet
     dataset: Dataset
     device: torch.device
-    recall: "Callable[[str], Teacher | None] | None" = None
+    recall: "Recall | None" = None
 
 
 class TargetKind(ABC):
@@ -51,23 +51,23 @@ class TargetKind(ABC):
 
     @abstractmethod
     def bind(self, binding: Binding) -> Labeller:
-        """The function that gives a batch's logits [b, K], or an `Answer` with what else a loss reads."""
+        """Make the function that gives a batch's logits [b, K], or `SoftLabels` with what else a loss reads."""
 
     @abstractmethod
     def bytes(self, synset: SynSet) -> dict[str, int]:
-        """What a student needs for these targets, in bytes: "targets" (stored) and "external" (models)."""
+        """Count what a student needs for these targets, in bytes: "targets" (stored) and "external" (models)."""
 
     def teachers(self, synset: SynSet) -> list["Teacher"]:
-        """The teachers that these targets ask; none for stored labels."""
+        """Teachers that these targets ask; none for stored labels."""
         return []
 
-    def stream(self, synset: SynSet) -> BatchSchedule | None:
-        """The batches that a student must see, where the labels are of no others; None: any."""
+    def schedule(self, synset: SynSet) -> BatchSchedule | None:
+        """Batches that a student must see, where the labels are of no others; None: any."""
         return None
 
 
 def find_target_kind(name: str) -> TargetKind:
-    """The target kind registered under a name; UsageError if there is none."""
+    """Target kind registered under a name; UsageError if there is none."""
     kind = plugins.find(GROUP, name)
     if not isinstance(kind, TargetKind):
         raise UsageError(f"target kind {name!r}: its entry point gives {type(kind).__name__}, not a TargetKind")
@@ -75,7 +75,7 @@ def find_target_kind(name: str) -> TargetKind:
 
 
 def targets_of(synset: SynSet) -> tuple[TargetKind, Targets]:
-    """The kind of a set's targets and the targets, checked; UsageError if the set has none."""
+    """Kind of a set's targets and the targets, checked; UsageError if the set has none."""
     if synset.targets is None:
         raise UsageError("the set has no targets besides its classes")
     kind = find_target_kind(synset.targets.kind)
@@ -95,7 +95,7 @@ def committee(
 
     Args:
         teachers: each with its weight; they must be in the cache (`ddbench.synset.teachers.keep`).
-        bn: what batch norms of a teacher normalise by: their running statistics, or those of the batch at hand.
+        bn: what batch norms of a teacher normalize by: their running statistics, or those of the batch at hand.
         sub_batch: for "batch": those of so many images at a time; None: of the whole batch.
     """
     params: dict[str, Any] = {
@@ -109,6 +109,6 @@ def committee(
 
 
 def own_targets(synset: SynSet) -> Targets:
-    """The set's targets, which its kind has been asked about."""
+    """Set's targets, which its kind has been asked about."""
     assert synset.targets is not None
     return synset.targets

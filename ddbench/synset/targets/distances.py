@@ -1,11 +1,11 @@
-"""`distances`: two numbers for each image of a stream's batches, instead of all logits of a teacher (DBR, arXiv 2503.18267).
+"""`distances`: two numbers for each image of a schedule's batches, instead of all logits of a teacher (DBR, arXiv 2503.18267).
 
 They are the cross-entropies of the teachers' logits for the image as augmented and mixed: with the image's own one-hot
 label, d_org, and with that of the image which is mixed into it, d_aug (`ddbench.training.losses.distances`). They hold for that
-view only; so, as in a replay, they are of the views of a recorded stream, and a student sees the same batches again.
+view only; so they are recorded for the batches of a schedule, which a student sees again.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,21 +13,11 @@ from torch import Tensor
 from ddbench.data.dataset import Dataset
 from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet, Targets
-from ddbench.synset.targets import Binding, TargetKind, own_targets
-from ddbench.synset.targets.encodings import Shapes
-from ddbench.synset.targets.recording import (
-    Form,
-    check_entries,
-    check_makers,
-    check_stream,
-    entries_of,
-    record,
-    stored_bytes,
-    stream_of,
-)
-from ddbench.synset.teachers import Teacher
-from ddbench.training.batches import Batch, BatchSchedule, Labeller
-from ddbench.training.losses import Answer, distances
+from ddbench.synset.targets.encodings import Shapes, Tensors
+from ddbench.synset.targets.recording import EntryFormat, Loop, RecordedTargets, record
+from ddbench.synset.teachers import Recall
+from ddbench.training.batch_schedule import Batch, SoftLabels
+from ddbench.training.losses import distances
 from ddbench.training.recipe import StudentRecipe
 
 
@@ -39,37 +29,27 @@ def _write(batch: Batch, logits: Tensor, classes: Tensor) -> dict[str, Tensor]:
     return {"distances": distances(logits, classes, batch.permutation).half()}
 
 
-FORM = Form("distances", _shapes, _write, "keep fewer steps, or let the teachers label online")
+FORMAT = EntryFormat("distances", _shapes, _write, "keep fewer steps, or let the teachers label online")
 
 
-class Distances(TargetKind):
-    """Distances of a stream's batches.
+class Distances(RecordedTargets):
+    """Distances of a schedule's batches, which the loss `dbr` reads.
 
-    Tensors: `steps` int64 [S], the views that are kept, rising; `distances` float16 [S, b, 2], d_org and d_aug, 0 or more.
-    Params: `ddbench.synset.targets.recording.PARAMS`. The loss `dbr` reads them.
+    Tensors beside `steps`: `distances` float16 [S, b, 2], d_org and d_aug, 0 or more.
     """
 
-    def check(self, synset: SynSet) -> None:
+    def shapes(self, targets: Targets, classes: int) -> Shapes:
         """See the base class."""
-        targets = own_targets(synset)
-        check_stream(synset)
-        check_entries(targets, lambda: _shapes(targets.params["batch"]))
+        return _shapes(targets.params["batch"])
+
+    def check_values(self, targets: Targets, classes: int) -> None:
+        """See the base class."""
         if float(targets.tensors["distances"].min()) < 0:
             raise UsageError("distances targets: distances must be 0 or more")
-        check_makers(targets)
 
-    def bind(self, binding: Binding) -> Labeller:
-        """The stored distances of a batch's view; of another stream's batch, a UsageError."""
-        entry = entries_of(own_targets(binding.synset), binding.device)
-        return lambda batch: Answer(distances=entry(batch)["distances"].float())
-
-    def bytes(self, synset: SynSet) -> dict[str, int]:
+    def reader(self, targets: Targets, classes: int) -> Callable[[Tensors], SoftLabels]:
         """See the base class."""
-        return stored_bytes(synset)
-
-    def stream(self, synset: SynSet) -> BatchSchedule:
-        """The batches that the distances are of."""
-        return stream_of(synset)
+        return lambda entry: SoftLabels(distances=entry["distances"].float())
 
 
 def record_distances(
@@ -79,16 +59,16 @@ def record_distances(
     *,
     seed: int,
     keep: Sequence[int] | None = None,
-    loop: Callable[[int, int], Iterable[int]] | None = None,
-    recall: Callable[[str], Teacher | None] | None = None,
+    loop: Loop | None = None,
+    recall: Recall | None = None,
 ) -> Targets:
-    """Store the distances of the batches of a student's training ahead; see `ddbench.synset.targets.recording.record`."""
-    return record(synset, dataset, device, FORM, seed=seed, keep=keep, loop=loop, recall=recall)
+    """Record the distances of the batches of a student's training; see `ddbench.synset.targets.recording.record`."""
+    return record(synset, dataset, device, FORMAT, seed=seed, keep=keep, loop=loop, recall=recall)
 
 
 def require_room(recipe: StudentRecipe, images: int) -> None:
     """UsageError where the distances of all steps of a training on so many images would be too large."""
-    FORM.require_room(min(recipe.batch, images), recipe.steps(images))
+    FORMAT.require_room(min(recipe.batch, images), recipe.steps(images))
 
 
 DISTANCES = Distances()

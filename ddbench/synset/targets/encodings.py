@@ -1,4 +1,4 @@
-"""How stored logits are written: fp16 as they are, int8 with a scale and an offset a row, or the k largest only.
+"""Encodings of stored logits: fp16 as they are, int8 with a scale and an offset a row, or the k largest only.
 
 An encoding says which tensors it fills, writes logits [b, K] into them at a place, reads them back as float32, and checks
 what it is given. All tensors have the places first and the rows second.
@@ -28,18 +28,18 @@ class Encoding(ABC):
 
     @abstractmethod
     def write(self, logits: Tensor) -> Tensors:
-        """The entry of logits [b, K]."""
+        """Entry of logits [b, K]."""
 
     @abstractmethod
     def read(self, entry: Tensors, classes: int) -> Tensor:
-        """The logits float32 [b, K] of an entry."""
+        """Logits float32 [b, K] of an entry."""
 
     def check(self, tensors: Tensors, classes: int) -> None:
         """Raise UsageError unless the values, not the shapes, are in range."""
         return None
 
     def suffices(self, other: "Encoding") -> bool:
-        """Whether logits written so can be written as another encoding does, with no loss but its own and fp16's."""
+        """Tell whether logits written so can be written as another encoding does, with no loss but its own and fp16's."""
         return self == other
 
     def bytes(self, rows: int, classes: int) -> int:
@@ -141,7 +141,7 @@ ENCODINGS = ("fp16", "int8", "topk")
 
 
 def encoding_of(name: str, kept: int | None, classes: int) -> Encoding:
-    """The encoding of a name; UsageError if it is unknown, or `kept` (k, of "topk" only) is out of range."""
+    """Encoding of a name; UsageError if it is unknown, or `kept` (k, of "topk" only) is out of range."""
     if name not in ENCODINGS:
         raise UsageError(f"stored logits: encoding must be one of {', '.join(ENCODINGS)}, not {name!r}")
     if (name == "topk") != (kept is not None):
@@ -153,11 +153,15 @@ def encoding_of(name: str, kept: int | None, classes: int) -> Encoding:
     return TopK(kept)
 
 
-def stored_encoding(targets: Targets, classes: int) -> Encoding:
-    """How the logits of targets with an encoding are written; UsageError if that is unknown, or k is out of range."""
+def stored_topk(targets: Targets) -> int | None:
+    """Number of logits that targets keep of a row; None where they are not written by "topk"."""
     values = targets.tensors.get("values")
-    kept = values.shape[-1] if values is not None and values.ndim else None
-    return encoding_of(targets.params["encoding"], kept, classes)
+    return values.shape[-1] if values is not None and values.ndim else None
+
+
+def stored_encoding(targets: Targets, classes: int) -> Encoding:
+    """Encoding of the logits of targets that have one; UsageError if that is unknown, or k is out of range."""
+    return encoding_of(targets.params["encoding"], stored_topk(targets), classes)
 
 
 def shapes_bytes(shapes: Shapes) -> int:

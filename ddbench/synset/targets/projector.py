@@ -1,7 +1,6 @@
 """`projector`: labels made online by a frozen encoder whose low-rank adaptation is stored, for any images."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,11 +12,19 @@ from ddbench.data.spaces import transform_for
 from ddbench.errors import UsageError
 from ddbench.hashing import digest, is_digest
 from ddbench.networks import clip
-from ddbench.synset.projection import COLUMNS, Encoder, Form, Projector, check_factors, named_encoder, text_columns
+from ddbench.synset.projection import (
+    COLUMNS,
+    Encoder,
+    Projector,
+    ProjectorForm,
+    check_factors,
+    named_encoder,
+    text_columns,
+)
 from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets import Binding, TargetKind, own_targets
-from ddbench.synset.teachers import Teacher
-from ddbench.training.batches import Batch, Labeller
+from ddbench.synset.teachers import Recall, Teacher
+from ddbench.training.batch_schedule import Batch, Labeller
 
 PARAMS = {"encoder", "columns", "conv", "scale", "normalised"}
 ENCODERS = {"teacher": {"kind", "hash"}, "open_clip": {"kind", "model", "tag", "weights"}}
@@ -37,7 +44,7 @@ class ProjectorTeacher(Teacher):
 
     @cached_property
     def merged(self) -> Projector:
-        """The factors merged into a copy of the encoder, on the CPU."""
+        """Factors merged into a copy of the encoder, on the CPU."""
         return Projector(self.encoder, _columns(self.targets, self.class_names), self.state, form_of(self.targets))
 
     def module(self, device: torch.device) -> nn.Module:
@@ -53,7 +60,7 @@ class Projected(TargetKind):
             "model": ..., "tag": ... or null, "weights": digest}, with "seed" where the tag is null: drawn weights.
         columns: null, W is stored as the tensor `columns` [d, K]; or {"prompt": "a photo of a {}.", "texts": digest}: W is
             made of one text for each class by the encoder's own text tower, and needs no storage.
-        conv, scale, normalised: see `projection.Form`.
+        conv, scale, normalised: see `projection.ProjectorForm`.
 
     Tensors are the factors, float32, by the names of `projection.Factors`.
     """
@@ -65,7 +72,7 @@ class Projected(TargetKind):
         _check_tensors(targets, len(synset.class_names))
 
     def bind(self, binding: Binding) -> Labeller:
-        """The merged projector sees the batch mapped from the set's space into its own, without gradients."""
+        """Merged projector sees the batch mapped from the set's space into its own, without gradients."""
         teacher = projector_of(binding.synset, binding.recall)
         module = teacher.module(binding.device)
         own = transform_for(binding.synset.space, binding.dataset).to(binding.device)
@@ -89,12 +96,12 @@ class Projected(TargetKind):
         }
 
     def teachers(self, synset: SynSet) -> list[Teacher]:
-        """The projector: it labels any image."""
+        """Projector: it labels any image."""
         return [projector_of(synset)]
 
 
-def projector_of(synset: SynSet, recall: Callable[[str], Teacher | None] | None = None) -> ProjectorTeacher:
-    """The projector of a set, checked against its encoder.
+def projector_of(synset: SynSet, recall: Recall | None = None) -> ProjectorTeacher:
+    """Projector of a set, checked against its encoder.
 
     Raises:
         UsageError: the encoder cannot be had, reads other channels, or has parts of other shapes.
@@ -122,19 +129,19 @@ def projector_of(synset: SynSet, recall: Callable[[str], Teacher | None] | None 
     )
 
 
-def form_of(targets: Targets) -> Form:
-    """How the targets' factors become logits."""
+def form_of(targets: Targets) -> ProjectorForm:
+    """Form in which the targets' factors become logits."""
     params = targets.params
-    return Form(params["conv"], params["scale"], params["normalised"])
+    return ProjectorForm(params["conv"], params["scale"], params["normalised"])
 
 
 def _columns(targets: Targets, class_names: tuple[str, ...]) -> Tensor:
     """W before its adaptation, [d, K]: stored, or made of its texts again."""
-    said = targets.params["columns"]
-    if said is None:
+    texts = targets.params["columns"]
+    if texts is None:
         return targets.tensors[COLUMNS]
-    prompts = clip.prompts_of(said["prompt"], class_names)
-    if digest(prompts) != said["texts"]:
+    prompts = clip.prompts_of(texts["prompt"], class_names)
+    if digest(prompts) != texts["texts"]:
         raise UsageError("projector targets: the classes are called otherwise here than when the projector was fitted")
     return text_columns(targets.params["encoder"], prompts)
 

@@ -1,14 +1,15 @@
-"""What `replay` and `distances` share: entries about the batches of a stream, made ahead by teachers and stored by step.
+"""Recorded targets: entries about the batches of a schedule, made ahead by teachers and stored by step.
 
-Crops, flips and mixes of a batch are functions of the stream's seed and a step, so none of them is stored; the student
+Crops, flips and mixes of a batch are functions of the schedule's seed and a step, so none of them is stored; the student
 must draw by that seed. Where only some steps are kept, a training goes through them again and again, or draws one of them
 for every step (LPLD).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,21 +17,22 @@ from torch import Tensor
 from ddbench.data.dataset import Dataset
 from ddbench.errors import JobFailed, UsageError
 from ddbench.synset.synset import SynSet, Targets
-from ddbench.synset.targets import Binding, own_targets
+from ddbench.synset.targets import Binding, TargetKind, own_targets
 from ddbench.synset.targets.encodings import Shapes, Tensors, check_shapes, shapes_bytes
 from ddbench.synset.targets.teachers import TEACHERS, check_params
-from ddbench.synset.teachers import Teacher
+from ddbench.synset.teachers import Recall
 from ddbench.synset.views import drawn, training_count, training_images
-from ddbench.training.batches import Batch, Batches, BatchSchedule
+from ddbench.training.batch_schedule import Batch, BatchSchedule, Labeller, SoftLabels
+from ddbench.training.batches import Batches
 
 MAX_BYTES = 8 * 2**30
 PARAMS = {"seed", "images", "batch", "made_by"}
-"""`seed` of the stream; `images`, how many training images it is drawn from; `batch`, b; `made_by`, the params of the
+"""`seed` of the schedule; `images`, how many training images it is drawn from; `batch`, b; `made_by`, the params of the
 `teachers` targets that made the entries: those networks need not be there, but by them a baseline's own images are
-labelled.
+labeled.
 
 `draw` may be left out: "cycle", step t of a training sees view t mod S of those kept; or "uniform", it sees one drawn by
-the stream's seed and t, with replacement."""
+the schedule's seed and t, with replacement."""
 Draw = Literal["cycle", "uniform"]
 DRAWS: tuple[Draw, ...] = ("cycle", "uniform")
 STEP_BYTES = torch.int64.itemsize  # the number of a step, stored with its entry
@@ -38,8 +40,8 @@ Loop = Callable[[int, int], Iterable[int]]
 
 
 @dataclass(frozen=True)
-class Form:
-    """How entries are written.
+class EntryFormat:
+    """Format of entries.
 
     Attributes:
         kind: of the targets.
@@ -66,13 +68,13 @@ def record(
     synset: SynSet,
     dataset: Dataset,
     device: torch.device,
-    form: Form,
+    form: EntryFormat,
     *,
     seed: int,
     keep: Sequence[int] | None = None,
     draw: Draw = "cycle",
     loop: Loop | None = None,
-    recall: Callable[[str], Teacher | None] | None = None,
+    recall: Recall | None = None,
 ) -> Targets:
     """Write the entries of the batches of a student's training ahead: tensors by name, `steps` int64 [S], and `PARAMS`.
 
@@ -81,7 +83,7 @@ def record(
         dataset: that it is of.
         device: where the teachers run.
         form: how entries are written.
-        seed: of the stream that is drawn.
+        seed: of the schedule that is drawn.
         keep: steps to label, rising; None: all that the recipe takes.
         draw: how a training takes them, see `PARAMS`.
         loop: see `filled`.
@@ -96,31 +98,34 @@ def record(
         raise UsageError(
             f"to record {form.kind} targets, a set needs a student recipe and targets of the kind teachers"
         )
+    if keep is not None and (not keep or keep[0] < 0 or any(one >= two for one, two in pairwise(keep))):
+        raise UsageError(f"{form.kind} targets: the steps to keep must be at least one, 0 or more, and rising")
     count = training_count(synset)
-    steps, batch = _steps(form.kind, recipe.steps(count), keep), min(recipe.batch, count)
-    form.require_room(batch, len(steps))
+    # a range is no list: there may be more steps than could be labeled
+    steps, rows = range(recipe.steps(count)) if keep is None else keep, min(recipe.batch, count)
+    form.require_room(rows, len(steps))
     TEACHERS.check(synset)
     label = TEACHERS.bind(Binding(synset, dataset, device, recall))
     images, classes = training_images(synset, dataset, device)
     batches = Batches(images, recipe, BatchSchedule(seed, tuple(steps), drawn(synset)))
 
     def entry(place: int) -> Tensors:
-        seen = batches.at(place)
-        return form.write(seen, label(seen), classes[seen.index])
+        batch = batches.at(place)
+        return form.write(batch, label(batch), classes[batch.index])
 
-    params = {"seed": seed, "images": count, "batch": batch, "made_by": dict(makers.params), **drawn_by(draw)}
-    return Targets(form.kind, params, filled(form.shapes(batch), steps, entry, loop))
+    params = {"seed": seed, "images": count, "batch": rows, "made_by": dict(makers.params), **drawn_by(draw)}
+    return Targets(form.kind, params, filled(form.shapes(rows), steps, entry, loop))
 
 
 def drawn_by(draw: str) -> dict[str, str]:
-    """The entry of the params that says how kept steps are taken; none for "cycle", so that older hashes stay valid."""
+    """Entry of the params that says how kept steps are taken; none for "cycle", so that older hashes stay valid."""
     return {} if draw == DRAWS[0] else {"draw": draw}
 
 
 def filled(
     shapes: Shapes, steps: Sequence[int], entry: Callable[[int], Tensors], loop: Loop | None = None
 ) -> dict[str, Tensor]:
-    """The tensors of targets: the steps, and the entry of each place in their list.
+    """Tensors of targets: the steps, and the entry of each place in their list.
 
     Args:
         shapes: name -> dtype and shape of an entry.
@@ -132,85 +137,87 @@ def filled(
     tensors = {name: torch.zeros(len(steps), *shape, dtype=dtype) for name, (dtype, shape) in shapes.items()}
     done = 1
     for place in (loop or range)(0, len(steps)):
-        _put(tensors, place, entry(place))
+        for name, tensor in entry(place).items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise JobFailed(f"the teachers' {name} at step {place} are not finite, or too large for {tensor.dtype}")
+            tensors[name][place] = tensor
         done = place + 1
     stored = {"steps": torch.tensor(list(steps)), **tensors}
     return {name: tensor[:done].contiguous() for name, tensor in stored.items()}
 
 
-def _put(tensors: Tensors, place: int, entry: Mapping[str, Tensor]) -> None:
-    for name, tensor in entry.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise JobFailed(f"the teachers' {name} at step {place} are not finite, or too large for {tensor.dtype}")
-        tensors[name][place] = tensor
+class RecordedTargets(TargetKind):
+    """Base of the kinds that hold an entry for every kept step, under `PARAMS` and tensors `steps` int64 [S], rising."""
 
+    more_params: ClassVar[frozenset[str]] = frozenset()
 
-def _steps(kind: str, total: int, keep: Sequence[int] | None) -> Sequence[int]:
-    if keep is None:
-        return range(total)  # not a list: there may be more than could be labelled
-    if not keep or keep[0] < 0 or any(one >= two for one, two in pairwise(keep)):
-        raise UsageError(f"{kind} targets: the steps to keep must be at least one, 0 or more, and rising")
-    return keep
+    @abstractmethod
+    def shapes(self, targets: Targets, classes: int) -> Shapes:
+        """Give name -> dtype and shape of one step's entry, for checked `PARAMS` and K classes."""
 
+    @abstractmethod
+    def check_values(self, targets: Targets, classes: int) -> None:
+        """Raise UsageError unless values of entries are in range."""
 
-def check_stream(synset: SynSet, more: Iterable[str] = ()) -> None:
-    """UsageError unless the params are `PARAMS` and `more`, and of a stream that a training of this set can see."""
-    targets = own_targets(synset)
-    kind, params, allowed = targets.kind, targets.params, PARAMS | set(more)
-    if set(params) - {"draw"} != allowed:
-        raise UsageError(f"{kind} targets: params must be {sorted(allowed)}, not {sorted(params)}")
-    if params.get("draw", DRAWS[0]) not in DRAWS:
-        raise UsageError(f"{kind} targets: draw must be {' or '.join(DRAWS)}, not {params['draw']!r}")
-    for name, least in (("seed", 0), ("images", 1), ("batch", 1)):
-        if type(params[name]) is not int or params[name] < least:
-            raise UsageError(f"{kind} targets: {name} must be a whole number of at least {least}")
-    count, recipe = training_count(synset), synset.student_recipe
-    if params["images"] != count:
-        raise UsageError(f"{kind} targets: labels of {params['images']} training images do not fit a set of {count}")
-    if recipe is None or params["batch"] != min(recipe.batch, count):
-        wanted = "none" if recipe is None else min(recipe.batch, count)
-        raise UsageError(
-            f"{kind} targets: the set's student recipe must have batches of {params['batch']}, not {wanted}"
-        )
+    @abstractmethod
+    def reader(self, targets: Targets, classes: int) -> Callable[[Tensors], Tensor | SoftLabels]:
+        """Give what turns a step's entry into what a loss reads."""
 
+    def check(self, synset: SynSet) -> None:
+        """See the base class; the params must be of a schedule that a training of this set can see."""
+        targets, classes = own_targets(synset), len(synset.class_names)
+        kind, params, allowed = targets.kind, targets.params, PARAMS | self.more_params
+        if set(params) - {"draw"} != allowed:
+            raise UsageError(f"{kind} targets: params must be {sorted(allowed)}, not {sorted(params)}")
+        if params.get("draw", DRAWS[0]) not in DRAWS:
+            raise UsageError(f"{kind} targets: draw must be {' or '.join(DRAWS)}, not {params['draw']!r}")
+        for name, least in (("seed", 0), ("images", 1), ("batch", 1)):
+            if type(params[name]) is not int or params[name] < least:
+                raise UsageError(f"{kind} targets: {name} must be a whole number of at least {least}")
+        count, recipe = training_count(synset), synset.student_recipe
+        if params["images"] != count:
+            raise UsageError(
+                f"{kind} targets: labels of {params['images']} training images do not fit a set of {count}"
+            )
+        rows = None if recipe is None else min(recipe.batch, count)
+        if params["batch"] != rows:
+            raise UsageError(
+                f"{kind} targets: the set's student recipe must have batches of {params['batch']}, not {rows or 'none'}"
+            )
+        steps = targets.tensors.get("steps")
+        if steps is None or steps.dtype != torch.int64 or steps.ndim != 1 or not len(steps):
+            raise UsageError(f"{kind} targets: steps must be int64 [S], of at least one step")
+        if int(steps[0]) < 0 or bool((steps[1:] <= steps[:-1]).any()):
+            raise UsageError(f"{kind} targets: steps must be 0 or more, and rising")
+        shapes = self.shapes(targets, classes)
+        entries = {name: (dtype, (len(steps), *shape)) for name, (dtype, shape) in shapes.items()}
+        check_shapes(targets, {"steps": (steps.dtype, tuple(steps.shape)), **entries})
+        self.check_values(targets, classes)
+        check_params(params["made_by"])
 
-def check_entries(targets: Targets, shapes: Callable[[], Shapes]) -> None:
-    """UsageError unless the tensors are `steps` and what `shapes` (asked after those) says of an entry."""
-    kind, steps = targets.kind, targets.tensors.get("steps")
-    if steps is None or steps.dtype != torch.int64 or steps.ndim != 1 or not len(steps):
-        raise UsageError(f"{kind} targets: steps must be int64 [S], of at least one step")
-    if int(steps[0]) < 0 or bool((steps[1:] <= steps[:-1]).any()):
-        raise UsageError(f"{kind} targets: steps must be 0 or more, and rising")
-    entries = {name: (dtype, (len(steps), *shape)) for name, (dtype, shape) in shapes().items()}
-    check_shapes(targets, {"steps": (steps.dtype, tuple(steps.shape)), **entries})
+    def bind(self, binding: Binding) -> Labeller:
+        """Give what the entry of a batch's view says; of another schedule's batch, a UsageError."""
+        targets = own_targets(binding.synset)
+        read = self.reader(targets, len(binding.synset.class_names))
+        places = {step: place for place, step in enumerate(targets.tensors["steps"].tolist())}
+        stored = {name: tensor for name, tensor in targets.tensors.items() if name != "steps"}
 
+        def label(batch: Batch) -> Tensor | SoftLabels:
+            place = places.get(batch.step)
+            if place is None or batch.seed != targets.params["seed"]:
+                raise UsageError(
+                    f"{targets.kind} targets: no labels of step {batch.step} of seed {batch.seed} are stored"
+                )
+            return read({name: tensor[place].to(binding.device) for name, tensor in stored.items()})
 
-def check_makers(targets: Targets) -> None:
-    """UsageError unless `made_by` names teachers."""
-    check_params(targets.params["made_by"])
+        return label
 
+    def bytes(self, synset: SynSet) -> dict[str, int]:
+        """Size of the entries and of the numbers of their steps."""
+        return {"targets": sum(tensor.nbytes for tensor in own_targets(synset).tensors.values())}
 
-def entries_of(targets: Targets, device: torch.device) -> Callable[[Batch], Tensors]:
-    """The stored entry of a batch's view, on a device; of another stream's batch, a UsageError."""
-    places = {step: place for place, step in enumerate(targets.tensors["steps"].tolist())}
-    stored = {name: tensor for name, tensor in targets.tensors.items() if name != "steps"}
-
-    def entry(batch: Batch) -> Tensors:
-        place = places.get(batch.step)
-        if place is None or batch.seed != targets.params["seed"]:
-            raise UsageError(f"{targets.kind} targets: no labels of step {batch.step} of seed {batch.seed} are stored")
-        return {name: tensor[place].to(device) for name, tensor in stored.items()}
-
-    return entry
-
-
-def stream_of(synset: SynSet) -> BatchSchedule:
-    """The batches that the entries are of."""
-    targets = own_targets(synset)
-    uniform = targets.params.get("draw") == "uniform"
-    return BatchSchedule(targets.params["seed"], tuple(targets.tensors["steps"].tolist()), drawn(synset), uniform)
-
-
-def stored_bytes(synset: SynSet) -> dict[str, int]:
-    """Size of the entries and of the numbers of their steps, as `TargetKind.bytes` gives it."""
-    return {"targets": sum(tensor.nbytes for tensor in own_targets(synset).tensors.values())}
+    def schedule(self, synset: SynSet) -> BatchSchedule:
+        """Batches that the entries are of."""
+        targets = own_targets(synset)
+        uniform = targets.params.get("draw") == "uniform"
+        return BatchSchedule(targets.params["seed"], tuple(targets.tensors["steps"].tolist()), drawn(synset), uniform)

@@ -7,7 +7,7 @@ from ddbench.synset.synset import SynSet, Targets
 from ddbench.synset.targets import Binding, TargetKind, own_targets
 from ddbench.synset.targets.encodings import check_shapes, encoding_of, stored_encoding
 from ddbench.synset.views import drawn, training_count
-from ddbench.training.batches import Batch, Labeller
+from ddbench.training.batch_schedule import Batch, Labeller
 
 FORMS = ("logits", "probabilities")
 PACKED = ("int8", "topk")
@@ -40,7 +40,7 @@ class Soft(TargetKind):
             _check_plain(synset, targets)
 
     def bind(self, binding: Binding) -> Labeller:
-        """The rows of a batch as logits; of a mixed batch, the logarithm of the mixed probabilities, or mixed logits."""
+        """Rows of a batch as logits; of a mixed batch, the logarithm of the mixed probabilities, or mixed logits."""
         targets = own_targets(binding.synset)
         labels = labels_of(targets, len(binding.synset.class_names)).to(binding.device)
         logits = labels.clamp_min(1e-12).log() if targets.params["form"] == "probabilities" else labels
@@ -63,7 +63,7 @@ class Soft(TargetKind):
 
 
 def labels_of(targets: Targets, classes: int) -> torch.Tensor:
-    """The labels float32 [N, K] of targets of this kind, in their form, decoded."""
+    """Labels float32 [N, K] of targets of this kind, in their form, decoded."""
     if "encoding" not in targets.params:
         return targets.tensors["labels"].float()
     return stored_encoding(targets, classes).read(targets.tensors, classes)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from ddbench.data.spaces import transform_for
 from ddbench.errors import UsageError
 from ddbench.hashing import is_digest
-from ddbench.networks.ghost_batch_norm import group_batch_norms
+from ddbench.networks.ghost_batch_norm import use_ghost_batch_norm
 from ddbench.randomness import forked
 from ddbench.synset.synset import SynSet
 from ddbench.synset.targets import Binding, TargetKind
-from ddbench.synset.teachers import Teacher, require
-from ddbench.training.batches import Batch
+from ddbench.synset.teachers import Recall, Teacher, require
+from ddbench.training.batch_schedule import Batch
 
 BN_MODES = ("eval", "batch")
 
@@ -24,7 +24,7 @@ class Teachers(TargetKind):
 
     Params: `teachers`, a list of {"hash": ..., "weight": ...}; no tensors. The weights of the networks are not in the
     set: they count as external bytes and are found by hash. `bn` may be left out: "eval", teachers in eval mode; or
-    "batch", teachers in train mode, whose batch norms normalise by the batch that they are asked about (SRe2L on CIFAR,
+    "batch", teachers in train mode, whose batch norms normalize by the batch that they are asked about (SRe2L on CIFAR,
     CV-DD), or with `sub_batch` by so many images of it at a time; dropout then acts too, keyed by the batch.
     """
 
@@ -79,33 +79,25 @@ def check_params(params: Any) -> None:
             "teachers targets: params must be a list `teachers` that is not empty, and bn, sub_batch or neither"
         )
     for entry in named:
-        if not _well_formed(entry):
-            raise UsageError(f"teachers targets: {entry!r} is not a hash with a weight above 0")
+        match entry:
+            case {"hash": key, "weight": float(weight), **more} if is_digest(key) and weight > 0 and not more:
+                continue
+        raise UsageError(f"teachers targets: {entry!r} is not a hash with a weight above 0")
     if params.get("bn", "eval") not in BN_MODES:
         raise UsageError(f"teachers targets: bn must be eval or batch, not {params['bn']!r}")
-    if "sub_batch" in params and not (_natural(params["sub_batch"]) and params.get("bn") == "batch"):
+    sub_batch = params.get("sub_batch", 1)
+    if type(sub_batch) is not int or sub_batch < 1 or ("sub_batch" in params and params.get("bn") != "batch"):
         raise UsageError("teachers targets: sub_batch must be a whole number above 0, and goes with bn = batch")
 
 
-def _well_formed(entry: Any) -> bool:
-    if not isinstance(entry, dict) or set(entry) != {"hash", "weight"}:
-        return False
-    weight = entry["weight"]
-    return is_digest(entry["hash"]) and isinstance(weight, float) and weight > 0
-
-
-def _natural(value: Any) -> bool:
-    return type(value) is int and value > 0
-
-
-def _committee(synset: SynSet, recall: Callable[[str], Teacher | None] | None = None) -> list[tuple[Teacher, float]]:
+def _committee(synset: SynSet, recall: Recall | None = None) -> list[tuple[Teacher, float]]:
     assert synset.targets is not None
     named = [(entry["hash"], entry["weight"]) for entry in synset.targets.params["teachers"]]
     return [((recall(key) if recall else None) or require(key), weight) for key, weight in named]
 
 
 def _asked(teacher: Teacher, binding: Binding) -> Callable[[Tensor], Tensor]:
-    """The teacher as a function of images, in the mode that the targets say; the network is its own, not shared."""
+    """Teacher as a function of images, in the mode that the targets say; the network is its own, not shared."""
     assert binding.synset.targets is not None
     params, module = binding.synset.targets.params, teacher.module(binding.device)
     if params.get("bn", "eval") == "eval":
@@ -115,14 +107,14 @@ def _asked(teacher: Teacher, binding: Binding) -> Callable[[Tensor], Tensor]:
     if sub_batch is None:
         return module
     if _only_norms_care(module, (2, teacher.channels, teacher.side, teacher.side), binding.device):
-        group_batch_norms(module, sub_batch)
+        use_ghost_batch_norm(module, sub_batch)
         return module
     return lambda images: torch.cat([module(part) for part in images.split(sub_batch)])
 
 
 @torch.no_grad()
 def _only_norms_care(module: nn.Module, shape: tuple[int, ...], device: torch.device) -> bool:
-    """Whether a network in train mode draws nothing and has no batch norms but 2-D ones: then grouping those is exact."""
+    """Tell whether a network in train mode draws nothing and has no batch norms but 2-D ones: then grouping those is exact."""
     norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     if not all(isinstance(norm, nn.BatchNorm2d) for norm in norms):
         return False
@@ -133,7 +125,7 @@ def _only_norms_care(module: nn.Module, shape: tuple[int, ...], device: torch.de
 
 
 def _generators(device: torch.device) -> list[Tensor]:
-    """The states of torch's global generators that a forward on a device may draw from."""
+    """States of torch's global generators that a forward on a device may draw from."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 

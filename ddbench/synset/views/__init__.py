@@ -10,13 +10,12 @@ from abc import ABC, abstractmethod
 import torch
 
 from ddbench import plugins
-from ddbench.augment import Augmentation
 from ddbench.data.dataset import Dataset
 from ddbench.data.spaces import Space, transform_for
 from ddbench.data.streamed import ReadImages
 from ddbench.errors import UsageError
 from ddbench.synset.synset import MAX_IMAGES, SynSet, Views, check_dataset
-from ddbench.training.batches import Images
+from ddbench.training.batch_schedule import Images, Transformation
 
 GROUP = "ddbench.views"
 
@@ -37,17 +36,17 @@ class ViewKind(ABC):
 
     @abstractmethod
     def count(self, synset: SynSet) -> int:
-        """How many training images the set has; reads header and shapes only."""
+        """Count the training images of a set; reads header and shapes only."""
 
     @abstractmethod
     def expand(self, synset: SynSet, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
-        """The training images, float32 [N, C, H, W] in the set's space, and their classes, int64 [N].
+        """Training images, float32 [N, C, H, W] in the set's space, and their classes, int64 [N].
 
         Of a kind that draws, the stored images: `count` is their number.
         """
 
-    def draw(self, synset: SynSet) -> Augmentation | None:
-        """What turns a batch of training images into full-size views of them, by a generator; None: they are shown whole.
+    def draw(self, synset: SynSet) -> Transformation | None:
+        """Give what turns a batch of training images into full-size views, by a generator; None: they are shown whole.
 
         The batch may be in another pixel or normalised space than the set's.
         """
@@ -55,7 +54,7 @@ class ViewKind(ABC):
 
 
 def find_view_kind(name: str) -> ViewKind:
-    """The view kind registered under a name; UsageError if there is none."""
+    """View kind registered under a name; UsageError if there is none."""
     kind = plugins.find(GROUP, name)
     if not isinstance(kind, ViewKind):
         raise UsageError(f"view kind {name!r}: its entry point gives {type(kind).__name__}, not a ViewKind")
@@ -63,7 +62,7 @@ def find_view_kind(name: str) -> ViewKind:
 
 
 def training_count(synset: SynSet) -> int:
-    """How many images a student trains on, N: the stored ones, or those that the views make of them.
+    """Count the images that a student trains on, N: the stored ones, or those that the views make of them.
 
     Raises:
         UsageError: the views are unknown or malformed, or make more images than a set may have.
@@ -78,8 +77,8 @@ def training_count(synset: SynSet) -> int:
     return count
 
 
-def drawn(synset: SynSet) -> Augmentation | None:
-    """What a training shows of its images, for `BatchSchedule.draw`; None: the images themselves. UsageError as `expand`."""
+def drawn(synset: SynSet) -> Transformation | None:
+    """Give what draws views of the images in a training, for `BatchSchedule.draw`; None: nothing is drawn. UsageError as `expand`."""
     if synset.views is None:
         return None
     kind = find_view_kind(synset.views.kind)
@@ -88,7 +87,7 @@ def drawn(synset: SynSet) -> Augmentation | None:
 
 
 def expand(synset: SynSet, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a student trains on: float32 [N, C, H, W] in the set's space, and int64 classes [N].
+    """Expand a set into what a student trains on: float32 [N, C, H, W] in the set's space, and int64 classes [N].
 
     Raises:
         UsageError: the views are unknown or malformed, or too large, or the set is of another data set.
@@ -106,7 +105,7 @@ def expand(synset: SynSet, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor
 def training_images(
     synset: SynSet, dataset: Dataset, device: torch.device = CPU, space: Space | None = None
 ) -> tuple[Images, torch.Tensor]:
-    """What a student trains on, on a device: float32 [N, C, H, W], and int64 classes [N].
+    """Give what a student trains on, on a device: float32 [N, C, H, W], and int64 classes [N].
 
     They are what `expand` gives, at once. But images that a set names in a split that does not fit in memory are read
     when they are shown: as many as there may be, only a batch of them takes memory.
@@ -131,6 +130,6 @@ def training_images(
 
 
 def _named_in_files(synset: SynSet, dataset: Dataset) -> bool:
-    """Whether training images are images of a split that does not fit in memory, shown whole or by a view that draws."""
+    """Tell whether training images are images of a split that does not fit in memory, shown whole or by a view that draws."""
     named = synset.indices is not None and not dataset.train.resident
     return named and (synset.views is None or drawn(synset) is not None)

@@ -5,15 +5,15 @@ and step, is enlarged to the full side; so a canvas is one training image, and N
 """
 
 from functools import partial
-from typing import Any
 
 import torch
 
-from ddbench.augment import Augmentation, resized_crop
+from ddbench.augment import resized_crop
 from ddbench.data.dataset import Dataset
 from ddbench.errors import UsageError
 from ddbench.synset.synset import SynSet
 from ddbench.synset.views import ViewKind
+from ddbench.training.batch_schedule import Transformation
 
 
 class Tiles(ViewKind):
@@ -42,9 +42,10 @@ class Tiles(ViewKind):
         """See the base class: the canvases."""
         return synset.pixels(dataset), synset.classes
 
-    def draw(self, synset: SynSet) -> Augmentation | None:
+    def draw(self, synset: SynSet) -> Transformation | None:
         """See the base class: `one_tile`."""
-        factor = _factor(synset)
+        assert synset.views is not None
+        factor = synset.views.params["factor"]
         return partial(one_tile, factor=factor) if factor > 1 else None
 
 
@@ -54,11 +55,6 @@ def one_tile(images: torch.Tensor, generator: torch.Generator, *, factor: int) -
     place = torch.randint(factor**2, (len(images),), generator=generator)
     corner = torch.stack([place // factor, place % factor], dim=1) * size
     return resized_crop(images, torch.cat([corner, torch.full_like(corner, size)], dim=1))
-
-
-def _factor(synset: SynSet) -> Any:
-    assert synset.views is not None
-    return synset.views.params["factor"]
 
 
 TILES = Tiles()

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
+from ddbench.training.memory import saved_activation_bytes
 from ddbench.training.precision import Execution, Forward
-from ddbench.training.saved_bytes import kept_bytes
 
 FIRST_BN = 10.0
 AS_IT_IS = Execution()
@@ -72,7 +72,9 @@ def saved_bytes(voter: Voter, images: Tensor) -> int:
     """Bytes that autograd keeps of a forward of images [b, C, H, W], the network's own weights left out; at most, where it
     is computed in bf16.
     """
-    return kept_bytes(lambda: voter.as_it_is(images.detach().requires_grad_()), voter.network.state_dict().values())
+    return saved_activation_bytes(
+        lambda: voter.as_it_is(images.detach().requires_grad_()), voter.network.state_dict().values()
+    )
 
 
 class MeasuredNorm(nn.Module):

@@ -8,7 +8,7 @@ from ddbench.distillation.task import Held, Task
 from ddbench.synset.targets import targets_of
 from ddbench.synset.teachers import Teacher
 from ddbench.system.code import SYNTHESIS
-from ddbench.training.cache import Stage
+from ddbench.training.cache import Cache
 from ddbench.training.loop import predict, train
 
 from .pipeline import DecoupledHyper, recovered, space_of
@@ -37,7 +37,7 @@ def _accuracy(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, i
         "code": [CODE_VERSION, SYNTHESIS],
     }
 
-    stage = task.open_stage("prior", key)
+    stage = task.open_cache("prior", key)
 
     def measure() -> tuple[dict[str, Tensor], dict[str, float]]:
         return {}, {"accuracy": _measure(task, hyper, teacher, held, ipc, stage)}
@@ -45,7 +45,7 @@ def _accuracy(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, i
     return float(stage.product(measure).info["accuracy"])
 
 
-def _measure(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, ipc: int, stage: Stage) -> float:
+def _measure(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, ipc: int, stage: Cache) -> float:
     """Distill, train a student, and test it; an interrupted run resumes at the stage's checkpoints."""
     only, training = {teacher.network: teacher}, stage.checkpoint("student")
     with task.apart(ipc, stage.checkpoint("product")):
@@ -54,7 +54,7 @@ def _measure(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, ip
         student = task.create_network("prior", teacher.network)
         views, labels = task.training_images(synset)
         recipe, labeller = hyper.student_of(task), task.labeller(synset)
-        stream = targets_of(synset)[0].stream(synset)
+        schedule = targets_of(synset)[0].schedule(synset)
 
         def loop(start: int, total: int) -> Iterator[int]:
             return task.loop(start, total, f"measuring the prior of {teacher.network}")
@@ -66,7 +66,7 @@ def _measure(task: Task, hyper: DecoupledHyper, teacher: Teacher, held: Held, ip
             recipe,
             seed=task.stage_seed,
             labeller=labeller,
-            stream=stream,
+            schedule=schedule,
             loop=loop,
             checkpoint=training,
         )

@@ -7,6 +7,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from torch import Tensor
 
 from ddbench.data.spaces import Space
+from ddbench.distillation.labels import store_soft_labels
 from ddbench.distillation.task import Task
 from ddbench.errors import UsageError
 from ddbench.synset.label_compression import Packing
@@ -90,7 +91,7 @@ class RelabelFields(ShuffleFields):
 
     def stored(self, task: Task, synset: SynSet) -> SynSet:
         """A set whose teachers label online, with their labels stored as `labels` says."""
-        return task.replayed(synset, self.packing())
+        return store_soft_labels(task, synset, self.packing())
 
     def student_of(self, task: Task) -> StudentRecipe:
         """Training of the student; its network is the task's."""

@@ -80,7 +80,7 @@ def squeeze(task: Task, fields: SqueezeFields, names: Sequence[str]) -> dict[str
             f"the teachers {', '.join(teachers)} read different spaces: choose weights of one normalization"
         )
     for name in teachers:
-        task.credit(f"teacher {name}", partial(teachers.__getitem__, name), role="teacher", weights=fields.weights)
+        task.log_teacher(f"teacher {name}", partial(teachers.__getitem__, name), role="teacher", weights=fields.weights)
     return teachers
 
 
@@ -92,7 +92,7 @@ def _teacher(task: Task, fields: SqueezeFields, name: str) -> Teacher:
         key["space"] = task.space("normalised").to_json()
     if fields.weights == "trained":
         key["recipe"] = recipe.model_dump(mode="json")
-    stage = task.open_stage("squeeze", key)
+    stage = task.open_cache("squeeze", key)
 
     def loop(start: int, total: int) -> Iterator[int]:
         return task.loop(start, total, f"squeezing {name}")
@@ -113,7 +113,7 @@ def _teacher(task: Task, fields: SqueezeFields, name: str) -> Teacher:
                 _measure_statistics(task, network, space)
         return task.teacher(name, space, digest(stage.key), network.state_dict())
 
-    return task.stage_teacher(stage, ENTRY, make)
+    return task.cached_teacher(stage, ENTRY, make)
 
 
 def _measure_statistics(task: Task, network: nn.Module, space: Space) -> None:

@@ -23,7 +23,7 @@ from ddbench.randomness import rng, seed_of
 from ddbench.synset.projection import Encoder, clip_encoder, teacher_encoder, text_columns
 from ddbench.synset.teachers import Teacher
 from ddbench.system.code import SYNTHESIS
-from ddbench.training.batches import Images
+from ddbench.training.batch_schedule import Images
 from ddbench.training.loop import train
 
 from ..decoupled.squeeze import SqueezeFields, squeeze
@@ -212,7 +212,7 @@ def stand_in(task: Task, fields: EncoderFields) -> Teacher:
         "space": space.to_json(),
         "code": [CODE_VERSION, SYNTHESIS],
     }
-    stage = task.open_stage("stand-in", key)
+    stage = task.open_cache("stand-in", key)
 
     def make() -> Teacher:
         labels = task.dataset.labels
@@ -232,7 +232,7 @@ def stand_in(task: Task, fields: EncoderFields) -> Teacher:
         made = task.teacher(name, space, digest(stage.key), network.state_dict())
         return replace(made, class_names=tuple(task.dataset.class_names[label] for label in chosen))
 
-    return task.stage_teacher(stage, "teacher", make)
+    return task.cached_teacher(stage, "teacher", make)
 
 
 # Columns
@@ -241,7 +241,7 @@ def stand_in(task: Task, fields: EncoderFields) -> Teacher:
 def class_means(task: Task, encoder: Encoder) -> Tensor:
     """W [d, K]: the mean feature of each class's training images, divided by its length; the stage "class-means"."""
     key = {"encoder": encoder.hash, "space": encoder.space.to_json(), "side": encoder.side, "code": CODE_VERSION}
-    return task.stage("class-means", key, lambda: ({"columns": _class_means(task, encoder)}, {})).tensors["columns"]
+    return task.cached("class-means", key, lambda: ({"columns": _class_means(task, encoder)}, {})).tensors["columns"]
 
 
 @torch.no_grad()

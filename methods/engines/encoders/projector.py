@@ -27,8 +27,8 @@ from ddbench.synset.projection import (
     COLUMNS,
     ConvForm,
     Encoder,
-    Form,
     Projector,
+    ProjectorForm,
     changed_columns,
     changed_weights,
     convolutions,
@@ -38,7 +38,7 @@ from ddbench.synset.projection import (
 from ddbench.synset.synset import Targets
 from ddbench.synset.targets.projector import form_of
 from ddbench.system.code import SYNTHESIS
-from ddbench.training.batches import Labeller
+from ddbench.training.batch_schedule import Labeller
 from ddbench.training.loop import train
 from ddbench.training.recipe import StudentRecipe
 
@@ -78,9 +78,9 @@ class FitFields(Hyper):
         if self.rank_conv and not convolutions(encoder.module):
             raise UsageError(f"encoder {encoder.name} has no convolutions to adapt: set rank_conv to 0")
 
-    def form(self) -> Form:
+    def form(self) -> ProjectorForm:
         """Form in which factors and features become logits."""
-        return Form(self.conv_form, self.scale, self.normalised)
+        return ProjectorForm(self.conv_form, self.scale, self.normalised)
 
     def fit_recipe(self, task: Task, name: str) -> StudentRecipe:
         """Training of the factors."""
@@ -123,7 +123,7 @@ class Adapted(nn.Module):
 
     columns: Tensor
 
-    def __init__(self, start: ProjectorStart, factors: Mapping[str, Tensor], form: Form) -> None:
+    def __init__(self, start: ProjectorStart, factors: Mapping[str, Tensor], form: ProjectorForm) -> None:
         """Take factors by name, to be learned; the encoder's own weights are not."""
         super().__init__()
         self.form, self.side = form, start.encoder.side
@@ -186,7 +186,7 @@ def fitted(task: Task, fields: FitFields, start: ProjectorStart, labels: Labelle
         "space": space.to_json(),
         "code": [CODE_VERSION, ENCODERS_CODE, SYNTHESIS],
     }
-    stage = task.open_stage("projector", key)
+    stage = task.open_cache("projector", key)
 
     def make() -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         adapted = Adapted(start, factors, form)

@@ -20,8 +20,8 @@ from ddbench.networks import canonical
 from ddbench.randomness import rng, seed_of
 from ddbench.synset.teachers import Teacher
 from ddbench.system.code import SYNTHESIS
-from ddbench.training.batches import Batch, Labeller
-from ddbench.training.cache import Stage
+from ddbench.training.batch_schedule import Batch, Labeller
+from ddbench.training.cache import Cache
 from ddbench.training.loop import train
 
 from ..decoupled.squeeze import SqueezeFields
@@ -72,7 +72,7 @@ def weak_teachers(task: Task, fields: WeakFields) -> list[Teacher]:
         "space": space.to_json(),
         "code": [CODE_VERSION, SYNTHESIS],
     }
-    stage = task.open_stage("weak-teachers", key)
+    stage = task.open_cache("weak-teachers", key)
     have = {epoch: _snapshot(task, stage, epoch) for epoch in epochs}
     if lacking := [epoch for epoch in epochs if have[epoch] is None]:
         with stage.locked():
@@ -85,7 +85,7 @@ def weak_teachers(task: Task, fields: WeakFields) -> list[Teacher]:
         assert teacher is not None
         snapshots.append(teacher)
         credited: Callable[[], Teacher] = partial(_known, task, teacher.hash)
-        task.credit(f"weak teacher {epoch}", credited, role="weak teacher", epoch=epoch)
+        task.log_teacher(f"weak teacher {epoch}", credited, role="weak teacher", epoch=epoch)
     return snapshots
 
 
@@ -93,7 +93,7 @@ def _entry(epoch: int) -> str:
     return f"epoch-{epoch:05d}"
 
 
-def _snapshot(task: Task, stage: Stage, epoch: int) -> Teacher | None:
+def _snapshot(task: Task, stage: Cache, epoch: int) -> Teacher | None:
     product = stage.load(_entry(epoch))
     return task.recall_teacher(product.info["teacher"]) if product else None
 
@@ -107,7 +107,7 @@ def _known(task: Task, wanted: str) -> Teacher:
 class _Trajectory:
     """A training that leaves snapshots after the epochs that are missing, and ends with the last of them."""
 
-    def __init__(self, task: Task, stage: Stage, name: str, missing: Sequence[int]) -> None:
+    def __init__(self, task: Task, stage: Cache, name: str, missing: Sequence[int]) -> None:
         self.task, self.stage, self.name, self.missing = task, stage, name, list(missing)
         self.network = task.create_stage_network("weak-teachers", name=name).to(task.device)
 

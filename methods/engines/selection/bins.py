@@ -108,7 +108,7 @@ def bins_of(task: Task, fields: BinFields, counts: Sequence[int]) -> list[list[T
         "softmax": fields.softmax,
         "code": CODE_VERSION,
     }
-    stage = task.open_stage("dq-bins", key)
+    stage = task.open_cache("dq-bins", key)
     by_class: list[list[Tensor]] = []
     for label in task.loop(0, len(pools), "binning"):
         pool, entry = pools[label], f"class-{label:05d}"

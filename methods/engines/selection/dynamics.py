@@ -22,7 +22,7 @@ from ddbench.networks.parts import Network
 from ddbench.randomness import seed_of
 from ddbench.synset.teachers import Teacher
 from ddbench.system.code import SYNTHESIS
-from ddbench.training.batches import Batch, Images
+from ddbench.training.batch_schedule import Batch, Images
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import train
 from ddbench.training.recipe import Component, StudentRecipe
@@ -140,7 +140,7 @@ def _run(task: Task, fields: DynamicsFields, number: int, labels: Tensor, moveme
         "code": [CODE_VERSION, SYNTHESIS],
         **({} if at_once == SHOWN else {"at_once": at_once}),  # left out where it always was so
     }
-    stage = task.open_stage("dynamics", key)
+    stage = task.open_cache("dynamics", key)
 
     def make() -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         network = task.create_stage_network("dynamics", number, name=recipe.network).to(task.device)
@@ -154,7 +154,7 @@ def _run(task: Task, fields: DynamicsFields, number: int, labels: Tensor, moveme
     tensors = stage.product(make).tensors
     state = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
     network = task.teacher(recipe.network, space, digest(stage.key), state)
-    task.credit(f"scoring network {number}", lambda: network, role="scoring network", epoch=fields.score_epochs)
+    task.log_teacher(f"scoring network {number}", lambda: network, role="scoring network", epoch=fields.score_epochs)
     read = slice(fields.score_first - 1, fields.score_last or fields.score_epochs)
     rows = {name: tensors[name][read] for name in ROWS if name in tensors}
     return Recorded(**rows, labels=labels, network=network)

@@ -25,7 +25,7 @@ from ddbench.errors import JobFailed, UsageError
 from ddbench.hashing import digest
 from ddbench.randomness import Key, forked, rng
 from ddbench.synset.teachers import Teacher
-from ddbench.training.saved_bytes import kept_bytes
+from ddbench.training.memory import saved_activation_bytes
 
 from ..condensation import dsa_ops, reader
 from .expert_step import ExpertBatch, step
@@ -67,7 +67,7 @@ class Experts:
         self._group = group or (1 if task.device.type == "cpu" else self._fitting())
         self._dsa = dsa_of(task)
         how = {"recipe": recipe.model_dump(mode="json"), "network": task.network, "space": space.to_json()}
-        self._stage = task.open_stage("experts", {**how, "dsa": list(self._dsa.ops), "code": CODE_VERSION})
+        self._stage = task.open_cache("experts", {**how, "dsa": list(self._dsa.ops), "code": CODE_VERSION})
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
         self._room = max(2, CACHE_BYTES // (4 * self.network.size))
 
@@ -90,7 +90,7 @@ class Experts:
         wanted = [{*range(upto + 1), last if expert in finishing else upto} for expert in range(self.count)]
         for expert, epochs in enumerate(wanted):
             made = partial(self._teacher, expert, max(epochs))
-            self._task.credit(f"expert {expert}", made, role="expert", epoch=max(epochs))
+            self._task.log_teacher(f"expert {expert}", made, role="expert", epoch=max(epochs))
         if self._work(wanted):
             with self._stage.locked():
                 while work := self._work(wanted):  # again if an entry to resume from turns out to be damaged
@@ -231,7 +231,7 @@ class Experts:
         data = self._task.dataset
         image = torch.zeros(1, data.channels, data.side, data.side)
         vector = torch.zeros(self.network.size, requires_grad=True)
-        kept = kept_bytes(lambda: self.network(vector, image), [vector])
+        kept = saved_activation_bytes(lambda: self.network(vector, image), [vector])
         free, _ = torch.cuda.mem_get_info(self._task.device)
         needed = self.recipe.batch * kept * (3 if self.recipe.gradient_penalty else 1)
         return max(1, min(GROUP, free // (4 * needed)))  # a quarter: images, and what is computed beside what is kept

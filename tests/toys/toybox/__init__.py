@@ -13,7 +13,7 @@ from ddbench.distillation.task import Task
 from ddbench.errors import CannotWrite, JobFailed, NotDefined
 from ddbench.evaluation.protocol import Protocol, Tier
 from ddbench.synset.synset import SynSet, Targets
-from ddbench.training.cache import Stage
+from ddbench.training.cache import Cache
 from ddbench.training.recipe import StudentRecipe
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def distill(task: Task, hyper: ToyHyper) -> SynSet:
         note("stage")
         return {"mean": real.mean(0)}, {"images": len(real)}
 
-    mean = task.stage("toy-mean", {"space": space.to_json()}, mean_image).tensors["mean"]
+    mean = task.cached("toy-mean", {"space": space.to_json()}, mean_image).tensors["mean"]
     chosen = [
         pool[torch.randperm(len(pool), generator=task.rng("real", c))[: task.ipc]]
         for c, pool in enumerate(task.class_indices())
@@ -185,7 +185,7 @@ def build_apart(environment: dict[str, str]) -> None:
         time.sleep(0.5)
         return {"x": torch.zeros(2)}, {}
 
-    note(Stage("slow", {}).product(build).hash)
+    note(Cache("slow", {}).product(build).hash)
 
 
 def a_grid(overrides: list[str]) -> "Sweep":

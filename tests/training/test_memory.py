@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from ddbench.training.allocator import MMAP_THRESHOLD, TRIM_THRESHOLD, give_back, keep_freed_memory
+from ddbench.training.memory import MMAP_THRESHOLD, TRIM_THRESHOLD, keep_freed_memory
 
 FAULTS = """
 import resource, sys, torch
-from ddbench.training.allocator import keep_freed_memory
+from ddbench.training.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def step():
@@ -26,8 +26,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 GIVEN_BACK = """
 import torch
-from ddbench.training.allocator import give_back, keep_freed_memory
-from ddbench.training.meter import Meter, resident_bytes
+from ddbench.training.memory import give_back, keep_freed_memory
+from ddbench.training.memory import Meter, resident_bytes
 assert keep_freed_memory()
 first = resident_bytes()
 kept = torch.ones(64 * 2**20)
@@ -72,11 +72,6 @@ def test_an_older_library_takes_a_lower_threshold(monkeypatch):
         asked.append((parameter, size))
         return int(parameter != MMAP_THRESHOLD or size <= 2**25)
 
-    monkeypatch.setattr("ddbench.training.allocator._glibc", lambda: SimpleNamespace(mallopt=mallopt))
+    monkeypatch.setattr("ddbench.training.memory._glibc", lambda: SimpleNamespace(mallopt=mallopt))
     assert keep_freed_memory.__wrapped__()
     assert asked == [(MMAP_THRESHOLD, 2**30), (MMAP_THRESHOLD, 2**25), (TRIM_THRESHOLD, 2**31 - 1)]
-
-
-def test_may_be_asked_for_again_and_everywhere() -> None:
-    assert keep_freed_memory() == keep_freed_memory()
-    give_back()

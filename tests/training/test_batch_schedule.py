@@ -1,6 +1,4 @@
-"""Streams: each step's batch by its number, in any order."""
-
-import math
+"""Schedules: each step's batch by its number, in any order."""
 
 import pytest
 import torch
@@ -8,7 +6,8 @@ import torch
 from ddbench.augment import build_augmentation, build_mixing
 from ddbench.errors import UsageError
 from ddbench.randomness import rng
-from ddbench.training.batches import Batches, BatchSchedule, Order, views_of
+from ddbench.training.batch_schedule import BatchSchedule
+from ddbench.training.batches import Batches, Order, views_of
 from ddbench.training.recipe import StudentRecipe
 
 SHAPES = [(30, 12), (24, 12), (7, 3), (5, 12), (12, 12), (1, 4), (100, 7), (7, 5)]
@@ -34,21 +33,6 @@ def one_after_another(count, batch, steps, seed):
         batches.append(pool[:size])
         pool = pool[size:]
     return batches
-
-
-@pytest.mark.parametrize(("count", "batch"), SHAPES)
-def test_every_epoch_is_a_permutation_and_batches_are_constant(count, batch):
-    steps = 3 * math.ceil(count / min(batch, count)) + 1
-    order = Order(count, batch, 3)
-    batches = [order.at(step) for step in range(steps)]
-    assert {len(b) for b in batches} == {min(batch, count)}
-    drawn = torch.cat(batches)  # the remainder of an epoch opens the next one, so the stream is permutations in a row
-    epochs = [epoch for epoch in drawn.split(count) if len(epoch) == count]
-    assert len(epochs) >= 2
-    for epoch in epochs:
-        assert sorted(epoch.tolist()) == list(range(count))
-    if count > 4:
-        assert not torch.equal(epochs[0], epochs[1])
 
 
 @pytest.mark.parametrize(("count", "batch"), SHAPES)
@@ -78,16 +62,16 @@ def test_a_batch_is_made_by_the_draws_of_its_view(mix):
     images, plan = pictures(), recipe(augmentations=AUGMENTATIONS, mix=mix)
     batches = Batches(images, plan, BatchSchedule(5, (2, 3, 11)))
     for step, view in ((0, 2), (1, 3), (2, 11), (3, 2), (7, 3)):
-        found, generator = batches.at(step), rng(5, "augment", view)
+        batch, generator = batches.at(step), rng(5, "augment", view)
         wanted = images[one_after_another(30, 12, 12, 5)[view]]
         for spec in AUGMENTATIONS:
             wanted = build_augmentation(spec)(wanted, generator)
         permutation, weight = None, 1.0
         if mix:
             wanted, permutation, weight = build_mixing(mix)(wanted, generator)
-            assert torch.equal(found.permutation, permutation)
-        assert torch.equal(found.images, wanted) and (found.step, found.seed, found.weight) == (view, 5, weight)
-        assert (found.permutation is None) == (mix is None)
+            assert torch.equal(batch.permutation, permutation)
+        assert torch.equal(batch.images, wanted) and (batch.step, batch.seed, batch.weight) == (view, 5, weight)
+        assert (batch.permutation is None) == (mix is None)
 
 
 def test_views_are_those_of_all_steps_or_of_some():
@@ -101,6 +85,6 @@ def test_views_are_those_of_all_steps_or_of_some():
 
 
 @pytest.mark.parametrize("steps", [(), (3, -1)])
-def test_steps_of_a_stream_are_checked(steps):
+def test_steps_of_a_schedule_are_checked(steps):
     with pytest.raises(UsageError, match="at least one step"):
         BatchSchedule(0, steps)

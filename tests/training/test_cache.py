@@ -1,4 +1,4 @@
-"""Stages: built once, sealed, made again when damaged; teachers; checkpoints."""
+"""Cache: what is built once, sealed, made again when damaged; teachers; checkpoints."""
 
 import json
 import logging
@@ -7,15 +7,18 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ddbench import networks
 from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space, transform_for
 from ddbench.errors import CannotWrite, UsageError
+from ddbench.evaluation import reference_teacher as reference
 from ddbench.evaluation.protocol import find_protocol
+from ddbench.evaluation.reference_teacher import measured_accuracy, reference_teacher
 from ddbench.jobs.pool import PRELOAD
 from ddbench.synset import teachers
-from ddbench.training.cache import Stage
+from ddbench.training.cache import Cache
 from ddbench.training.checkpoints import Checkpoint
 from ddbench.training.loop import train
 from ddbench.training.sealed import read_sealed, write_sealed
@@ -34,54 +37,55 @@ class Builder:
         return {"x": torch.arange(4.0)}, {"note": [1, "a"]}
 
 
-def file_of(stage):
-    (path,) = stage.folder.glob("*.safetensors")
+def file_of(cache):
+    (path,) = cache.folder.glob("*.safetensors")
     return path
 
 
 def test_a_product_is_built_once():
-    build, stage = Builder(), Stage("experts", {"lr": 0.1})
-    first = stage.product(build)
-    second = Stage("experts", {"lr": 0.1}).product(build)
+    build, cache = Builder(), Cache("experts", {"lr": 0.1})
+    first = cache.product(build)
+    second = Cache("experts", {"lr": 0.1}).product(build)
     assert build.calls == 1 and first.hash == second.hash and len(first.hash) == 64
     assert torch.equal(second.tensors["x"], torch.arange(4.0)) and second.info == {"note": [1, "a"]}
-    assert json.loads((stage.folder / "key.json").read_text()) == {"lr": 0.1}
-    assert stage.entries() == ["product"]
+    assert json.loads((cache.folder / "key.json").read_text()) == {"lr": 0.1}
+    assert cache.entries() == ["product"]
 
 
 def test_an_entry_can_be_dropped():
-    stage = Stage("experts", {"lr": 0.1})
+    cache = Cache("experts", {"lr": 0.1})
     for name in ("000-001", "000-002"):
-        stage.save(name, {"x": torch.zeros(2)})
-    stage.drop("000-001")
-    stage.drop("000-001")
-    assert stage.entries() == ["000-002"] and stage.load("000-001") is None
+        cache.save(name, {"x": torch.zeros(2)})
+    assert cache.entries() == ["000-001", "000-002"]
+    cache.drop("000-001")
+    cache.drop("000-001")
+    assert cache.entries() == ["000-002"] and cache.load("000-001") is None
 
 
 def test_an_entry_in_the_making_has_a_checkpoint_until_it_is_sealed():
-    stage = Stage("squeeze", {"lr": 0.1})
+    cache = Cache("squeeze", {"lr": 0.1})
     for name in ("resnet18", "resnet50"):
-        half = stage.checkpoint(name)
+        half = cache.checkpoint(name)
         half.interval = 0.0
         half.save_when_due(lambda name=name: {"step": 3, "network": {name: torch.ones(2)}})
-    assert stage.entries() == [] and stage.load("resnet18") is None  # half an entry is none
-    again = Stage("squeeze", {"lr": 0.1}).checkpoint("resnet18").load()
+    assert cache.entries() == [] and cache.load("resnet18") is None  # half an entry is none
+    again = Cache("squeeze", {"lr": 0.1}).checkpoint("resnet18").load()
     assert again["step"] == 3 and torch.equal(again["network"]["resnet18"], torch.ones(2))
-    assert Stage("squeeze", {"lr": 0.2}).checkpoint("resnet18").load() is None
-    stage.save("resnet18", {"x": torch.zeros(1)})
-    assert stage.checkpoint("resnet18").load() is None and stage.checkpoint("resnet50").load()["step"] == 3
-    assert stage.entries() == ["resnet18"]
-    assert not list(stage.folder.glob("*resnet18*checkpoint*"))
+    assert Cache("squeeze", {"lr": 0.2}).checkpoint("resnet18").load() is None
+    cache.save("resnet18", {"x": torch.zeros(1)})
+    assert cache.checkpoint("resnet18").load() is None and cache.checkpoint("resnet50").load()["step"] == 3
+    assert cache.entries() == ["resnet18"]
+    assert not list(cache.folder.glob("*resnet18*checkpoint*"))
 
 
 def test_every_difference_of_the_key_separates():
     build = Builder()
     keys = [{"lr": 0.1}, {"lr": 0.2}, {"lr": 0.1, "holdout": None}, {"lr": "0.1"}, {}]
     for key in keys:
-        Stage("experts", key).product(build)
-    Stage("other", keys[0]).product(build)
+        Cache("experts", key).product(build)
+    Cache("other", keys[0]).product(build)
     assert build.calls == len(keys) + 1
-    assert Stage("a", {"x": 1, "y": 2}).folder == Stage("a", {"y": 2, "x": 1}).folder
+    assert Cache("a", {"x": 1, "y": 2}).folder == Cache("a", {"y": 2, "x": 1}).folder
 
 
 def flip(path, place):
@@ -96,47 +100,33 @@ DAMAGE = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-3]),
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("hello"),
-    "other": lambda path: write_other(path),
+    "other": lambda path: save_file({"x": torch.zeros(3)}, path),
 }
-
-
-def write_other(path):
-    from safetensors.torch import save_file
-
-    save_file({"x": torch.zeros(3)}, path)
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_damaged_entry_is_made_again_with_a_warning(damage, caplog):
-    build, stage = Builder(), Stage("experts", {"lr": 0.1})
-    first = stage.product(build)
-    damage(file_of(stage))
+    build, cache = Builder(), Cache("experts", {"lr": 0.1})
+    first = cache.product(build)
+    damage(file_of(cache))
     with caplog.at_level(logging.WARNING, "ddbench"):
-        again = stage.product(build)
+        again = cache.product(build)
     assert build.calls == 2 and again.hash == first.hash and torch.equal(again.tensors["x"], first.tensors["x"])
     assert len(caplog.records) == 1 and "damaged" in caplog.text
-    assert stage.product(build).hash == first.hash and build.calls == 2
+    assert cache.product(build).hash == first.hash and build.calls == 2
 
 
 def test_a_build_that_fails_leaves_nothing_and_can_be_repeated():
-    build, stage = Builder(), Stage("experts", {"lr": 0.1})
+    build, cache = Builder(), Cache("experts", {"lr": 0.1})
 
     def broken():
         raise RuntimeError("out of luck")
 
     with pytest.raises(RuntimeError):
-        stage.product(broken)
-    assert stage.entries() == []
-    stage.product(build)
+        cache.product(broken)
+    assert cache.entries() == []
+    cache.product(build)
     assert build.calls == 1
-
-
-def test_entries_are_added_on_demand():
-    stage = Stage("experts", {"lr": 0.1})
-    for name in ("0-0", "0-1", "1-0"):
-        stage.save(name, {"w": torch.full((2,), float(name[0]))}, {"epoch": int(name[-1])})
-    assert stage.entries() == ["0-0", "0-1", "1-0"] and stage.load("2-0") is None
-    assert stage.load("1-0").info == {"epoch": 0} and float(stage.load("1-0").tensors["w"][0]) == 1
 
 
 def test_the_environment_is_recorded_and_not_hashed(tmp_path, monkeypatch):
@@ -167,14 +157,14 @@ def test_two_processes_build_once(toys):
     for process in running:
         process.join()
     assert toys.count("stage") == 1
-    assert toys.count(Stage("slow", {}).load("product").hash) == 2
+    assert toys.count(Cache("slow", {}).load("product").hash) == 2
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DDBENCH_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(CannotWrite, match="cannot"):
-        Stage("experts", {}).product(Builder())
+        Cache("experts", {}).product(Builder())
 
 
 def test_checkpoints_keep_nested_states(tmp_path):
@@ -264,7 +254,7 @@ def toy_recipe(digits):
 def test_the_reference_teacher_by_definition(toys):
     digits = load_dataset("digits")
     recipe = toy_recipe(digits)
-    teacher = teachers.reference_teacher(recipe, digits, CPU)
+    teacher = reference_teacher(recipe, digits, CPU)
     network = networks.create(recipe.network, channels=1, side=8, classes=10, seed=0, key=("reference-teacher",))
     space = make_space("normalised", digits)
     images = transform_for(space, digits).encode(digits.train.read().float() / 255)
@@ -279,36 +269,36 @@ def test_the_reference_teacher_by_definition(toys):
 def test_teachers_are_trained_once_kept_by_content_and_remade(toys, monkeypatch, caplog):
     digits = load_dataset("digits")
     trainings = []
-    real = teachers.train
+    real = reference.train
 
     def spy(*args, **kwargs):
         trainings.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(teachers, "train", spy)
-    first = teachers.reference_teacher(toy_recipe(digits), digits, CPU)
-    assert teachers.reference_teacher(toy_recipe(digits), digits, CPU).hash == first.hash and len(trainings) == 1
+    monkeypatch.setattr(reference, "train", spy)
+    first = reference_teacher(toy_recipe(digits), digits, CPU)
+    assert reference_teacher(toy_recipe(digits), digits, CPU).hash == first.hash and len(trainings) == 1
     assert teachers.recall(first.hash).hash == first.hash and teachers.recall("0" * 64) is None
-    accuracy = teachers.measured_accuracy(first, digits, CPU)
-    assert teachers.measured_accuracy(first, digits, CPU) == accuracy
+    accuracy = measured_accuracy(first, digits, CPU)
+    assert measured_accuracy(first, digits, CPU) == accuracy
     path = next((teachers.cache_dir() / "teachers").glob("*.safetensors"))
     flip(path, -1)
-    assert teachers.reference_teacher(toy_recipe(digits), digits, CPU).hash == first.hash and len(trainings) == 2
+    assert reference_teacher(toy_recipe(digits), digits, CPU).hash == first.hash and len(trainings) == 2
     assert "damaged" in caplog.text
     (teachers.cache_dir() / "teachers" / f"{first.hash}.accuracy.json").write_text("{")
-    assert teachers.measured_accuracy(first, digits, CPU) == accuracy
+    assert measured_accuracy(first, digits, CPU) == accuracy
     path.unlink()
     with pytest.raises(UsageError, match=first.hash[:12]):
         teachers.require(first.hash)
     changed = toy_recipe(digits).model_copy(update={"max_steps": 3})
-    assert teachers.reference_teacher(changed, digits, CPU).hash != first.hash and len(trainings) == 3
+    assert reference_teacher(changed, digits, CPU).hash != first.hash and len(trainings) == 3
 
 
 def test_a_teachers_hash_covers_weights_and_facts(toys):
     from dataclasses import replace
 
     digits = load_dataset("digits")
-    teacher = teachers.reference_teacher(toy_recipe(digits), digits, CPU)
+    teacher = reference_teacher(toy_recipe(digits), digits, CPU)
     name = next(iter(teacher.state))
     others = [
         replace(teacher, state={**teacher.state, name: teacher.state[name] + 1}),

@@ -9,11 +9,12 @@ from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import Space, make_space
 from ddbench.errors import UsageError
 from ddbench.evaluation.protocol import find_protocol
+from ddbench.evaluation.reference_teacher import reference_teacher
 from ddbench.synset import teachers
-from ddbench.synset.matched_recipe import borrow, by_classes
+from ddbench.synset.matched_recipe import by_classes, match_recipe
 from ddbench.synset.synset import Provenance, SynSet, Targets, Views
 from ddbench.synset.targets import committee, online_teacher, targets_of
-from ddbench.synset.targets.replay import record_replay
+from ddbench.synset.targets.stored_soft_labels import record_soft_labels
 from ddbench.training.recipe import StudentRecipe
 
 CPU = torch.device("cpu")
@@ -43,44 +44,43 @@ def baseline(**changes):
     return a_set(**{"indices": indices, "provenance": Provenance(method="random", seed=0), **changes})
 
 
-def lender(**changes):
+def owner(**changes):
     fields = {"images": torch.randn(10, 1, 8, 8), "student_recipe": RECIPE, "provenance": Provenance(method="toy")}
     return a_set(**{**fields, **changes})
 
 
 def a_teacher(seed=0):
     digits = load_dataset("digits")
-    found = teachers.reference_teacher(find_protocol("toy-soft-v1").reference(digits), digits, CPU, seed=seed)
+    found = reference_teacher(find_protocol("toy-soft-v1").reference(digits), digits, CPU, seed=seed)
     teachers.keep(found)
     return found
 
 
 def lent(other, own=None):
-    return borrow(own or baseline(), other, load_dataset("digits"))
+    return match_recipe(own or baseline(), other, load_dataset("digits"))
 
 
 def test_a_recipe_on_classes_is_taken_as_it_is():
     recipe = RECIPE.model_copy(update={"labels": "classes", "loss": {"name": "ce"}})
-    found = lent(lender(student_recipe=recipe))
+    found = lent(owner(student_recipe=recipe))
     assert found.student_recipe == recipe and found.targets is None
     assert torch.equal(found.indices, baseline().indices) and found.provenance == baseline().provenance
 
 
-def test_learned_labels_become_classes_all_else_equal():
-    found = lent(lender(targets=LEARNED))
+EXPERTS = {f"{e}" * 64: {"role": "expert", "network": "convnet-d3", "epoch": 50, "accuracy": 0.4} for e in range(3)}
+
+
+@pytest.mark.parametrize("facts", [{}, EXPERTS], ids=["learned", "experts"])
+def test_learned_labels_become_classes_all_else_equal(facts):
+    """Labels that begin as outputs of experts count as learned."""
+    found = lent(owner(targets=LEARNED, provenance=Provenance(method="toy", teachers=facts)))
     assert found.targets is None
     assert found.student_recipe == RECIPE.model_copy(update={"labels": "classes", "loss": {"name": "ce"}})
 
 
-def test_labels_that_come_from_experts_count_as_learned():
-    experts = {f"{e}" * 64: {"role": "expert", "network": "convnet-d3", "epoch": 50, "accuracy": 0.4} for e in range(3)}
-    found = lent(lender(targets=LEARNED, provenance=Provenance(method="toy", teachers=experts)))
-    assert found.targets is None and found.student_recipe.labels == "classes"
-
-
 def test_an_online_teacher_is_copied(toys):
     targets = online_teacher(a_teacher())
-    found = lent(lender(targets=targets))
+    found = lent(owner(targets=targets))
     assert found.student_recipe == RECIPE and found.targets.kind == "teachers"
     assert found.targets.params == targets.params
 
@@ -93,7 +93,7 @@ def test_stored_labels_of_named_teachers_are_made_again(toys, form, space):
     facts = {one.hash: {"label_weight": 0.5}, two.hash: {"label_weight": 2.0}, "f" * 64: {"accuracy": 0.9}}
     labels = Targets("soft", {"form": form}, {"labels": torch.randn(10, 10).softmax(1)})
     lived = make_space(space, digits)
-    other = lender(targets=labels, provenance=Provenance(method="toy", teachers=facts), space=lived)
+    other = owner(targets=labels, provenance=Provenance(method="toy", teachers=facts), space=lived)
     own = baseline(space=lived)
     found = lent(other, own)
     pixels = digits.train.read()[own.indices].float() / 255
@@ -107,45 +107,29 @@ def test_stored_labels_of_named_teachers_are_made_again(toys, form, space):
     assert not torch.allclose(made, labels.tensors["labels"])
 
 
-def test_a_teacher_that_is_gone_is_one_line():
-    facts = {"0" * 64: {"label_weight": 1.0}}
-    with pytest.raises(UsageError, match="not in the cache"):
-        lent(lender(targets=LEARNED, provenance=Provenance(method="toy", teachers=facts)))
-
-
-def test_nothing_to_borrow():
-    with pytest.raises(UsageError, match="no student recipe"):
-        lent(lender(student_recipe=None))
-
-
 def a_replay(makers=(0, 1), own=None, **options):
-    """A lender whose labels are stored logits of two teachers."""
-    online = lender(targets=committee([(a_teacher(seed), 0.5 + seed) for seed in makers], "batch", 3), **(own or {}))
-    return replace(online, targets=record_replay(online, load_dataset("digits"), CPU, seed=4, **options))
+    """An owner whose labels are stored logits of two teachers."""
+    online = owner(targets=committee([(a_teacher(seed), 0.5 + seed) for seed in makers], "batch", 3), **(own or {}))
+    return replace(online, targets=record_soft_labels(online, load_dataset("digits"), CPU, seed=4, **options))
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"keep": [1, 2]}, {"encoding": "int8"}, {"encoding": "topk", "topk": 3}], ids=str
 )
-def test_a_replay_is_made_again_for_other_images(toys, options):
+def test_a_replay_is_made_again_for_other_images_and_once(toys, options, monkeypatch):
     digits, other = load_dataset("digits"), a_replay(**options)
     found = lent(other)
     assert found.student_recipe == RECIPE and found.targets.kind == "replay"
     assert found.targets.params == other.targets.params
     online = replace(baseline(), student_recipe=RECIPE, targets=Targets("teachers", other.targets.params["made_by"]))
-    wanted = record_replay(online, digits, CPU, seed=4, **options)
+    wanted = record_soft_labels(online, digits, CPU, seed=4, **options)
     assert {name: t.shape for name, t in found.targets.tensors.items()} == {
         name: t.shape for name, t in other.targets.tensors.items()
     }
     assert all(torch.equal(found.targets.tensors[name], tensor) for name, tensor in wanted.tensors.items())
     targets_of(found)
-
-
-def test_a_replay_is_made_once(toys, monkeypatch):
-    other = a_replay()
-    first = lent(other)
-    monkeypatch.setattr("ddbench.synset.matched_recipe.record_replay", None)
-    assert lent(other).hash == first.hash
+    monkeypatch.setattr("ddbench.synset.matched_recipe.record_soft_labels", None)
+    assert lent(other).hash == found.hash
 
 
 def test_a_larger_baseline_gets_a_replay_of_its_own_length(toys):
@@ -158,25 +142,26 @@ def test_a_larger_baseline_gets_a_replay_of_its_own_length(toys):
     targets_of(every), targets_of(pruned)
 
 
-def test_a_replay_whose_teachers_are_gone():
-    other = a_replay_by_nobody()
-    with pytest.raises(UsageError, match="not in the cache"):
-        lent(other)
-
-
-def a_replay_by_nobody():
+def test_what_is_missing_is_one_line():
+    facts = {"0" * 64: {"label_weight": 1.0}}
     made_by = {"teachers": [{"hash": "0" * 64, "weight": 1.0}]}
     params = {"encoding": "fp16", "seed": 0, "images": 10, "batch": 5, "made_by": made_by}
     tensors = {"steps": torch.arange(4), "logits": torch.zeros(4, 5, 10).half()}
-    return lender(targets=Targets("replay", params, tensors))
+    for changes, message in (
+        ({"targets": LEARNED, "provenance": Provenance(method="toy", teachers=facts)}, "not in the cache"),
+        ({"targets": Targets("replay", params, tensors)}, "not in the cache"),
+        ({"student_recipe": None}, "no student recipe"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            lent(owner(**changes))
 
 
 def compensated(**changes):
     views = Views("compensators", {}, {"compensators": torch.zeros(2, 1, 1, 8, 8), "slots": torch.zeros(10).long()})
-    return lender(views=views, **changes)
+    return owner(views=views, **changes)
 
 
-def test_a_baseline_trains_without_the_lenders_views(toys):
+def test_a_baseline_trains_without_the_owners_views(toys):
     one = a_teacher()
     labels = Targets("soft", {"form": "logits", "mixed": "logits"}, {"labels": torch.randn(30, 10)})
     facts = {one.hash: {"label_weight": 1.0}}
@@ -190,7 +175,7 @@ def test_a_baseline_trains_without_the_lenders_views(toys):
 
 def test_a_replay_with_views_is_made_again_without(toys):
     online = compensated(targets=online_teacher(a_teacher()))
-    other = replace(online, targets=record_replay(online, load_dataset("digits"), CPU, seed=4))
+    other = replace(online, targets=record_soft_labels(online, load_dataset("digits"), CPU, seed=4))
     assert other.targets.params["images"] == 30 and len(other.targets.tensors["steps"]) == 12
     found = lent(other)
     assert found.targets.params["images"] == 10 and found.targets.tensors["steps"].tolist() == [0, 1, 2, 3]
@@ -202,12 +187,12 @@ OTHER = Space("normalised", mean=(0.2,), std=(0.7,))
 
 @pytest.mark.parametrize(("own", "theirs"), [("normalised", OTHER), ("pixel", OTHER), ("normalised", "pixel")])
 def test_a_baseline_of_indices_moves_into_an_affine_space(own, theirs):
-    """A map per channel is no whitening: the pixels stay, the student sees them as those of the lender's set."""
+    """A map per channel is no whitening: the pixels stay, the student sees them as those of the owner's set."""
     digits = load_dataset("digits")
     lived = make_space(theirs, digits) if isinstance(theirs, str) else theirs
     recipe = by_classes(RECIPE)
     before = baseline(space=make_space(own, digits))
-    found = lent(lender(space=lived, student_recipe=recipe), before)
+    found = lent(owner(space=lived, student_recipe=recipe), before)
     assert found.space == lived and torch.equal(found.indices, before.indices)
     pixels = digits.train.read(before.indices).float() / 255
     wanted = pixels if theirs == "pixel" else (pixels - 0.2) / 0.7
@@ -217,8 +202,8 @@ def test_a_baseline_of_indices_moves_into_an_affine_space(own, theirs):
 def test_stored_images_do_not_move():
     stored = baseline(indices=None, images=torch.randn(10, 1, 8, 8))
     with pytest.raises(UsageError, match="--set space=normalised"):
-        lent(lender(space=OTHER, student_recipe=by_classes(RECIPE)), stored)
-    assert lent(lender(student_recipe=by_classes(RECIPE)), stored).space == stored.space
+        lent(owner(space=OTHER, student_recipe=by_classes(RECIPE)), stored)
+    assert lent(owner(student_recipe=by_classes(RECIPE)), stored).space == stored.space
 
 
 @pytest.mark.parametrize("whitened", ["own", "theirs"])
@@ -226,14 +211,14 @@ def test_whitening_is_never_compared(whitened):
     digits = load_dataset("digits")
     zca = {"space": make_space("zca", digits)}
     with pytest.raises(UsageError, match="whitening"):
-        lent(lender(**(zca if whitened == "theirs" else {})), baseline(**(zca if whitened == "own" else {})))
+        lent(owner(**(zca if whitened == "theirs" else {})), baseline(**(zca if whitened == "own" else {})))
 
 
 def test_sets_must_match():
     digits = load_dataset("digits")
     with pytest.raises(UsageError, match="--set space=zca"):
-        lent(lender(space=make_space("zca", digits), targets=LEARNED))
-    with pytest.raises(UsageError, match="cannot borrow"):
-        lent(lender(dataset="mnist", targets=LEARNED))
-    with pytest.raises(UsageError, match="cannot borrow"):
-        lent(replace(lender(targets=LEARNED), split_hash="0" * 64))
+        lent(owner(space=make_space("zca", digits), targets=LEARNED))
+    with pytest.raises(UsageError, match="cannot be trained by"):
+        lent(owner(dataset="mnist", targets=LEARNED))
+    with pytest.raises(UsageError, match="cannot be trained by"):
+        lent(replace(owner(targets=LEARNED), split_hash="0" * 64))
