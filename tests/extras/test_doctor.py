@@ -41,7 +41,7 @@ def test_sizes_are_those_of_the_parts(monkeypatch):
     for part, size in (("synsets", 3 * 1024), ("stages", 5 * 1024**2)):
         (cache_dir() / part / "deep").mkdir(parents=True)
         (cache_dir() / part / "deep" / "file").write_bytes(bytes(size))
-    assert [finding.detail for finding in doctor._cache()][1] == "stages 5.0 MiB, synsets 3.0 KiB"
+    assert [finding.detail for finding in doctor._cache()][1] == "stages 5 MiB, synsets 3 KiB"
     assert folder_size(cache_dir(), limit=1).startswith("at least ")
 
 
