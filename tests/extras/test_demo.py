@@ -12,9 +12,10 @@ from ddbench.data.registry import load_dataset
 from ddbench.data.spaces import make_space
 from ddbench.distillation.method import method_names
 from ddbench.errors import UsageError
-from ddbench.extras.demo import PLAN, Plan, choose, first_cells, run_demo, shipped_cells, shown
+from ddbench.extras.demo import PLAN, Plan, choose, first_cells, run_demo, shipped_cells
 from ddbench.jobs.job import distill_job
 from ddbench.records.store import RecordStore
+from ddbench.report.pictures import as_seen
 from ddbench.synset.synset import SynSet, Views
 from ddbench.training.compute import Compute
 
@@ -126,9 +127,9 @@ def test_a_picture_shows_what_a_student_sees():
     tensors = {"compensators": torch.full((2, 1, 1, 8, 8), 0.1), "slots": torch.zeros(10, dtype=torch.int64)}
     places = torch.stack([(digits.train.labels == c).nonzero()[0, 0] for c in range(10)])
     about = {"classes": torch.arange(10), "space": make_space("normalised", digits), "indices": places}
-    pixels, classes, title = shown(SynSet.of(digits, **about), digits)
+    pixels, classes, title = as_seen(SynSet.of(digits, **about), digits)
     assert torch.allclose(pixels, digits.train.read(places).float() / 255, atol=1e-6)
     assert classes.tolist() == list(range(10)) and title == "imported on digits, 1 per class"
-    pixels, classes, title = shown(SynSet.of(digits, **about, views=Views("compensators", {}, tensors)), digits)
+    pixels, classes, title = as_seen(SynSet.of(digits, **about, views=Views("compensators", {}, tensors)), digits)
     assert len(pixels) == 30 and classes.tolist() == 3 * list(range(10))
     assert title == "imported on digits, 3 per class, made of 10 stored"
