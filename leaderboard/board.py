@@ -20,7 +20,7 @@ from ddbench.networks import canonical
 from ddbench.records.record import Record
 from ddbench.records.store import budget_label, budget_size
 from ddbench.report.baselines import FULL
-from ddbench.report.frame import COMPARED, left_out, pooled, protocol_label
+from ddbench.report.frame import COMPARED, curve_of, left_out, pooled, protocol_label
 from ddbench.report.papers import OWN, Figure, Paper, figures_of
 from ddbench.report.significance import compare
 from ddbench.report.tables import row_labels
@@ -258,8 +258,6 @@ def choices(found: Iterable[Row], field: str) -> list[str]:
 
 def curves(found: Iterable[Row]) -> Iterator[tuple[Row, pd.DataFrame]]:
     """The rows with snapshots, each with step, mean and interval on the way of the distillation."""
-    from ddbench.report.plots.curves import curve_of
-
     for row in found:
         if row.cell is not None and row.cell["snapshots"]:
             yield row, curve_of(row.cell["snapshots"])

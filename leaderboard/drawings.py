@@ -31,7 +31,7 @@ class Drawing:
 
 
 def chart(curves: Sequence[tuple[str, pd.DataFrame]]) -> Drawing:
-    """Lay out curves of steps against accuracies (`ddbench.report.plots.curves.curve_of`), fractions in, percent on the axis."""
+    """Lay out curves of steps against accuracies (`ddbench.report.frame.curve_of`), fractions in, percent on the axis."""
     last = max(float(curve["step"].max()) for _, curve in curves) or 1.0
     ends = [curve[name].fillna(curve["top1"]) for _, curve in curves for name in ("ci_low", "ci_high")]
     low, high = max(0.0, min(end.min() for end in ends)), min(1.0, max(end.max() for end in ends))

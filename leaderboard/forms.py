@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from ddbench.hashing import digest
-from ddbench.report.format import DAGGER, DASH, between, half, percent
+from ddbench.report.format import DAGGER, DASH, half, percent
 
 from .board import Row
 
@@ -25,11 +25,6 @@ def accuracy(row: Row) -> str:
 def spread(row: Row) -> str:
     """Half of the 95 % interval in points, or a paper's own deviation; empty where there is neither."""
     return f" ±{percent(row.std)}" if row.std is not None else half(row.low, row.high)
-
-
-def interval(row: Row) -> str:
-    """The ends of the 95 % interval in percent; a dash where there is none."""
-    return between(row.low, row.high)
 
 
 def rank(row: Row) -> str:

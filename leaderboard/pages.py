@@ -23,14 +23,17 @@ from .gallery import Picture
 
 PACKAGE = "ddbench.leaderboard"
 ASSETS = ("site.css", "theme.js", "board.js", "record.js")
-FILTERS = {
+CHOICES = {
     "dataset": "Data set",
     "budget": "Budget",
     "protocol": "Protocol",
     "student": "Student",
     "standing": "Standing",
 }
-WORDS = {"budget_words": budget_words, "file_size": size, "duration": duration}
+FILTERS: dict[str, Any] = {"budget_words": budget_words, "file_size": size, "duration": duration} | {
+    each.__name__: each
+    for each in (forms.accuracy, forms.rank, forms.reported, forms.runs, forms.number, forms.file_name, forms.prose)
+}
 MOST_CURVES = 12  # in one chart
 
 
@@ -41,27 +44,14 @@ def asset(name: str) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    def source(name: str) -> str:
-        return (resources.files(PACKAGE) / "templates" / name).read_text(encoding="utf-8")
-
     made = jinja2.Environment(
-        loader=jinja2.FunctionLoader(source),
+        loader=jinja2.PackageLoader(PACKAGE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = [
-        "accuracy",
-        "rank",
-        "interval",
-        "reported",
-        "runs",
-        "number",
-        "file_name",
-        "prose",
-    ]
-    made.filters |= {name: getattr(forms, name) for name in names} | WORDS
+    made.filters |= FILTERS
     made.globals |= {"whisker": whisker, "standings": STANDINGS, "width": WIDTH, "height": HEIGHT, "left": LEFT}
     return made
 
@@ -72,7 +62,7 @@ def _write(template: str, **about: Any) -> str:
 
 def index_page(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
     """The front page: the filters and every row."""
-    filters = {name: (title, choices(rows, name)) for name, title in FILTERS.items()}
+    filters = {name: (title, choices(rows, name)) for name, title in CHOICES.items()}
     return _write("index.html", root="", rows=rows, filters=filters, about=about, **_columns(rows))
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from ddbench.errors import UsageError, unknown
 from ddbench.hashing import digest
 from ddbench.records.record import Record, Run, RunIdentity, codes_of, identified
-from ddbench.records.statistics import Samples, summarize, ties_with_best
+from ddbench.records.statistics import Samples, Seeds, summarize, ties_with_best
 from ddbench.records.store import budget_label, merge
 from ddbench.report import columns
 from ddbench.report.format import counted
@@ -110,6 +110,16 @@ def _names(record: Record) -> dict[str, tuple[str, ...]]:
         "student network": (str(record.student_network),),
         "protocol": (label, protocol_family(label)),
     }
+
+
+def curve_of(snapshots: dict[Seeds, dict[int, float]]) -> pd.DataFrame:
+    """Step, mean and interval over the runs that have the step, in the order of steps; fractions."""
+    steps = sorted({step for curve in snapshots.values() for step in curve})
+    rows = []
+    for step in steps:
+        found = summarize({seeds: curve[step] for seeds, curve in snapshots.items() if step in curve})
+        rows.append((step, found.mean, found.low, found.high))
+    return pd.DataFrame(rows, columns=["step", "top1", "ci_low", "ci_high"], dtype=float)
 
 
 def left_out(frame: pd.DataFrame) -> str | None:

@@ -16,9 +16,9 @@ from ddbench.hashing import digest
 from ddbench.records.statistics import t_interval
 from ddbench.records.store import RecordStore
 from ddbench.report import scores
-from ddbench.report.frame import results_frame
+from ddbench.report.frame import curve_of, results_frame
 from ddbench.report.plots.costs import accuracy_against_seconds, front_cells, on_front
-from ddbench.report.plots.curves import curve_of, learning_curves
+from ddbench.report.plots.curves import learning_curves
 from ddbench.report.plots.images import images_side_by_side
 from ddbench.report.plots.labels import crossings, hard_and_soft, lrs_against_weight, lrs_parts
 from ddbench.report.plots.registry import PLOTS, Plot, figures, plot, plot_all

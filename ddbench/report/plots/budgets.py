@@ -3,9 +3,12 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from ddbench.errors import UsageError
 from ddbench.report.format import budget_words
@@ -27,15 +30,10 @@ from ddbench.report.plots.style import (
     styles_of,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
 PANEL = 0.8  # inches that a panel of bars is wide, at least
 
 
-def accuracy_against_ipc(frame: pd.DataFrame, dataset: str, protocol: str, student: str) -> "Figure":
+def accuracy_against_ipc(frame: pd.DataFrame, dataset: str, protocol: str, student: str) -> Figure:
     """A line per method with its 95 % interval as a band; methods on all data as dashed horizontal lines.
 
     The IPC axis is logarithmic and only the measured IPCs are ticks. A line is broken where a cell is missing. Where
@@ -64,7 +62,7 @@ def accuracy_against_ipc(frame: pd.DataFrame, dataset: str, protocol: str, stude
     return figure
 
 
-def bars(frame: pd.DataFrame, dataset: str, budget: str) -> "Figure":
+def bars(frame: pd.DataFrame, dataset: str, budget: str) -> Figure:
     """Horizontal bars with 95 % intervals: a panel per protocol (and student), a row per method, for one budget.
 
     A dashed line marks what all the data give. UsageError where there is no such cell.
@@ -103,7 +101,7 @@ def _shifts(ticks: Sequence[int], count: int) -> list[float]:
     return [math.exp(spread * (i / (count - 1) - 0.5)) if count > 1 else 1.0 for i in range(count)]
 
 
-def _draw_bars(axes: "Axes", cells: pd.DataFrame, rows: Sequence[str]) -> None:
+def _draw_bars(axes: Axes, cells: pd.DataFrame, rows: Sequence[str]) -> None:
     found = {row.label: row for row in cells.itertuples()}
     good = [(place, found[label]) for place, label in enumerate(rows) if label in found and found[label].status == "ok"]
     places, faces = [place for place, _ in good], ["#0072B2" if row.tied else "#9CC3DD" for _, row in good]
@@ -120,7 +118,7 @@ def _draw_bars(axes: "Axes", cells: pd.DataFrame, rows: Sequence[str]) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def _write_value(axes: "Axes", place: int, row: Any) -> None:
+def _write_value(axes: Axes, place: int, row: Any) -> None:
     """The mean in its bar, or behind the interval of a bar too short for it."""
     inside = row.top1 > 0.3
     right = 100 * (row.top1 if pd.isna(row.ci_high) else row.ci_high)
@@ -128,9 +126,7 @@ def _write_value(axes: "Axes", place: int, row: Any) -> None:
     axes.text(2 if inside else right + 2, place, f"{100 * row.top1:.1f}", va="center", color=color)
 
 
-def _ipc_axis(axes: "Axes", ticks: Sequence[int]) -> None:
-    from matplotlib.ticker import FixedLocator, NullLocator
-
+def _ipc_axis(axes: Axes, ticks: Sequence[int]) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -2,23 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from ddbench.errors import UsageError
 from ddbench.report.format import duration, size
 from ddbench.report.plots.style import GRAY, chosen, draw_line, figure_for, finish, settings, styles_of
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 TIMES = (0.001, 0.01, 0.1, 1, 10, 60, 600, 3_600, 36_000, 86_400, 864_000, 8_640_000)
 """Ticks of an axis of seconds."""
 
 
-def accuracy_against_bytes(frame: pd.DataFrame, dataset: str, protocol: str, student: str) -> "Figure":
+def accuracy_against_bytes(frame: pd.DataFrame, dataset: str, protocol: str, student: str) -> Figure:
     """Accuracy against the bytes that a student needs, a point per cell, the budgets of one method joined; the front.
 
     UsageError where no cell has both.
@@ -31,7 +30,7 @@ def accuracy_against_bytes(frame: pd.DataFrame, dataset: str, protocol: str, stu
     return figure
 
 
-def accuracy_against_seconds(frame: pd.DataFrame, dataset: str, protocol: str, student: str) -> "Figure":
+def accuracy_against_seconds(frame: pd.DataFrame, dataset: str, protocol: str, student: str) -> Figure:
     """Accuracy against the seconds that the distillation took, a point per cell, likewise; stages from the cache are free.
 
     UsageError where no cell has both.
@@ -59,7 +58,7 @@ def front_cells(frame: pd.DataFrame, cost: str, dataset: str, protocol: str, stu
 
 def _against(
     frame: pd.DataFrame, cost: str, dataset: str, protocol: str, student: str
-) -> tuple["Figure", "Axes", pd.DataFrame]:
+) -> tuple[Figure, Axes, pd.DataFrame]:
     part, styles = chosen(frame, dataset, protocol, student), styles_of(frame)
     part = part[part[cost] > 0].sort_values(cost)
     if part.empty:
@@ -74,7 +73,7 @@ def _against(
     return figure, axes, part
 
 
-def _draw_front(axes: "Axes", cells: pd.DataFrame, cost: str) -> None:
+def _draw_front(axes: Axes, cells: pd.DataFrame, cost: str) -> None:
     """A broad gray stair through the cells on the front, and a ring around each."""
     x, y = [*cells[cost], 2 * cells[cost].max() ** 1.5], [*(100 * cells["top1"]), 100 * cells["top1"].max()]
     axes.plot(x, y, drawstyle="steps-post", color="#CCCCCC", linewidth=3.5, solid_capstyle="butt", zorder=1)
@@ -82,10 +81,8 @@ def _draw_front(axes: "Axes", cells: pd.DataFrame, cost: str) -> None:
     axes.plot(cells[cost], 100 * cells["top1"], linestyle="none", zorder=2, label="Pareto front", **ring)
 
 
-def bytes_axis(axes: "Axes", label: str) -> None:
+def bytes_axis(axes: Axes, label: str) -> None:
     """Ticks in KiB, MiB, GiB, five at most: powers of two, or round numbers where the range is narrow."""
-    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
-
     low, high = (math.log2(max(1.0, value)) for value in axes.get_xlim())
     unit = 1024.0 ** (low // 10)
     step = max(1, math.ceil((high - low) / 5))
@@ -99,10 +96,8 @@ def bytes_axis(axes: "Axes", label: str) -> None:
     axes.set_xlabel(label)
 
 
-def _seconds_axis(axes: "Axes") -> None:
+def _seconds_axis(axes: Axes) -> None:
     """Ticks at round times, or round numbers of seconds where the range is narrow."""
-    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
-
     low, high = axes.get_xlim()
     ticks = {float(time): duration(time) for time in TIMES if low <= time <= high}
     if len(ticks) < 2:

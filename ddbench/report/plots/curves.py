@@ -1,20 +1,16 @@
 """When is a distillation done: accuracy on the way of it, from the snapshots of runs."""
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ddbench.errors import UsageError
-from ddbench.records.statistics import Seeds, summarize
 from ddbench.report.baselines import FULL
 from ddbench.report.format import budget_words
+from ddbench.report.frame import curve_of
 from ddbench.report.plots.style import CROWD, GRAY, chosen, draw_line, figure_for, finish, settings, styles_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
-
-def learning_curves(frame: pd.DataFrame, dataset: str, protocol: str, student: str, budget: str) -> "Figure":
+def learning_curves(frame: pd.DataFrame, dataset: str, protocol: str, student: str, budget: str) -> Figure:
     """Accuracy against the steps of the distillation, with its 95 % interval; random and all the data as lines across.
 
     Where methods make different numbers of steps, against the share of their own. UsageError where no run has snapshots.
@@ -42,13 +38,3 @@ def learning_curves(frame: pd.DataFrame, dataset: str, protocol: str, student: s
         title = f"{dataset}, {budget_words(budget)}, {protocol}\n{student} students"
         finish(figure, axes, shown, title, "bands and error bars" if len(curves) <= CROWD else "error bars")
     return figure
-
-
-def curve_of(snapshots: dict[Seeds, dict[int, float]]) -> pd.DataFrame:
-    """Step, mean and interval over the runs that have the step, in the order of steps; fractions."""
-    steps = sorted({step for curve in snapshots.values() for step in curve})
-    rows = []
-    for step in steps:
-        found = summarize({seeds: curve[step] for seeds, curve in snapshots.items() if step in curve})
-        rows.append((step, found.mean, found.low, found.high))
-    return pd.DataFrame(rows, columns=["step", "top1", "ci_low", "ci_high"], dtype=float)

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from matplotlib.figure import Figure
 
 from ddbench.data.registry import load_dataset
 from ddbench.errors import UsageError
@@ -12,13 +12,10 @@ from ddbench.report.pictures import MOST_CLASSES, as_seen, on_white
 from ddbench.report.plots.style import COLUMN, PAGE, settings, settle
 from ddbench.synset.synset import load
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 MOST_SETS = 40
 
 
-def images_of(paths: Sequence[Path], dataset: str | None = None) -> "Figure":
+def images_of(paths: Sequence[Path], dataset: str | None = None) -> Figure:
     """Sets of one data set side by side, named by their methods, or by their files where those are not enough.
 
     Args:
@@ -42,7 +39,7 @@ def images_of(paths: Sequence[Path], dataset: str | None = None) -> "Figure":
 
 def images_side_by_side(
     sets: Mapping[str, tuple[torch.Tensor, torch.Tensor]], class_names: Sequence[str], title: str = ""
-) -> "Figure":
+) -> Figure:
     """The first image of every class in every set; white where a set has none of the class.
 
     Args:
@@ -62,8 +59,6 @@ def images_side_by_side(
         raise UsageError(f"sets of images of {shapes} cannot stand side by side")
     count = min(MOST_CLASSES, len(class_names))
     with settings():
-        from matplotlib.figure import Figure
-
         width = COLUMN if count <= 5 else PAGE
         side = (width - 0.9) / count
         figure = Figure(figsize=(width, 0.75 + side * len(sets)), layout="constrained")

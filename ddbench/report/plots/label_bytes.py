@@ -1,8 +1,9 @@
 """What does a byte of labels buy: accuracy against the bytes of the labels alone, packed and as a method gives them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ddbench.errors import UsageError
 from ddbench.report.format import DAGGER
@@ -10,11 +11,8 @@ from ddbench.report.frame import UNPACKED
 from ddbench.report.plots.costs import bytes_axis
 from ddbench.report.plots.style import COLORS, LINES, MARKERS, Style, chosen, draw_line, figure_for, finish, settings
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
-
-def accuracy_against_label_bytes(frame: pd.DataFrame, dataset: str, protocol: str, student: str) -> "Figure":
+def accuracy_against_label_bytes(frame: pd.DataFrame, dataset: str, protocol: str, student: str) -> Figure:
     """Accuracy against the bytes of the labels alone, a line per method and form: its label batches, fewer and fewer.
 
     Color, line and filling tell methods apart, markers the forms: teachers that label online (their weights are the

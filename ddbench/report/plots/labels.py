@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ddbench.errors import UsageError
 from ddbench.report import scores
@@ -27,19 +29,15 @@ from ddbench.report.plots.style import (
 )
 from ddbench.report.score_table import score_table
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 PUBLISHED = 0.5
 """LRS's published weight."""
 
 
-def hard_and_soft(frame: pd.DataFrame, dataset: str, budget: str, protocol: str = "hard-v1") -> "Figure":
+def hard_and_soft(frame: pd.DataFrame, dataset: str, budget: str, protocol: str = "hard-v1") -> Figure:
     """A dumbbell per method: its accuracy with hard and with soft labels, and how far they are apart, in points.
 
-    The soft protocol is the twin of the hard one. Each by the student that most methods have. Sorted by the hard accuracy, so that a soft column out of order
-    is another ranking. UsageError where no method has both.
+    The soft protocol is the twin of the hard one. Each by the student that most methods have. Sorted by the hard
+    accuracy, so that a soft column out of order is another ranking. UsageError where no method has both.
     """
     hard, soft = protocol, soft_twins(frame.loc[frame["status"] == "ok", "protocol"]).get(protocol, "")
     (one, ones), (two, others) = (_by_student(labeled(frame), dataset, budget, name) for name in (hard, soft))
@@ -47,8 +45,6 @@ def hard_and_soft(frame: pd.DataFrame, dataset: str, budget: str, protocol: str 
     if all(ones[label].budget == "all" for label in rows):
         raise UsageError(f"no method with {hard} and its soft twin for {dataset} at {budget}")
     with settings():
-        from matplotlib.figure import Figure
-
         width = COLUMN if room_for(rows) <= COLUMN / 2.5 else PAGE
         figure = Figure(figsize=(width, 1.2 + 0.2 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
@@ -85,7 +81,7 @@ def _usual(students: "pd.Series[str]") -> str:
     return str(min(counts[counts == counts.max()].index, default=""))
 
 
-def _draw_side(axes: "Axes", cells: Sequence[Any], label: str, marker: str, face: str) -> None:
+def _draw_side(axes: Axes, cells: Sequence[Any], label: str, marker: str, face: str) -> None:
     places = range(len(cells))
     known = [(place, row) for place, row in enumerate(cells) if row.ci_low == row.ci_low]
     low, high = ([100 * getattr(row, name) for _, row in known] for name in ("ci_low", "ci_high"))
@@ -134,7 +130,7 @@ def crossings(parts: Mapping[str, LrsParts]) -> list[tuple[float, str, str]]:
     return sorted(found)
 
 
-def lrs_against_weight(frame: pd.DataFrame, dataset: str, budget: str, protocol: str = "hard-v1") -> "Figure":
+def lrs_against_weight(frame: pd.DataFrame, dataset: str, budget: str, protocol: str = "hard-v1") -> Figure:
     """LRS of each method over the weight of IOR from 0 to 1, a cross where two methods change places.
 
     UsageError where fewer than two methods have HLR and IOR.

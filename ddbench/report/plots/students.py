@@ -1,23 +1,22 @@
 """Does it transfer across networks: a map of methods by student networks, with numbers."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ddbench.errors import UsageError
 from ddbench.report.format import DASH, budget_words
 from ddbench.report.plots.style import ACCURACY, COLUMN, PAGE, labeled, room_for, settings, settle
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 CELL = 0.6  # inches of width, at least
 PALEST, DARKEST = 0.05, 0.85  # of the color map, so that no cell is as white as the paper
 
 
-def accuracy_by_student(frame: pd.DataFrame, dataset: str, protocol: str, budget: str) -> "Figure":
+def accuracy_by_student(frame: pd.DataFrame, dataset: str, protocol: str, budget: str) -> Figure:
     """Methods by student networks at one budget, the best on average first, all data last; darker is better.
 
     A missing cell is a dash, a failed one and one that is excluded say so. UsageError where no cell has an accuracy.
@@ -36,8 +35,6 @@ def accuracy_by_student(frame: pd.DataFrame, dataset: str, protocol: str, budget
     names = room_for(rows)
     width = COLUMN if names + CELL * len(students) <= COLUMN else PAGE
     with settings():
-        from matplotlib.figure import Figure
-
         slanted = room_for(students) * len(students) > width - names
         figure = Figure(figsize=(width, 0.9 + 0.6 * slanted + 0.2 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
@@ -52,9 +49,7 @@ def accuracy_by_student(frame: pd.DataFrame, dataset: str, protocol: str, budget
     return figure
 
 
-def _draw_map(axes: "Axes", rows: Sequence[Sequence[Any]]) -> None:
-    from matplotlib import colormaps
-
+def _draw_map(axes: Axes, rows: Sequence[Sequence[Any]]) -> None:
     good = [row.top1 for line in rows for row in line if row is not None and row.status == "ok"]
     low, span = min(good), max(max(good) - min(good), 1e-9)
     shades = colormaps["Blues"]

@@ -10,20 +10,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 
 from ddbench.errors import UsageError
 from ddbench.report.format import DAGGER
 from ddbench.report.plots import SUFFIXES
 from ddbench.report.tables import row_labels
 from ddbench.system.files import write_atomic
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.backends.backend_agg import RendererAgg
-    from matplotlib.figure import Figure
 
 COLUMN, PAGE = 3.4, 7.0  # widths in inches
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#000000", "#56B4E9", "#E69F00")
@@ -66,7 +67,7 @@ class Style:
         return {"color": self.color, "marker": self.marker, "markeredgecolor": "white", "markeredgewidth": 0.4}
 
 
-def save(figure: "Figure", path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     """Write a figure whole or not at all, 200 dots per inch; UsageError unless the suffix is one of `SUFFIXES`."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -107,16 +108,12 @@ def styles_of(frame: pd.DataFrame) -> dict[str, Style]:
 @contextmanager
 def settings() -> Iterator[None]:
     """Within the block, `SETTINGS` are matplotlib's."""
-    import matplotlib
-
     with matplotlib.rc_context(SETTINGS):
         yield
 
 
-def figure_for(entries: int) -> tuple["Figure", "Axes"]:
+def figure_for(entries: int) -> tuple[Figure, Axes]:
     """A figure with room for a legend of that many entries: column-wide, or page-wide where there are many."""
-    from matplotlib.figure import Figure
-
     wide = entries > CROWD + 1
     lines = math.ceil(entries / (4 if wide else 2))
     size = (PAGE, 3.4 + LEGEND_LINE * lines) if wide else (COLUMN, 2.6 + LEGEND_LINE * lines)
@@ -126,23 +123,19 @@ def figure_for(entries: int) -> tuple["Figure", "Axes"]:
 
 def room_for(labels: Iterable[str]) -> float:
     """Inches that the longest of some labels takes in the text of plots, 8 points, with what stands between it and an axis."""
-    from matplotlib.textpath import TextPath
-
     longest = max(labels, key=len, default="")
     return 0.15 + float(TextPath((0, 0), longest or " ", size=8).get_extents().width) / 72
 
 
-def panels_for(width: float, columns: int, lines: int, rows: int) -> tuple["Figure", list["Axes"]]:
+def panels_for(width: float, columns: int, lines: int, rows: int) -> tuple[Figure, list[Axes]]:
     """Panels side by side that share their rows."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, 0.45 + lines * (0.75 + 0.19 * rows)), layout="constrained")
     made = figure.subplots(lines, columns, sharey=True, squeeze=False)
     return figure, list(made.flat)
 
 
 def draw_line(
-    axes: "Axes",
+    axes: Axes,
     label: str,
     style: Style,
     x: "Sequence[float] | pd.Series[float]",
@@ -161,23 +154,21 @@ def draw_line(
     draw_intervals(axes, x, cells, style)
 
 
-def draw_intervals(axes: "Axes", x: Iterable[float], cells: pd.DataFrame, style: Style) -> None:
+def draw_intervals(axes: Axes, x: Iterable[float], cells: pd.DataFrame, style: Style) -> None:
     """Thin error bars, for points that stand alone and for print without color."""
-    from matplotlib.collections import LineCollection
-
     ends = zip(x, 100 * cells["ci_low"], 100 * cells["ci_high"], strict=True)
     bars = [[(place, low), (place, high)] for place, low, high in ends if low == low]
     axes.add_collection(LineCollection(bars, colors=style.color, linewidths=0.7), autolim=False)
 
 
-def draw_references(axes: "Axes", part: pd.DataFrame) -> None:
+def draw_references(axes: Axes, part: pd.DataFrame) -> None:
     """What all the data give, as dashed lines across."""
     for row in part[part["budget"] == "all"].itertuples():
         label = f"{row.label}: {100 * row.top1:.1f}"
         axes.axhline(100 * row.top1, color=GRAY, linestyle="--", linewidth=0.9, label=label, zorder=1)
 
 
-def finish(figure: "Figure", axes: "Axes", part: pd.DataFrame, title: str, drawn: str = "error bars") -> None:
+def finish(figure: Figure, axes: Axes, part: pd.DataFrame, title: str, drawn: str = "error bars") -> None:
     """The accuracy axis around the cells of `part`, title, legend below, layout. `drawn` is what shows the intervals."""
     low, high = (100 * fill for fill in (part["ci_low"].fillna(part["top1"]), part["ci_high"].fillna(part["top1"])))
     margin = 0.06 * max(5.0, high.max() - low.min())
@@ -188,14 +179,12 @@ def finish(figure: "Figure", axes: "Axes", part: pd.DataFrame, title: str, drawn
     settle(figure)
 
 
-def _renderer(figure: "Figure") -> "RendererAgg":
+def _renderer(figure: Figure) -> RendererAgg:
     """What measures texts."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     return FigureCanvasAgg(figure).get_renderer()
 
 
-def add_legend(figure: "Figure", title: str = "") -> None:
+def add_legend(figure: Figure, title: str = "") -> None:
     """The legend below the axes, in two columns or, on a page, four; fewer, in a higher figure, where names are long."""
     renderer = _renderer(figure)
     most = 2 if figure.get_figwidth() == COLUMN else 4
@@ -212,7 +201,7 @@ def add_legend(figure: "Figure", title: str = "") -> None:
         legend.set_title(title)
 
 
-def settle(figure: "Figure") -> None:
+def settle(figure: Figure) -> None:
     """Lay the figure out once, and not again for every format; with an engine left, each file is drawn twice."""
     if len(figure.axes) == 1 and not (figure.get_suptitle() or figure.get_supxlabel()):
         _settle_one(figure, figure.axes[0])
@@ -223,7 +212,7 @@ def settle(figure: "Figure") -> None:
     figure.set_layout_engine(None)
 
 
-def _settle_one(figure: "Figure", axes: "Axes") -> None:
+def _settle_one(figure: Figure, axes: Axes) -> None:
     """One axes above the legend, without texts of the figure's own, in one pass: what stands around it takes what it needs, whatever the axes' size."""
     renderer = _renderer(figure)
     pad, page = 0.04 * figure.dpi, figure.bbox
