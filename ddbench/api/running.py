@@ -7,13 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from numpy.typing import ArrayLike
-
 from ddbench.api.planning import Steady, missing_work
 from ddbench.budget import Budget
 from ddbench.errors import UsageError
-from ddbench.evaluation.from_tensors import from_tensors
+from ddbench.evaluation.from_tensors import Numbers, from_tensors
 from ddbench.evaluation.protocol import find_protocol
 from ddbench.jobs.ddp import ONE_JOB, DDPExecutor
 from ddbench.jobs.job import DataName, DistillJob, distill_job
@@ -303,15 +300,15 @@ def pack_labels(
 
 
 def evaluate(
-    images: ArrayLike | SynSet | Path | str,
-    labels: ArrayLike | None = None,
+    images: Numbers | SynSet | Path | str,
+    labels: Numbers | None = None,
     *,
     dataset: str | None = None,
     protocol: str = "hard-v1",
     network: str | None = None,
     seeds: int | Sequence[int] = 5,
     space: str = "normalised",
-    soft_labels: ArrayLike | None = None,
+    soft_labels: Numbers | None = None,
     syn_lr: float | None = None,
     name: str | None = None,
     borrow: Path | str | None = None,
@@ -362,11 +359,11 @@ def evaluate(
         if labels is None or dataset is None:
             raise UsageError("images need labels and the name of their data set")
         images = from_tensors(
-            torch.as_tensor(images),
-            torch.as_tensor(labels),
+            images,
+            labels,
             DataName(dataset, dataset_name).load(),
             space=space,
-            soft_labels=None if soft_labels is None else torch.as_tensor(soft_labels),
+            soft_labels=soft_labels,
             syn_lr=syn_lr,
             name=name or "imported",
         )

@@ -47,18 +47,18 @@ PARTS = (
 )
 PARTS += ("ddbench.augmentations", "ddbench.mixes", "ddbench.datasets", "ddbench.networks")
 KERNEL = {
-    "SYNTHESIS": (USED_BY_METHODS, {1: "f472e0c8185a73bc1898c6c59faccd5d1ff1b74260e66954494e7f5904ee1743"}),
-    "TRAINING": (SCORING, {1: "d5903910149c75b507af4829b833727c20386a3f12dbf42de7ceb580977f22a3"}),
+    "SYNTHESIS": (USED_BY_METHODS, {1: "3864cb9c038537e1045acb02c0f733becd211603b814ec206bce7f990f28ebb1"}),
+    "TRAINING": (SCORING, {1: "10453e3c7d236d17ab64d14b222269d01f8530331b9d84052c44bf78bd573ed2"}),
 }
 """Version of `ddbench.system.code` -> modules that it begins with, besides our entry points of `PARTS`; and pins."""
 ENGINES = {
-    "selection.bins": {1: "afaa71a94af6ce32c1d0b586d6bf08112494f031154939d8a1de90315e7f1533"},
-    "selection.dynamics": {1: "1ca69df2089e60c8cc6cdc3151206566488c600ce0086c3c97b985af75470bf1"},
+    "selection.bins": {1: "2907a7688d457a2b4a46b2a0f6f3b0152c936b2b953d57d04c2e4b77c80c7ea5"},
+    "selection.dynamics": {1: "04ee203a4973023733c6db333ac717419b3580cd976250647813449ed5a92abe"},
     "encoders.image_encoders": {1: "5a34e56254d696634f09a8a18234752ef32bb6f9284dce8938d5b79c42d4ceb5"},
-    "trajectory.experts": {1: "dbefc5b7d82c1a1599b86c9c9e5819aaad713c58936b9fd802d835a82bd3ef9a"},
-    "decoupled.priors": {1: "8afdba514934f0c7f61857966e970fa10f12bf5bb681e94a373b3d3de8249060"},
-    "encoders.projector": {1: "a5378231a1962bfa6bdf8bb62a9fe7d51d0c150b72ceee3ec46b50c41280cf95"},
-    "encoders.weak_teachers": {1: "7981d988cc17a6e12df63a4b574972940502767f51c5ba489978385b772ba78a"},
+    "trajectory.experts": {1: "18a814801830788f9dfed8115b352a94e3eb630e07f4bf8f712cd14ea21ee47c"},
+    "decoupled.priors": {1: "447e784c864ea952ecb756d7a55937c3954f046778be569f425eef817fece9f1"},
+    "encoders.projector": {1: "80a43d4252fa01017c60f1724374a8885b79594496c9741585e3f4e0f84a6319"},
+    "encoders.weak_teachers": {1: "89a8b4f6a56ba7d34001af32b538ea48cd7ff6a1de537048c40ec67efb9db68d"},
 }
 """Engine with a CODE_VERSION, of a stage's products -> pins of the engine and what it imports of our methods."""
 
