@@ -13,7 +13,6 @@ from ddbench.errors import UsageError, unknown
 from ddbench.report import columns, score_table, significance, tables
 from ddbench.report.plots import SUFFIXES
 from ddbench.report.plots.registry import PLOTS, plot_all
-from ddbench.report.plots.style import save
 from ddbench.system.files import check_writable
 
 
@@ -176,6 +175,8 @@ def plot(
         figure = ddbench.plot(
             kind, **chosen.chosen(), ipc=ipc, fraction=fraction, sets=o.listed(sets, "--sets") or (), say=say
         )
+        from ddbench.report.plots.style import save  # matplotlib, which tables do not need
+
         written = [save(figure, out)]
     else:
         from ddbench.system.environment import cores  # imports torch

@@ -317,7 +317,7 @@ def test_an_appeal_is_written_only_if_it_is_one(tmp_path, results):
 
 
 def test_files_of_the_cache_are_told_apart_by_their_folders(tmp_path):
-    with pytest.raises(UsageError, match="no sealed product"):
+    with pytest.raises(UsageError, match="no sealed"):
         shared_product(tmp_path / "none", "hf:a/b/c")
     place = tmp_path / "stages" / "experts" / ("0" * 32) / "0-1.safetensors"
     sealed = write_sealed(place, {}, {"loss": 0.5})

@@ -78,8 +78,8 @@ def test_trajectories_take_the_steps_that_are_foreseen(name, passes, monkeypatch
 def test_recovery_takes_the_steps_that_are_foreseen(name, monkeypatch):
     monkeypatch.setattr(recover, "CPU_PIXELS", 20 * 64)  # two problems in a stack
     monkeypatch.setattr("ddbench.methods.costs.CPU_PIXELS", 20 * 64)
-    calls, step = [], recover._Stack.step
-    monkeypatch.setattr(recover._Stack, "step", lambda self, t: calls.append(len(self.values)) or step(self, t))
+    calls, step = [], recover.BlockStack.step
+    monkeypatch.setattr(recover.BlockStack, "step", lambda self, t: calls.append(len(self.values)) or step(self, t))
     small = {"iterations": 6, "teacher_epochs": 2}
     found = cost(name, 4, **small)
     teacher, work = found.steps

@@ -302,7 +302,7 @@ def test_a_committee_that_cannot_vote_is_a_line(changes, words):
 def test_what_cannot_end_well_does_not_begin(name, network, changes, words, monkeypatch):
     monkeypatch.setattr(recording, "MAX_BYTES", 100)
     task = a_task(network=network)
-    monkeypatch.setattr(task, "open_stage", lambda *_: pytest.fail("a teacher was asked for"))
+    monkeypatch.setattr(task, "open_cache", lambda *_: pytest.fail("a teacher was asked for"))
     with pytest.raises(UsageError, match=words):
         find_method(name).distill(task, hyper_of(name, **changes))
 

@@ -343,7 +343,7 @@ def test_the_shipped_student_trains_and_random_borrows_its_labels(labels):
 def test_what_cannot_end_well_does_not_begin(network, changes, words, monkeypatch):
     monkeypatch.setattr(recording, "MAX_BYTES", 100)
     task = a_task(network=network)
-    monkeypatch.setattr(task, "open_stage", lambda *_: pytest.fail("a teacher was asked for"))
+    monkeypatch.setattr(task, "open_cache", lambda *_: pytest.fail("a teacher was asked for"))
     with refused(words):
         distil(task, **changes)
 

@@ -18,8 +18,6 @@ from ddbench.evaluation.protocol import find_protocol
 from ddbench.evaluation.reference_teacher import reference_teacher
 from ddbench.evaluation.sizes import bytes_of
 from ddbench.extras.import_export import export_set, import_set
-from ddbench.jobs import estimate
-from ddbench.jobs.job import DataName
 from ddbench.randomness import rng
 from ddbench.report.pictures import as_seen
 from ddbench.synset import teachers, views
@@ -329,18 +327,6 @@ def test_a_baseline_borrows_the_recipe_and_not_the_views():
     found = match_recipe(own, canvases(), digits)
     assert found.views is None and found.student_recipe == TILED and found.targets is None
     assert final_loss(found) == trained(*expanded(own))
-
-
-def test_an_estimate_takes_tiles_out(monkeypatch):
-    asked = []
-
-    def draw(images, generator):
-        asked.append(len(images))
-        return images
-
-    monkeypatch.setattr(estimate, "PROBE_SECONDS", 0.01)
-    estimate.estimate_student(DataName("digits"), "shipped-v1", None, 20, Compute(), recipe=TILED, draw=draw)
-    assert asked and set(asked) == {6}
 
 
 @pytest.mark.parametrize("name", ["set.pt", "set.npz", "folder"])

@@ -133,7 +133,7 @@ def test_edited_code_is_run_again(own):
     runs = the_record().by_setting().values()
     assert [len(each) for each in runs] == [5, 5] and all(run in the_record().runs for run in before.runs)
     assert len({run.code for run in the_record().runs}) == len({run.synset for run in the_record().runs}) == 2
-    assert "5 runs reused, 0 made" in run() and "changed" not in run()
+    assert "5 runs reused, 0 made" in run() and "running" not in run()
 
 
 def test_seeds_added_after_an_edit_are_another_mean(own):

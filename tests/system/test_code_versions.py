@@ -54,7 +54,7 @@ KERNEL = {
 ENGINES = {
     "selection.bins": {1: "2907a7688d457a2b4a46b2a0f6f3b0152c936b2b953d57d04c2e4b77c80c7ea5"},
     "selection.dynamics": {1: "04ee203a4973023733c6db333ac717419b3580cd976250647813449ed5a92abe"},
-    "encoders.image_encoders": {1: "5a34e56254d696634f09a8a18234752ef32bb6f9284dce8938d5b79c42d4ceb5"},
+    "encoders.image_encoders": {1: "3cb6eac027dceb2cdd43c982be00ba1c24f6fb74f7b30a06fa929e3930b128ed"},
     "trajectory.experts": {1: "18a814801830788f9dfed8115b352a94e3eb630e07f4bf8f712cd14ea21ee47c"},
     "decoupled.priors": {1: "447e784c864ea952ecb756d7a55937c3954f046778be569f425eef817fece9f1"},
     "encoders.projector": {1: "80a43d4252fa01017c60f1724374a8885b79594496c9741585e3f4e0f84a6319"},

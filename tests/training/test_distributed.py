@@ -21,10 +21,9 @@ from ddbench.jobs.sweep import Sweep
 from ddbench.records.store import read_record
 from ddbench.settings import results_dir
 from ddbench.system.rank import follow, follows
-from ddbench.training import distributed
 from ddbench.training.compute import Compute, check_devices
 from ddbench.training.distributed import launch
-from ddbench.training.ranks import Ranks
+from ddbench.training.ranks import Ranks, current
 
 CUTMIX = {"name": "cutmix", "alpha": 1.0}
 PLANS = (
@@ -152,7 +151,7 @@ def test_rows_are_parts_and_parts_are_the_whole():
 
 def test_alone_there_are_no_ranks(monkeypatch):
     monkeypatch.setenv("NODE_RANK", "1")  # whatever a cluster's scheduler says of a run on one node
-    assert distributed.current() is None and not follows()
+    assert current() is None and not follows()
     assert options.ddp_executor(2, 1, None) == DDPExecutor(2) and not follows()
 
 

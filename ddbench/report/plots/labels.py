@@ -153,7 +153,7 @@ def lrs_against_weight(frame: pd.DataFrame, dataset: str, budget: str, protocol:
             axes.plot(*zip(*points, strict=True), "x", color="black", label="ranking changes", zorder=4, **look)
         axes.axvline(PUBLISHED, color=GRAY, linestyle=":", linewidth=0.9, zorder=1)
         axes.set_xlim(0, 1)
-        axes.set_xlabel("Weight of IOR; that of HLR is the rest (dotted: published)")
+        axes.set_xlabel("Weight of IOR, the rest is HLR's (dotted: published)")
         axes.set_ylabel("Label-robust score (LRS)")
         axes.set_title(f"{dataset}, {budget_words(budget)}, {protocol}")
         add_legend(figure)
