@@ -12,8 +12,7 @@ from ddbench.system.files import make_folder
 
 from . import pages
 from .board import rows as board_rows
-from .entries import Entry, read, united
-from .forms import file_name
+from .entries import Entry, file_name, read, united
 from .gallery import draw_pictures
 
 MARK = "ddbench-site.txt"  # says that a folder is a site, which a later build may write over

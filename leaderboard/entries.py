@@ -1,10 +1,13 @@
 """Records and where they stand: measured here, claimed by others, or claimed and verified."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ddbench.hashing import digest
+from ddbench.records.claims import claim_holds
 from ddbench.records.record import Record
 from ddbench.records.store import merge, read_records
 from ddbench.settings import results_dir
@@ -16,6 +19,7 @@ STANDINGS: dict[str, str] = {
     "claimed": "submitted, not yet verified: shown, but not ranked",
     "reported": "printed in a paper: not measured under a protocol of this suite, not ranked",
 }
+MOST_NAME = 48  # characters of a file name before its hash
 RANKED = ("measured", "verified")
 
 
@@ -42,7 +46,7 @@ class Entry:
 
 def read(folders: Sequence[Path] = ()) -> list[Entry]:
     """Every record of some folders, with where it stands; a record with a submission is a claim, verified where it holds
-    against what was measured (`ddbench.extras.verify`).
+    against what was measured (`ddbench.records.claims`).
 
     Args:
         folders: of records; none: `ddbench.settings.results_dir`, and `submitted` beside it where that is there.
@@ -71,8 +75,6 @@ def _entry(record: Record, measured: Sequence[Record]) -> Entry:
     claim = record.submission
     if claim is None:
         return Entry(record)
-    from ddbench.extras.verify import claim_holds  # asked for claims alone: it brings torch
-
     standing: Standing = "verified" if claim_holds(record, measured) else "claimed"
     return Entry(record, standing, words_of(claim.model_dump(mode="json", exclude_none=True)))
 
@@ -100,3 +102,10 @@ def united(entries: Iterable[Entry]) -> list[Entry]:
             record = merge(first.record, entry.record, where="two folders of records")
             found[entry.id] = Entry(record, entry.standing, first.about | entry.about)
     return list(found.values())
+
+
+def file_name(name: str) -> str:
+    """A name as a file name inside its folder, on any system; where that changes it, its hash keeps it apart."""
+    plain = re.sub(r"[^a-z0-9.+-]+", "-", name.lower()).lstrip(".-")[:MOST_NAME]
+    reserved = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", plain)
+    return plain if plain == name and not reserved else f"{plain or 'name'}_{digest(name)[:12]}"

@@ -7,12 +7,9 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from ddbench.hashing import digest
 from ddbench.report.format import DAGGER, DASH, half, percent
 
 from .board import Row
-
-MOST_NAME = 48  # characters of a file name before its hash
 
 
 def accuracy(row: Row) -> str:
@@ -51,13 +48,6 @@ def runs(row: Row) -> str:
 def number(value: float | None) -> str:
     """A number to sort by, short and exact enough; empty where there is none."""
     return "" if value is None else f"{value:.7g}"
-
-
-def file_name(name: str) -> str:
-    """A name as a file name inside its folder, on any system; where that changes it, its hash keeps it apart."""
-    plain = re.sub(r"[^a-z0-9.+-]+", "-", name.lower()).lstrip(".-")[:MOST_NAME]
-    reserved = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", plain)
-    return plain if plain == name and not reserved else f"{plain or 'name'}_{digest(name)[:12]}"
 
 
 def prose(text: str) -> Markup:

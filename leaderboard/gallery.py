@@ -12,8 +12,7 @@ from ddbench.records.store import budget_label
 from ddbench.report.format import budget_words
 from ddbench.settings import cache_dir
 
-from .entries import Entry
-from .forms import file_name
+from .entries import Entry, file_name
 
 log = logging.getLogger("ddbench")
 MOST = 60  # pictures of a site

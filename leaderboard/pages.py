@@ -18,7 +18,7 @@ from ddbench.report.papers import Figure, Paper
 from . import forms
 from .board import Row, choices, curves
 from .drawings import HEIGHT, LEFT, WIDTH, chart, whisker
-from .entries import STANDINGS, Entry
+from .entries import STANDINGS, Entry, file_name
 from .gallery import Picture
 
 PACKAGE = "ddbench.leaderboard"
@@ -32,7 +32,7 @@ CHOICES = {
 }
 FILTERS: dict[str, Any] = {"budget_words": budget_words, "file_size": size, "duration": duration} | {
     each.__name__: each
-    for each in (forms.accuracy, forms.rank, forms.reported, forms.runs, forms.number, forms.file_name, forms.prose)
+    for each in (forms.accuracy, forms.rank, forms.reported, forms.runs, forms.number, file_name, forms.prose)
 }
 MOST_CURVES = 12  # in one chart
 
@@ -127,7 +127,7 @@ def record_script(entry: Entry, ids: Mapping[str, list[str]], superseded: Mappin
         "reduced": record.reduced,
         "recipe_name": record.recipe_name,
         "budget": budget_words(budget_label(record.budget)),
-        "page": f"methods/{forms.file_name(record.method)}.html",
+        "page": f"methods/{file_name(record.method)}.html",
         "reproduce": list(commands_again(record)),
         "needed": list(needed(record)),
         "supersedes": ids.get(record.supersedes or "", []),

@@ -15,9 +15,6 @@ from ddbench.report.plots.registry import plot as draw_plot
 from ddbench.report.score_table import data, score_table
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Folders = Sequence[Path | str] | Path | str | None

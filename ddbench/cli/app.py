@@ -42,10 +42,10 @@ COMMANDS = {
         "tune": ("tune:tune", "Choose hyper-parameters on a holdout of train."),
     },
     "Results": {
-        "table": ("viewing:table", "Make a table of records, with 95 % intervals."),
-        "scores": ("viewing:scores", "Score sets from records: HLR, IOR, LRS, ARS, and accuracy per cost."),
-        "compare": ("viewing:compare", "Compare methods within each column, corrected for many comparisons."),
-        "plot": ("viewing:plot", "Plot records, or sets: each kind of plot answers a question."),
+        "table": ("results:table", "Make a table of records, with 95 % intervals."),
+        "scores": ("results:scores", "Score sets from records: HLR, IOR, LRS, ARS, and accuracy per cost."),
+        "compare": ("results:compare", "Compare methods within each column, corrected for many comparisons."),
+        "plot": ("results:plot", "Plot records, or sets: each kind of plot answers a question."),
         "show": ("showing:show", "Show what is in a set or a record; draw a set."),
     },
     "Sets from and to elsewhere": {

@@ -10,8 +10,8 @@ from ddbench.cli.output import print_json, print_table, progress, say
 from ddbench.errors import DDBenchError, UsageError, unknown
 from ddbench.extras import download
 from ddbench.extras import submit as submissions
-from ddbench.extras.verify import Verification
 from ddbench.extras.verify import verify as verify_record
+from ddbench.records.claims import Verification
 from ddbench.records.store import read_record
 from ddbench.settings import default_workers, results_dir
 

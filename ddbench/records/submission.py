@@ -1,7 +1,7 @@
 """Submissions: what a record of somebody else carries besides its runs, namely who claims them and where the files are.
 
 A claim is words and addresses; nothing here fetches or runs anything. Whether it holds is not stored: it is derived from
-the record and the runs that others made of the same set (`ddbench.extras.verify`).
+the record and the runs that others made of the same set (`ddbench.records.claims`).
 """
 
 from typing import Annotated, Literal, Self

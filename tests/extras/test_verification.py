@@ -10,7 +10,8 @@ from command import ddbench
 
 from ddbench import distill, evaluate
 from ddbench.errors import UsageError
-from ddbench.extras.verify import FEWEST, MARGIN, WIDEST, judge, judge_record, tolerance, verify
+from ddbench.extras.verify import verify
+from ddbench.records.claims import FEWEST, MARGIN, WIDEST, judge, judge_record, tolerance
 from ddbench.records.record import Record
 from ddbench.records.store import RecordStore
 

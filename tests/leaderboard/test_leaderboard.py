@@ -16,7 +16,7 @@ from ddbench.leaderboard import forms
 from ddbench.leaderboard.board import default_recipe, rows
 from ddbench.leaderboard.build import MARK, build
 from ddbench.leaderboard.drawings import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart, whisker
-from ddbench.leaderboard.entries import Entry, _entry, read, united
+from ddbench.leaderboard.entries import Entry, _entry, file_name, read, united
 from ddbench.leaderboard.serving import server_for
 from made_records import a_record, without_set
 from typer.testing import CliRunner
@@ -349,7 +349,7 @@ def test_a_method_page_has_algorithm_differences_and_recipes(tmp_path):
     assert "not established: why users find 55 to 57 % at IPC 50" in words and "paper-reduced" in words
     assert any(row["links"] and "record.html#" in row["links"][-1] for row in page.rows)
     outside = next(figure.method for figure in reported.find() if figure.outside)
-    assert "is not part of the suite" in text_of(folder / "methods" / f"{forms.file_name(outside)}.html")
+    assert "is not part of the suite" in text_of(folder / "methods" / f"{file_name(outside)}.html")
 
 
 def test_steps_of_a_docstring():
@@ -483,7 +483,7 @@ def test_a_recipe_of_any_form_is_shown(tmp_path, recipe):
 
 @pytest.mark.parametrize("name", ["../../x", "..", "/etc/passwd", "CON", "con", "a" * 200, "a/b", "A", "a", "😀", "."])
 def test_names_stay_in_their_folder(tmp_path, name):
-    made = forms.file_name(name)
+    made = file_name(name)
     assert re.fullmatch(r"[a-z0-9+-][a-z0-9.+_-]{0,79}", made) and ".." not in made.split("_")[0][:2]
     folder = site(tmp_path, entries([record(name)]), reported={})
     assert (folder / "methods" / f"{made}.html").is_file()
@@ -492,8 +492,8 @@ def test_names_stay_in_their_folder(tmp_path, name):
 
 def test_names_that_differ_have_files_that_differ():
     names = ["A", "a", "a b", "a-b", "a/b", "é", "è", "con", "con.x", "sre2l++", "sre2l"]
-    assert len({forms.file_name(name) for name in names}) == len(names)
-    assert forms.file_name("sre2l++") == "sre2l++"
+    assert len({file_name(name) for name in names}) == len(names)
+    assert file_name("sre2l++") == "sre2l++"
 
 
 def test_building_opens_no_connection(tmp_path, monkeypatch):
