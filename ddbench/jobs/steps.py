@@ -7,6 +7,7 @@ divided by threads: what the step takes on a quiet machine.
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch.utils.benchmark import Timer
 
 from ddbench import networks, plugins
 from ddbench.augment import build_augmentation, build_mixing
@@ -264,6 +264,10 @@ def line_through(step: Callable[[int], Any], compute: Compute) -> StepCost:
 
 def seconds_of(call: Callable[[], Any], compute: Compute) -> float:
     """Median seconds of a call, warmed up."""
+    # what the import loads warns where there is a CUDA compiler and no device
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    from torch.utils.benchmark import Timer
+
     timer = partial(Timer, "call()", globals={"call": call}, num_threads=compute.threads)
     watch = timer() if compute.device == "cuda" else timer(timer=lambda: time.process_time() / compute.threads)
     return float(watch.blocked_autorange().median)
