@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 from ddbench.errors import UsageError, unknown
 
+Kind = TypeVar("Kind")
 KINDS = {
     "ddbench.methods": "method",
     "ddbench.evaluators": "protocol",
@@ -67,6 +68,16 @@ def find(group: str, name: str) -> Any:
         return declared[name].load()
     except (ImportError, AttributeError) as error:
         raise UsageError(f"{KINDS[group]} {name!r} ({declared[name].value}) cannot be loaded: {error}") from error
+
+
+def find_a(kind: type[Kind], group: str, name: str) -> Kind:
+    """`find`, of a class; UsageError also where what is registered is something else."""
+    result = find(group, name)
+    if not isinstance(result, kind):
+        raise UsageError(
+            f"{KINDS[group]} {name!r}: its entry point gives an object of {type(result).__name__}, not of {kind.__name__}"
+        )
+    return result
 
 
 @dataclass(frozen=True)

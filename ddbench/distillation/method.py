@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from ddbench import plugins
-from ddbench.errors import UsageError, unknown
+from ddbench.errors import unknown
 
 if TYPE_CHECKING:
     from ddbench.training.precision import Execution
@@ -101,7 +101,4 @@ def method_names() -> tuple[str, ...]:
 
 def find_method(name: str) -> Method:
     """Method registered under `name`; UsageError if there is none, or if what is registered is no method."""
-    method = plugins.find(GROUP, name)
-    if not isinstance(method, Method):
-        raise UsageError(f"method {name!r}: its entry point gives {type(method).__name__}, not a Method")
-    return method
+    return plugins.find_a(Method, GROUP, name)

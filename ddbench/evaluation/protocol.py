@@ -103,7 +103,4 @@ def protocol_names() -> tuple[str, ...]:
 
 def find_protocol(name: str) -> Protocol:
     """Protocol registered under a name; UsageError if there is none."""
-    protocol = plugins.find(GROUP, name)
-    if not isinstance(protocol, Protocol):
-        raise UsageError(f"protocol {name!r}: its entry point gives {type(protocol).__name__}, not a Protocol")
-    return protocol
+    return plugins.find_a(Protocol, GROUP, name)

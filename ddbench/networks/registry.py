@@ -72,12 +72,7 @@ def network_names() -> tuple[str, ...]:
 
 def find_architecture(base: str) -> Architecture:
     """Architecture registered under a name; UsageError if there is none, or something else."""
-    architecture = plugins.find(GROUP, base)
-    if not isinstance(architecture, Architecture):
-        raise UsageError(
-            f"network {base!r}: its entry point gives no ddbench.networks.Architecture, but {architecture!r:.80}"
-        )
-    return architecture
+    return plugins.find_a(Architecture, GROUP, base)
 
 
 def parse(name: str, *, side: int | None = None) -> NetworkName:

@@ -241,5 +241,5 @@ def test_a_network_of_a_package_is_one_like_ours(toys):
     check_forward("toy-layers", 8, 1)
     with pytest.raises(UsageError, match="did you mean toy-layers"):
         canonical("toy-layer", side=8)
-    with pytest.raises(UsageError, match="gives no ddbench"):
+    with pytest.raises(UsageError, match="not of Architecture"):
         describe("toy-no-network")

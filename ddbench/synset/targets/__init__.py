@@ -68,10 +68,7 @@ class TargetKind(ABC):
 
 def find_target_kind(name: str) -> TargetKind:
     """Target kind registered under a name; UsageError if there is none."""
-    kind = plugins.find(GROUP, name)
-    if not isinstance(kind, TargetKind):
-        raise UsageError(f"target kind {name!r}: its entry point gives {type(kind).__name__}, not a TargetKind")
-    return kind
+    return plugins.find_a(TargetKind, GROUP, name)
 
 
 def targets_of(synset: SynSet) -> tuple[TargetKind, Targets]:

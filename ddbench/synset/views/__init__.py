@@ -55,10 +55,7 @@ class ViewKind(ABC):
 
 def find_view_kind(name: str) -> ViewKind:
     """View kind registered under a name; UsageError if there is none."""
-    kind = plugins.find(GROUP, name)
-    if not isinstance(kind, ViewKind):
-        raise UsageError(f"view kind {name!r}: its entry point gives {type(kind).__name__}, not a ViewKind")
-    return kind
+    return plugins.find_a(ViewKind, GROUP, name)
 
 
 def training_count(synset: SynSet) -> int:
