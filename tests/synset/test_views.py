@@ -180,7 +180,7 @@ def test_views_that_would_fill_all_memory_are_refused_before_they_are_made(monke
 
 def test_a_kind_must_be_one(monkeypatch):
     monkeypatch.setattr(plugins, "find", lambda group, name: 3)
-    with pytest.raises(UsageError, match="not a ViewKind"):
+    with pytest.raises(UsageError, match="not of ViewKind"):
         find_view_kind("three")
 
 
